@@ -1,0 +1,38 @@
+"""The data sets by name: `load_dataset("voc2012", root, "test")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from csra_lab.datasets.base import Box, MultiLabelDataset, open_image
+from csra_lab.datasets.voc import VOC_CLASSES, load_voc2007, load_voc2012, write_voc_predictions
+from csra_lab.errors import LabError
+
+__all__ = ["DATASETS", "VOC_CLASSES", "Box", "MultiLabelDataset", "load_dataset", "open_image", "write_voc_predictions"]
+
+# name -> loader(root, split, transform); each loader knows its splits and how its data is got.
+DATASETS = {"voc2007": load_voc2007, "voc2012": load_voc2012}
+
+
+def load_dataset(
+    name: str,
+    root: str | Path | None = None,
+    split: str = "test",
+    transform: Callable | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+) -> MultiLabelDataset:
+    """A data set by its name, from the folder `root` where it lies. Nothing is downloaded here.
+
+    `classes` keeps only these classes, in this order; images that then have no positive stay. Raises LabError for an
+    unknown name, split or class (with what exists) and for data that is absent (with how to get it) or malformed.
+    """
+    if name not in DATASETS:
+        raise LabError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.")
+    if root is None:
+        raise LabError(
+            f"Say in which folder {name} lies; `csra-lab data download {name} --root DIR` fetches it, or says how."
+        )
+    dataset = DATASETS[name](Path(root), split, transform)
+    return dataset if classes is None else dataset.select_classes(classes)

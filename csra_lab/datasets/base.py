@@ -1,0 +1,259 @@
+"""What every data set of the lab is: images, classes, and an integer target matrix in {1, 0, -1}.
+
+A reader (voc.py, wider.py, coco.py) makes one `MultiLabelDataset`. Nothing here knows a file format of labels; the one
+thing this file reads is photographs, in `open_image`, where every way a photograph can be bad becomes one sentence.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from csra_lab.errors import LabError
+
+# Formats that are pictures and nothing else. EPS is left out on purpose: opening one runs an interpreter.
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+MAX_PIXELS = 89_478_485  # the count at which Pillow, too, starts to suspect a decompression bomb
+
+# EXIF orientation tag (0x0112) -> the operation that turns the stored pixels upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Box:
+    """One object: its class name and its rectangle in pixels of the stored image.
+
+    Coordinates are 0-based and half-open: the first pixel column is 0, and `xmax` is one past the last column that the
+    object covers, so the width is `xmax - xmin`. VOC's XML is 1-based and inclusive; its reader subtracts one from
+    xmin and ymin. COCO's (x, y, w, h) becomes (x, y, x + w, y + h).
+    """
+
+    name: str
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+    difficult: bool = False
+    truncated: bool = False
+    occluded: bool = False
+
+
+class MultiLabelDataset(torch.utils.data.Dataset):
+    """Images with several labels each. Item i is `(image, target)`.
+
+    Attributes, all plain:
+        name, split: for messages and file names.
+        classes: C class names, in the order of the columns of `targets`.
+        ids: N identifiers. For VOC and COCO the file stem; for WIDER one a person.
+        paths: N image files. They are not looked at before an item is asked for.
+        targets: (N, C) int8. 1 present, 0 absent, -1 ignore (difficult, unspecified, or unknown).
+        crops: None, or (N, 4) float x, y, w, h in pixels: item i is that part of its image (WIDER's persons).
+        transform: None, or a callable on the PIL RGB image.
+        box_reader: None, or a callable from an id to its boxes.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        split: str,
+        classes: Sequence[str],
+        ids: Sequence[str],
+        paths: Sequence[Path],
+        targets: np.ndarray,
+        crops: np.ndarray | None = None,
+        transform: Callable | None = None,
+        box_reader: Callable[[str], list[Box]] | None = None,
+    ):
+        self.name = name
+        self.split = split
+        self.classes = tuple(classes)
+        self.ids = tuple(ids)
+        self.paths = list(paths)
+        self.targets = np.asarray(targets, dtype=np.int8)  # (N, C)
+        self.crops = None if crops is None else np.asarray(crops, dtype=np.float64)  # (N, 4)
+        self.transform = transform
+        self.box_reader = box_reader
+        self._last_image = None  # (path, image): neighbouring persons share a photograph, so WIDER keeps one
+        if self.targets.shape != (len(self.ids), len(self.classes)) or len(self.paths) != len(self.ids):
+            raise LabError(
+                f"{name} {split}: {len(self.ids)} ids, {len(self.paths)} paths and {len(self.classes)} classes do not "
+                f"fit targets of shape {self.targets.shape}; targets must be (images, classes)."
+            )
+        if self.crops is not None and self.crops.shape != (len(self.ids), 4):
+            raise LabError(f"{name} {split}: crops have shape {self.crops.shape}; they must be ({len(self.ids)}, 4).")
+        if not np.isin(self.targets, (-1, 0, 1)).all():
+            raise LabError(f"{name} {split}: targets must be 1, 0 or -1, but {np.unique(self.targets)} were found.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> tuple[object, torch.Tensor]:
+        """`(transform(image), target)`, target int8 of shape (C,). Without a transform the image is a PIL RGB image."""
+        image = self.image(i)
+        target = torch.from_numpy(self.targets[i].copy())  # (C,)
+        return (image if self.transform is None else self.transform(image)), target
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_last_image": None}  # workers get the lists, not somebody's photograph
+
+    def __repr__(self) -> str:
+        return f"MultiLabelDataset({self.name} {self.split}: {len(self)} items, {len(self.classes)} classes)"
+
+    def image(self, i: int) -> Image.Image:
+        """The PIL RGB image of item i, cut to its crop where the set has crops. LabError names a bad file."""
+        path = self.paths[i]
+        if self.crops is None:
+            return open_image(path)
+        last = self._last_image
+        if last is None or last[0] != path:
+            # Person boxes were drawn on the pixels as stored, so the image is not turned upright first.
+            last = self._last_image = (path, open_image(path, upright=False))
+        return _crop(last[1], self.crops[i], path)
+
+    def boxes(self, i: int) -> list[Box]:
+        """The boxes of item i whose class is among `classes`, read when asked for. LabError if the set has none."""
+        if self.box_reader is None:
+            raise LabError(f"{self.name} {self.split} has no boxes; use a set with boxes such as voc2007 or coco2014.")
+        wanted = set(self.classes)
+        return [box for box in self.box_reader(self.ids[i]) if box.name in wanted]
+
+    def with_transform(self, transform: Callable | None) -> MultiLabelDataset:
+        """The same set with another transform. The arrays are shared."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
+
+    def subset(self, indices: Iterable[int]) -> MultiLabelDataset:
+        """The items at `indices`, in that order (integers, or a boolean mask of length N)."""
+        index = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise LabError(f"The mask has shape {index.shape}, but {self.name} {self.split} has {len(self)} items.")
+            index = np.flatnonzero(index)
+        index = index.astype(np.int64)
+        outside = index[(index < -len(self)) | (index >= len(self))]
+        if outside.size:
+            raise LabError(f"Index {outside[0]} is outside {self.name} {self.split}, which has {len(self)} items.")
+        other = copy.copy(self)
+        other.ids = tuple(self.ids[k] for k in index)
+        other.paths = [self.paths[k] for k in index]
+        other.targets = self.targets[index]
+        other.crops = None if self.crops is None else self.crops[index]
+        return other
+
+    def select_classes(self, names: Sequence[str]) -> MultiLabelDataset:
+        """The same items with only these classes, in this order. Items that then have no positive stay."""
+        names = tuple(names)
+        unknown = [n for n in names if n not in self.classes]
+        if unknown:
+            raise LabError(
+                f"{self.name} has no class {', '.join(map(repr, unknown))}; its classes are {', '.join(self.classes)}."
+            )
+        if len(set(names)) != len(names) or not names:
+            raise LabError(f"Name at least one class, and each once; got {', '.join(names) or 'none'}.")
+        other = copy.copy(self)
+        other.classes = names
+        other.targets = self.targets[:, [self.classes.index(n) for n in names]]
+        return other
+
+    def positives(self) -> np.ndarray:
+        """How many items show each class: (C,) integers."""
+        return (self.targets == 1).sum(axis=0)
+
+
+def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright: bool = True) -> Image.Image:
+    """One photograph as an 8-bit PIL RGB image.
+
+    The EXIF orientation is applied unless `upright` is False. Transparent pixels are laid over white. 16-bit grey is
+    divided by 257, so that 65535 becomes 255. Of an animation the first frame is taken.
+
+    `min_side` allows a JPEG to be decoded smaller than it is, which is much faster for large photographs: by 1/2, 1/4
+    or 1/8, the smallest of these whose two sides are both at least `min_side` pixels; never below that. Other formats
+    and None decode in full.
+
+    Raises LabError, naming the path and what to do, for a file that is missing, empty, no image, cut short, of more
+    than `MAX_PIXELS` pixels, or in floating point.
+    """
+    path = Path(path)
+    if not path.is_file():  # also keeps us from waiting on a pipe
+        what = "is a folder, not an image" if path.is_dir() else "does not exist"
+        raise LabError(f"The image {path} {what}; check the path, or that the photographs were unpacked there.")
+    try:
+        if path.stat().st_size == 0:
+            raise LabError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise LabError(
+                    f"The image {path} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are read; "
+                    "make it smaller."
+                )
+            if min_side is not None:
+                image.draft("RGB", (min_side, min_side))
+            image.load()
+            turn = _UPRIGHT.get(_orientation(image)) if upright else None
+            rgb = _to_rgb(image, path)
+    except LabError:
+        raise
+    except UnidentifiedImageError:
+        raise LabError(
+            f"The file {path} is not an image that can be read, whatever its name says; use {', '.join(IMAGE_FORMATS)}."
+        ) from None
+    except Image.DecompressionBombError:
+        raise LabError(
+            f"The image {path} has more than the {MAX_PIXELS:,} pixels that are read; make it smaller."
+        ) from None
+    except Exception as error:  # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error ...
+        raise LabError(f"The image {path} is damaged or cut short ({error}); fetch it again or leave it out.") from None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """An 8-bit RGB copy of an open image of any mode."""
+    if image.mode == "F":
+        raise LabError(f"The image {path} holds floating-point values with no agreed range; save it with 8 bits.")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")  # a copy even when it is RGB already, so the file can close
+
+
+def _crop(image: Image.Image, box: np.ndarray, path: Path) -> Image.Image:
+    """The part of the image under (x, y, w, h), widened to whole pixels and clipped to the image."""
+    x, y, w, h = (float(v) for v in box)
+    left, top = max(0, math.floor(x)), max(0, math.floor(y))
+    right, bottom = min(image.width, math.ceil(x + w)), min(image.height, math.ceil(y + h))
+    if right <= left or bottom <= top:
+        raise LabError(
+            f"The box x={x:g} y={y:g} w={w:g} h={h:g} lies outside {path}, which is {image.width} x {image.height}; "
+            "check that the annotations belong to these photographs."
+        )
+    return image.crop((left, top, right, bottom))
