@@ -1,0 +1,61 @@
+# `make` says what there is to do. Everything runs in .venv, made on first use; another interpreter: make PYTHON=python3.13 test
+.DEFAULT_GOAL := help
+.PHONY: help book test lab lint bench clean
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.installed
+SOURCES := book/_build/.sources
+
+help: ## say what there is to do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'The first run makes .venv, which takes up to 6 GB of disk, most of it torch.'
+	@echo 'ARGS goes to the program: make test ARGS="-k metrics", make lab ARGS="--no-browser".'
+
+# Chapters are served from the execution cache, which looks at their code cells and at nothing else. So the cache is
+# thrown away when anything that the cells read has changed.
+book: $(READY) ## execute the chapters and build the book
+	@now=$$(find csra_lab data book pyproject.toml \( -name __pycache__ -o -name _build -o -name .ipynb_checkpoints \) \
+	    -prune -o -type f \( -path 'csra_lab/*.py' -o -path 'data/*' -o -path 'book/*.py' -o -name pyproject.toml \) \
+	    -exec cksum {} + 2>/dev/null | LC_ALL=C sort | cksum); \
+	if [ "$$now" != "$$(cat $(SOURCES) 2>/dev/null)" ]; then \
+	    rm -rf book/_build && mkdir -p book/_build && echo "$$now" > $(SOURCES); \
+	fi
+	$(BIN)/jupyter-book build book --config _config.yml --path-output book --all -W -n --keep-going $(ARGS)
+	@echo && echo 'The book is built. Open $(CURDIR)/book/_build/html/index.html'
+
+test: $(READY) ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+# The setting lives inside .venv: JupyterLab elsewhere on this machine stays as it is.
+lab: $(READY) ## open the chapters in JupyterLab; a double click opens one as a notebook
+	@$(BIN)/jupytext-config --settings-file .venv/etc/jupyter/labconfig/default_setting_overrides.json \
+	    set-default-viewer markdown myst
+	$(BIN)/jupyter lab book $(ARGS)
+
+lint: $(READY) ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY) ## run every file in benchmarks/ and print its table
+	@set -e; found=; \
+	for file in benchmarks/*.py; do \
+	    [ -e "$$file" ] || continue; \
+	    found=yes; echo "== $$file"; $(BIN)/python "$$file" $(ARGS); echo; \
+	done; \
+	[ -n "$$found" ] || echo 'There is no file in benchmarks/.'
+
+clean: ## remove the built book and all caches; .venv and runs/ stay
+	rm -rf book/_build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find csra_lab tests benchmarks book -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# pip is silent where nobody watches, and shows its progress in a terminal.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, and this is " + sys.version.split()[0] + ": say which to use, as in make PYTHON=python3.13 test")'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@echo 'Installing into .venv; the first time this takes some minutes and up to 6 GB of disk, most of it torch.'
+	@if [ -t 1 ]; then quiet=; else quiet='-q -q'; fi; \
+	$(BIN)/python -m pip install --disable-pip-version-check $$quiet -e '.[book,test]'
+	@touch $@
