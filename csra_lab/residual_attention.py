@@ -1,0 +1,200 @@
+"""The equations of class-specific residual attention, as pure functions on score maps.
+
+A score map holds one number for every class and location: `s[c, k] = x_k . m_c`, the classifier of class `c` applied to
+the feature at location `k`. Everything below reads score maps and nothing else, so a chapter, an explorer, a test and a
+training step call the same lines.
+
+Notation: B images, H heads, C classes, N = h*w locations, T a temperature in (0, inf], lam the weight of the residual.
+Source: Zhu and Wu, "Residual Attention: A Simple but Effective Method for Multi-Label Recognition", ICCV 2021.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from csra_lab.errors import LabError
+
+Temperatures = float | Sequence[float] | Tensor
+
+
+def attention_scores(scores: Tensor, temperature: float) -> Tensor:
+    """Class-specific attention (Eq. 2): a softmax over locations, sharpened by the temperature.
+
+    Args:
+        scores: (..., N) score maps.
+        temperature: T >= 0. Zero weighs every location alike; `math.inf` puts all weight on the first best location.
+
+    Returns:
+        (..., N) weights that sum to 1 over the locations, in the type of `scores`.
+    """
+    _check_temperatures([temperature])
+    if math.isinf(temperature):
+        best = scores.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(scores).scatter_(-1, best, 1.0)
+    return _softmax(_at_least_float32(scores), temperature).to(scores.dtype)
+
+
+def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tensor:
+    """Logits of multi-head CSRA: each head's mean score plus lam times its attended score, summed (Eq. 7, 8, 13).
+
+    Args:
+        scores: (B, H, C, N) score maps, one for every head.
+        temperatures: (H,) temperatures in [0, inf]; `math.inf` is max pooling.
+        lam: weight of the residual; 0 leaves the linear classifier on the mean feature.
+
+    Returns:
+        (B, C) logits, in the type of `scores`. Sums run in float32 at least, so bfloat16 loses nothing here.
+
+    Raises:
+        LabError: the scores are not 4-d, or the number of temperatures is not the number of heads.
+    """
+    if scores.ndim != 4:
+        raise LabError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
+    wide = _at_least_float32(scores)
+    logits = wide.mean(dim=-1)  # (B, H, C)
+    if lam != 0:
+        logits = logits + lam * attended_scores(wide, temperatures)
+    return logits.sum(dim=1).to(scores.dtype)  # (B, C)
+
+
+def attended_scores(scores: Tensor, temperatures: Temperatures) -> Tensor:
+    """The softmax-weighted mean score of every head: the second term of Eq. 8, for all heads in one go.
+
+    Args:
+        scores: (B, H, C, N) score maps.
+        temperatures: (H,) temperatures in [0, inf].
+
+    Returns:
+        (B, H, C) attended scores: the mean at T = 0, the maximum at T = inf, in between otherwise.
+    """
+    temperatures = _as_list(temperatures)
+    _check_temperatures(temperatures)
+    if len(temperatures) != scores.shape[1]:
+        raise LabError(
+            f"{len(temperatures)} temperatures were given for {scores.shape[1]} heads; give one for each head."
+        )
+    soft = [i for i, t in enumerate(temperatures) if not math.isinf(t)]
+    if not soft:
+        return scores.amax(dim=-1)
+    if len(soft) == len(temperatures):
+        return _expectation(scores, temperatures)
+
+    # The paper's lists hold finite temperatures and one infinity: two array operations, whatever the number of heads.
+    hard = [i for i, t in enumerate(temperatures) if math.isinf(t)]
+    softened = _expectation(_take_heads(scores, soft), [temperatures[i] for i in soft])
+    maxima = _take_heads(scores, hard).amax(dim=-1)
+    both = torch.cat([softened, maxima], dim=1)  # (B, H, C), finite temperatures first
+    order = soft + hard
+    if order == sorted(order):
+        return both
+    return both[:, [order.index(i) for i in range(len(order))]]
+
+
+def residual_max(scores: Tensor, lam: float) -> Tensor:
+    """The four lines (paper, Fig. 1): the mean score plus lam times the largest. CSRA with one head at T = inf.
+
+    Args:
+        scores: (B, C, N) or (B, C, h, w) score maps of any trained classifier.
+        lam: weight of the maximum.
+
+    Returns:
+        (B, C) logits.
+    """
+    if scores.ndim not in (3, 4):
+        raise LabError(f"residual_max needs scores of shape (B, C, N) or (B, C, h, w), not {tuple(scores.shape)}.")
+    scores = scores.flatten(2)
+    average = scores.mean(dim=2)
+    maximum = scores.amax(dim=2)
+    return average + lam * maximum
+
+
+def residual_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
+    """How much each location counts in the logit: 1/N + lam * attention (Eq. 12).
+
+    The logit of Eq. 8 is the sum of `residual_weights * scores` over the locations.
+
+    Args:
+        scores: (..., N) score maps.
+        temperature: T in [0, inf].
+        lam: weight of the residual.
+
+    Returns:
+        (..., N) weights that sum to 1 + lam.
+    """
+    return 1 / scores.shape[-1] + lam * attention_scores(scores, temperature)
+
+
+def gap_to_max(scores: Tensor, temperature: float) -> Tensor:
+    """How far the attended score at temperature T lies below the maximum: max_k s_k - sum_k a_k s_k, never negative.
+
+    Args:
+        scores: (..., N) score maps.
+        temperature: T in [0, inf].
+
+    Returns:
+        (...) gaps, in the unit of the scores.
+    """
+    below = scores.amax(dim=-1, keepdim=True) - scores  # (..., N), zero at the best location
+    return (attention_scores(scores, temperature) * below).sum(dim=-1)
+
+
+def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) -> Tensor:
+    """An upper bound on `gap_to_max` from the margin and the number of locations.
+
+    With the best score m ahead of every other, each of the N - 1 others adds at most d exp(-T d) for some d >= m. That
+    product falls beyond d = 1/T, so it is at most phi(m) = m exp(-T m) where T m >= 1, and 1 / (e T) elsewhere. Entropy
+    gives a second bound with no margin, log(N) / T. The smaller of the two holds:
+
+        gap <= min((N - 1) phi(m), log(N) / T)
+
+    Args:
+        margin: best minus second-best score, >= 0.
+        num_locations: N.
+        temperature: T in (0, inf].
+
+    Returns:
+        Bounds, in the shape of `margin` and the unit of the scores. At T = inf they are 0.
+    """
+    if not temperature > 0:
+        raise LabError(f"gap_bound needs a temperature above 0, not {temperature}.")
+    margin = torch.as_tensor(margin)
+    if math.isinf(temperature):
+        return torch.zeros_like(margin)
+    far = margin.clamp(min=1 / temperature)  # phi is flat at its peak 1/(eT) until the margin passes 1/T
+    return ((num_locations - 1) * far * torch.exp(-temperature * far)).clamp(max=math.log(num_locations) / temperature)
+
+
+def _expectation(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """(B, H, C, N) scores -> (B, H, C) means under the softmax of each head's temperature."""
+    t = torch.tensor(temperatures, dtype=scores.dtype, device=scores.device).view(-1, 1, 1)
+    return (_softmax(scores, t) * scores).sum(dim=-1)
+
+
+def _softmax(scores: Tensor, temperature: float | Tensor) -> Tensor:
+    """Softmax of T * scores. The maximum is taken off first, so that T = 1e4 cannot overflow."""
+    below = scores - scores.amax(dim=-1, keepdim=True).detach()
+    return torch.softmax(temperature * below, dim=-1)
+
+
+def _at_least_float32(scores: Tensor) -> Tensor:
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+
+def _take_heads(scores: Tensor, heads: list[int]) -> Tensor:
+    """Slice where the heads are neighbours (no copy), index where they are not."""
+    first, last = heads[0], heads[-1]
+    return scores[:, first : last + 1] if last - first + 1 == len(heads) else scores[:, heads]
+
+
+def _as_list(temperatures: Temperatures) -> list[float]:
+    if isinstance(temperatures, Tensor):
+        return temperatures.flatten().tolist()
+    return [float(t) for t in temperatures] if isinstance(temperatures, Sequence) else [float(temperatures)]
+
+
+def _check_temperatures(temperatures: Sequence[float]) -> None:
+    for t in temperatures:
+        if not t >= 0:  # also refuses NaN
+            raise LabError(f"a temperature must be a number from 0 to infinity, not {t}.")
