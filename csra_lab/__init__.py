@@ -1,0 +1,16 @@
+"""CSRA Lab: class-specific residual attention for multi-label image recognition, exact and small."""
+
+from csra_lab.classifier import MultiLabelClassifier, create_classifier, imagenet_classifier
+from csra_lab.errors import LabError
+from csra_lab.heads import CSRA
+from csra_lab.residual_attention import csra_logits, residual_max
+
+__all__ = [
+    "CSRA",
+    "LabError",
+    "MultiLabelClassifier",
+    "create_classifier",
+    "csra_logits",
+    "imagenet_classifier",
+    "residual_max",
+]

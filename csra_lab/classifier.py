@@ -1,0 +1,299 @@
+"""The multi-label classifier: a backbone and a head, one object to call, save, load and publish."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm.data
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from csra_lab.backbones import (
+    Backbone,
+    Weights,
+    best_weights,
+    create_backbone,
+    fit_position_embedding,
+    load_timm,
+)
+from csra_lab.checkpoints import read_foreign_checkpoint
+from csra_lab.errors import LabError
+from csra_lab.heads import CSRA, AveragePooling, ScoreMapHead, create_head, head_kind
+from csra_lab.weights import hub_access, load_state, read_state_dict
+
+
+class MultiLabelClassifier(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="csra-lab",
+    tags=["multi-label-image-classification", "csra"],
+    license="mit",
+):
+    """A backbone and a head: images (B, 3, H, W) -> logits (B, C).
+
+    Args:
+        backbone: timm's name of the network.
+        classes: C class names, in the order of the logits.
+        head: {"kind": a key of `csra_lab.heads.HEADS`, ...that head's options}.
+        image_size: side of the square input in pixels.
+        mean, std: input normalisation per channel; None for the backbone's own.
+
+    `save_pretrained`, `from_pretrained` and `push_to_hub` come from huggingface_hub: a safetensors file with the
+    weights and a `config.json` with exactly these arguments. The weights start random; see `create_classifier`.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str,
+        classes: Sequence[str],
+        head: dict,
+        image_size: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        self._assemble(create_backbone(backbone, image_size=image_size), classes, head, mean, std)
+
+    @classmethod
+    def _from_parts(cls, backbone: Backbone, classes, head: dict, mean=None, std=None) -> "MultiLabelClassifier":
+        """Put an existing backbone under a new head, without building a network twice."""
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._assemble(backbone, classes, head, mean, std)
+        return model
+
+    def _assemble(self, backbone: Backbone, classes, head: dict, mean, std) -> None:
+        classes = tuple(classes)
+        if not classes or len(set(classes)) != len(classes):
+            raise LabError(f"a classifier needs one or more distinct class names, not {list(classes)}.")
+        options = {k: v for k, v in head.items() if k != "kind"}
+        self.backbone = backbone
+        self.head = create_head(head["kind"], backbone.num_features, len(classes), **options)
+        self.classes = classes
+        self.image_size = backbone.image_size
+        self.mean = tuple(mean if mean is not None else backbone.mean)
+        self.std = tuple(std if std is not None else backbone.std)
+        self._hub_mixin_config = self.config()
+
+    def config(self) -> dict:
+        """The constructor's arguments, in JSON types."""
+        return {
+            "backbone": self.backbone.name,
+            "classes": list(self.classes),
+            "head": {"kind": head_kind(self.head), **self.head.config()},
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, C) logits."""
+        return self.head(self.backbone(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, d, h, w) feature map."""
+        return self.backbone(images)
+
+    def score_maps(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, heads, C, h, w): the classifier of every class at every location."""
+        return self.head.score_maps(self.backbone(images))
+
+    def attention(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, heads, C, h, w): weights of the locations, each map summing to 1."""
+        return self.head.attention(self.backbone(images))
+
+    def with_head(self, head: ScoreMapHead) -> "MultiLabelClassifier":
+        """This classifier with another head on the same backbone (shared, not copied)."""
+        model = copy.copy(self)
+        model._modules = {**self._modules, "head": head}
+        model._hub_mixin_config = model.config()
+        return model
+
+    def with_four_lines(self, lam: float) -> "MultiLabelClassifier":
+        """The trained average-pooling classifier plus lam times its largest score; nothing is retrained or copied."""
+        if not isinstance(self.head, AveragePooling):
+            raise LabError(f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}.")
+        return self.with_head(self.head.with_four_lines(lam))
+
+    def without_residual(self) -> "MultiLabelClassifier":
+        """The average-pooling classifier inside a one-head CSRA."""
+        if not isinstance(self.head, CSRA):
+            raise LabError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
+        return self.with_head(self.head.without_residual())
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options) -> "MultiLabelClassifier":
+        """A classifier that `save_pretrained` wrote, from its folder or from the hub.
+
+        Raises:
+            LabError: names the folder or file and what is wrong with it.
+        """
+        folder = Path(source)
+        if not folder.exists():
+            if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+                raise LabError(f"there is no model folder {source}; check the path.")
+            with hub_access(f"the model {source}"):
+                return super().from_pretrained(str(source), **options)
+        model = cls(**_read_config(folder / "config.json"))
+        load_state(model, read_state_dict(folder / "model.safetensors"), folder / "model.safetensors")
+        return model.eval()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        backbone: str,
+        num_classes: int,
+        lam: float = 0.1,
+        classes: Sequence[str] | None = None,
+        temperatures: Sequence[float] | None = None,
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> "MultiLabelClassifier":
+        """A checkpoint of the authors' code or of mmpretrain's, as this lab's classifier with the same logits.
+
+        Args:
+            path: the file (`.pth` or `.safetensors`). Only tensors are read; code in it is never run.
+            backbone: timm's name of the network it was trained with.
+            num_classes: C. lam: the residual's weight, which checkpoints do not hold. classes: names, if you have them.
+            temperatures: None for the paper's list for the number of heads found.
+            image_size: None for the backbone's own; position embeddings are interpolated to it.
+            mean, std: None for what each layout means: ResNets there read plain 0..1 pixels, ViTs mean = std = 0.5.
+
+        Raises:
+            LabError: not such a file, another class count, or another backbone.
+        """
+        found = read_foreign_checkpoint(path)
+        heads, found_classes, width = found.head_weight.shape
+        if found_classes != num_classes:
+            raise LabError(
+                f"{path} classifies {found_classes} classes, not {num_classes}; pass num_classes={found_classes}."
+            )
+        network = create_backbone(backbone, image_size=image_size)
+        if network.num_features != width:
+            raise LabError(
+                f"{path} was trained on features of {width} channels and {backbone} gives {network.num_features}; "
+                "choose the backbone it was made with."
+            )
+        if found.layout == "linear":
+            head = {"kind": "average", "normalize": False, "bias": found.head_bias is not None}
+        else:
+            head = {"kind": "csra", "heads": heads, "lam": lam, "temperatures": temperatures}
+            if network.convolutional and mean is None and std is None:
+                mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
+        model = cls._from_parts(network, classes, head, mean, std)
+        counters = {k: v for k, v in network.model.state_dict().items() if k.endswith("num_batches_tracked")}
+        state = {k: fit_position_embedding(network.model, k, v) for k, v in found.backbone.items()}
+        load_state(network.model, counters | state, path)
+        with torch.no_grad():
+            model.head.weight.copy_(found.head_weight)
+            if found.head_bias is not None:
+                model.head.bias.copy_(found.head_bias)
+        return model.eval()
+
+
+def create_classifier(
+    backbone: str,
+    *,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    head: str = "csra",
+    pretrained: bool | str | Path = False,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **head_options,
+) -> MultiLabelClassifier:
+    """A new classifier, as in `create_classifier("resnet101", num_classes=20, head="csra", lam=0.1, image_size=448)`.
+
+    Args:
+        backbone: timm's name.
+        num_classes or classes: how many classes, or their names.
+        head: a key of `csra_lab.heads.HEADS`; `head_options` are that head's own (`heads`, `lam`, `normalize`, ...).
+        pretrained: False for random weights; True for ImageNet weights, from the installation where it has them, else
+            from timm's hub; or "installed", "hub", or the path of a backbone's weight file.
+        image_size: side of the square input; None for the backbone's own.
+        mean, std: input normalisation; None for the backbone's own.
+
+    Raises:
+        LabError: see `create_backbone` and `create_head`.
+    """
+    if (num_classes is None) == (classes is None):
+        raise LabError("create_classifier needs either num_classes or classes.")
+    weights: Weights = {False: None, True: best_weights(backbone)}.get(pretrained, pretrained)
+    network = create_backbone(backbone, weights=weights, image_size=image_size)
+    classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
+    return MultiLabelClassifier._from_parts(network, classes, {"kind": head, **head_options}, mean, std)
+
+
+def imagenet_classifier(
+    backbone: str, *, weights: Weights = None, image_size: int | None = None
+) -> MultiLabelClassifier:
+    """A pretrained network with its own ImageNet classifier as an average-pooling head, so that it gives score maps.
+
+    That works where the network's logits are a linear function of the mean feature, which is checked on random input.
+
+    Args:
+        backbone: timm's name. weights: None for `best_weights`; else see `create_backbone`. image_size: see there.
+
+    Raises:
+        LabError: the network pools in another way, or its weights cannot be had.
+    """
+    network, size = load_timm(backbone, weights=weights or best_weights(backbone), image_size=image_size)
+    network.eval()
+    linear = network.get_classifier()
+    probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(probe)
+    if not isinstance(linear, nn.Linear):
+        raise LabError(f"the classifier of {backbone} is not one linear layer, so it has no score maps.")
+    info = timm.data.ImageNetInfo()
+    if linear.out_features == info.num_classes():
+        classes = _distinct([info.index_to_description(i).split(",")[0] for i in range(linear.out_features)])
+    else:
+        classes = [f"class {i}" for i in range(linear.out_features)]
+    model = MultiLabelClassifier._from_parts(
+        Backbone(network, backbone, size), classes, {"kind": "average", "bias": linear.bias is not None}
+    )
+    with torch.no_grad():
+        model.head.weight.copy_(linear.weight[None])
+        if linear.bias is not None:
+            model.head.bias.copy_(linear.bias)
+        if not torch.allclose(model.eval()(probe), expected, rtol=1e-3, atol=1e-3):
+            raise LabError(
+                f"{backbone} does not average its feature map before the classifier, so it has no score maps."
+            )
+    return model
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """ImageNet has two cranes: number the names that occur twice."""
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabError(
+            f"{path.parent} holds no {path.name}, so it is not a saved classifier; give a folder that has one."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read as JSON ({error}); save the model again.") from None
+    wanted = {"backbone", "classes", "head", "image_size", "mean", "std"}
+    if (
+        not isinstance(config, dict)
+        or set(config) != wanted
+        or not isinstance(config["head"], dict)
+        or "kind" not in config["head"]
+    ):
+        raise LabError(
+            f"{path} does not describe a classifier of this lab; it needs the keys {', '.join(sorted(wanted))}."
+        )
+    return config
