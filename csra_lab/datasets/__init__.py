@@ -6,13 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from csra_lab.datasets.base import Box, MultiLabelDataset, open_image
+from csra_lab.datasets.coco import COCO_CLASSES, load_coco2014
 from csra_lab.datasets.voc import VOC_CLASSES, load_voc2007, load_voc2012, write_voc_predictions
+from csra_lab.datasets.wider import WIDER_ATTRIBUTES, load_wider
 from csra_lab.errors import LabError
 
-__all__ = ["DATASETS", "VOC_CLASSES", "Box", "MultiLabelDataset", "load_dataset", "open_image", "write_voc_predictions"]
+__all__ = [
+    "COCO_CLASSES",
+    "DATASETS",
+    "VOC_CLASSES",
+    "WIDER_ATTRIBUTES",
+    "Box",
+    "MultiLabelDataset",
+    "load_dataset",
+    "open_image",
+    "write_voc_predictions",
+]
 
 # name -> loader(root, split, transform); each loader knows its splits and how its data is got.
-DATASETS = {"voc2007": load_voc2007, "voc2012": load_voc2012}
+DATASETS = {"voc2007": load_voc2007, "voc2012": load_voc2012, "wider": load_wider, "coco2014": load_coco2014}
 
 
 def load_dataset(

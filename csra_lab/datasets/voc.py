@@ -151,7 +151,7 @@ def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
     path = Path(annotations) / f"{image_id}.xml"
     root = _parse_xml(path)
     boxes = []
-    for number, item in enumerate(root.iter("object"), start=1):
+    for number, item in enumerate(root.findall("object"), start=1):
         name = (item.findtext("name") or "").strip()
         corners = item.find("bndbox")
         try:

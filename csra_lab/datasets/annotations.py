@@ -1,0 +1,30 @@
+"""Annotation files in JSON: read whole, checked, every failure one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+
+from csra_lab.errors import LabError
+
+
+def read_annotations(path: Path, *, lists: tuple[str, ...]) -> dict:
+    """The JSON object in `path`, which must hold a list under each key in `lists`. LabError otherwise."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise LabError(f"The annotations {path} cannot be read ({error.strerror}); check the file.") from None
+    except (ValueError, RecursionError) as error:  # bad JSON and bad encoding are both ValueErrors
+        raise LabError(f"The annotations {path} are not valid JSON ({error}); fetch the file again.") from None
+    for key in lists:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise LabError(f"The annotations {path} have no list {key!r}; check that this is the right file.")
+    return content
+
+
+def safe_relative(name: object, *, source: Path) -> str:
+    """`name` if it is a relative path below its folder, such as "train/a.jpg". LabError for "..", "/x", "C:x"."""
+    bad = not isinstance(name, str) or not name or name.startswith("/") or bool(set(name) & set("\\:\0"))
+    if bad or ".." in PurePosixPath(name).parts:
+        raise LabError(f"{source}: the file name {name!r} does not lie inside the image folder; correct the file.")
+    return name
