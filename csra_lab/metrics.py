@@ -1,0 +1,230 @@
+"""How good are the scores of N images on C classes? Average precision, and precision, recall and F1 in both averages.
+
+Scores are an (N, C) array, targets an (N, C) array of 1 (present), 0 (absent) and -1 (ignore). An ignored entry leaves
+both sides: it is neither predicted nor counted, and for AP it is taken out of its class's ranking.
+
+Three definitions of average precision are in use, and they give different numbers for the same scores. With the images
+in the order of their scores, and p(i) and r(i) the precision and recall of the first i:
+
+    "average"   sum_i (r(i) - r(i-1)) p(i): the mean of p over the positives    CSRA, ASL, mmpretrain, scikit-learn
+    "voc11"     mean over t = 0, 0.1, ..., 1 of max {p(i) : r(i) >= t}          VOC2007
+    "envelope"  sum_i (r(i) - r(i-1)) max_{j >= i} p(j)                         VOC from 2010, Query2Label
+
+Equal scores are one threshold: all of them are taken or none, so the order of the images never matters.
+
+With Nc correct, Np predicted and Ng true labels of a class, CP and CR are the means over classes of Nc/Np and Nc/Ng;
+OP and OR are the same ratios of the sums over all classes, and OF1 is their harmonic mean (Chen et al., ML-GCN, CVPR
+2019). Two numbers go by the name of CF1:
+
+    CF1         the harmonic mean of CP and CR             CSRA
+    CF1_macro   the mean over classes of each class's F1   mmpretrain, ASL
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from csra_lab.errors import LabError
+
+AveragePrecision = Literal["average", "voc11", "envelope"]
+
+
+@dataclass(frozen=True, eq=False)
+class MultilabelMetrics:
+    """What `multilabel_metrics` found; every number is a fraction from 0 to 1.
+
+    Attributes:
+        mAP: the mean of `per_class_AP` over the classes that have a positive.
+        CP, CR, CF1, CF1_macro: precision, recall and the two F1s, averaged over the same classes.
+        OP, OR, OF1: precision, recall and F1 of all labels together, those of classes without a positive included.
+        per_class_AP: (C,) float64, NaN where a class has no positive; read-only.
+        excluded_classes: the classes without a positive, by name, or by index where no names were given.
+        threshold: scores from here on were predictions; None where `top_k` chose them.
+        top_k: labels predicted for each image; None where the threshold chose them.
+        ap: the definition of AP.
+        num_images: N.
+        classes: the C names, if they were given.
+    """
+
+    mAP: float
+    CP: float
+    CR: float
+    CF1: float
+    CF1_macro: float
+    OP: float
+    OR: float
+    OF1: float
+    per_class_AP: NDArray[np.float64]
+    excluded_classes: tuple[str, ...] | tuple[int, ...]
+    threshold: float | None
+    top_k: int | None
+    ap: AveragePrecision
+    num_images: int
+    classes: tuple[str, ...] | None
+
+    def to_dict(self) -> dict:
+        """The same names with values that JSON can hold: lists for arrays, None for NaN."""
+        per_class = [None if np.isnan(value) else float(value) for value in self.per_class_AP]
+        lists = {"excluded_classes": list(self.excluded_classes), "classes": self.classes and list(self.classes)}
+        return asdict(self) | lists | {"per_class_AP": per_class}
+
+
+def multilabel_metrics(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    *,
+    threshold: float = 0.5,
+    top_k: int | None = None,
+    ap: AveragePrecision = "average",
+    classes: Sequence[str] | None = None,
+) -> MultilabelMetrics:
+    """Measure probabilities against targets.
+
+    A class without a positive is left out of every mean over classes and named in `excluded_classes`. A class of which
+    nothing is predicted has precision 0, as in ML-GCN's code and in scikit-learn; so has OP where nothing at all is.
+
+    Args:
+        scores: (N, C) probabilities.
+        targets: (N, C) of 1, 0 and -1 (ignore).
+        threshold: labels with this probability or more are predicted.
+        top_k: instead, predict the k highest-scored labels of each image, whatever their scores (of equal ones the
+            first class); ML-GCN's code asks for 0.5 on top of that. Ignored labels are passed over.
+        ap: the definition of average precision, see the top of this file.
+        classes: C names, for `excluded_classes` and for messages.
+
+    Raises:
+        LabError: shapes that do not fit, no images, no positive at all, a score that is no probability, a target other
+            than 1, 0 and -1, or an option out of range.
+    """
+    scores, targets = _checked(scores, targets, classes)
+    outside = (scores < 0) | (scores > 1)
+    if outside.any():
+        raise LabError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
+    if not 0 <= threshold <= 1:
+        raise LabError(f"threshold must be a probability from 0 to 1, not {threshold}.")
+    num_images, num_classes = scores.shape
+    if top_k is not None and (not isinstance(top_k, int) or not 1 <= top_k <= num_classes):
+        raise LabError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
+
+    positive = targets == 1
+    predicted = scores >= threshold if top_k is None else _top_k(scores, targets, top_k)
+    predicted &= targets != -1
+    true = positive.sum(axis=0)  # (C,) Ng
+    chosen = predicted.sum(axis=0)  # (C,) Np
+    correct = (predicted & positive).sum(axis=0)  # (C,) Nc
+    counted = true > 0
+    if not counted.any():
+        raise LabError("no target is 1, so there is nothing to find; check that the class names fit the annotations.")
+
+    per_class_AP = average_precision(scores, targets, ap=ap)
+    per_class_AP.setflags(write=False)
+    CP = float((correct / np.maximum(chosen, 1))[counted].mean())
+    CR = float((correct[counted] / true[counted]).mean())
+    excluded = np.flatnonzero(~counted).tolist()
+    return MultilabelMetrics(
+        mAP=float(per_class_AP[counted].mean()),
+        CP=CP,
+        CR=CR,
+        CF1=2 * CP * CR / (CP + CR) if CP + CR else 0.0,
+        CF1_macro=float((2 * correct[counted] / (chosen + true)[counted]).mean()),
+        OP=float(correct.sum() / max(chosen.sum(), 1)),
+        OR=float(correct.sum() / true.sum()),
+        OF1=float(2 * correct.sum() / (chosen.sum() + true.sum())),
+        per_class_AP=per_class_AP,
+        excluded_classes=tuple(excluded if classes is None else (classes[c] for c in excluded)),
+        threshold=float(threshold) if top_k is None else None,
+        top_k=top_k,
+        ap=ap,
+        num_images=num_images,
+        classes=None if classes is None else tuple(classes),
+    )
+
+
+def average_precision(
+    scores: ArrayLike, targets: ArrayLike, *, ap: AveragePrecision = "average"
+) -> NDArray[np.float64]:
+    """Average precision of every class, by one of the three definitions at the top of this file.
+
+    Args:
+        scores: (N, C) finite numbers; only their order within a class matters, so logits do as well.
+        targets: (N, C) of 1, 0 and -1 (ignore).
+        ap: "average", "voc11" or "envelope".
+
+    Returns:
+        (C,) average precisions from 0 to 1; NaN where a class has no positive.
+    """
+    if ap not in get_args(AveragePrecision):
+        raise LabError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
+    scores, targets = _checked(scores, targets)
+    precision, hits, positive = _ranking(scores, targets)  # (C, N) each, best score first
+    total = hits[:, -1]  # (C,) positives of the class
+    if ap == "voc11":
+        # Recall t is reached where 10 hits >= 10 t total: whole numbers, so that no 0.3 falls short of 3/10.
+        reached = (10 * hits >= tenths * total[:, None] for tenths in range(11))  # (C, N) each
+        area = np.mean([np.where(there, precision, 0).max(axis=1) for there in reached], axis=0)  # (C,)
+    else:
+        if ap == "envelope":
+            precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        area = np.where(positive, precision, 0).sum(axis=1) / np.maximum(total, 1)  # (C,)
+    return np.where(total > 0, area, np.nan)
+
+
+def _ranking(scores: NDArray, targets: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Every class's entries in the order of their scores, best first: three (C, N) arrays.
+
+    Returns:
+        Of all entries that score as high or higher: their precision, and how many are positive. Third, which entries
+        are positive themselves.
+    """
+    scores, targets = np.ascontiguousarray(scores.T), np.ascontiguousarray(targets.T)  # (C, N)
+    order = np.argsort(-scores, axis=1)
+    scores, targets = np.take_along_axis(scores, order, axis=1), np.take_along_axis(targets, order, axis=1)
+    positive = targets == 1
+
+    # Equal scores are one threshold: each entry looks at the last of its equals. An ignored entry adds to no count.
+    last = np.full(scores.shape, scores.shape[1] - 1)
+    np.copyto(last[:, :-1], np.arange(scores.shape[1] - 1), where=scores[:, :-1] != scores[:, 1:])
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    hits = np.take_along_axis(positive.cumsum(axis=1), last, axis=1)
+    seen = np.take_along_axis((targets != -1).cumsum(axis=1), last, axis=1)
+    return hits / np.maximum(seen, 1), hits, positive
+
+
+def _top_k(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
+    """(N, C) mask of the k best labels of each image; of equal scores the first class, of ignored ones none."""
+    scores = np.where(targets == -1, -np.inf, scores)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # (N, k)
+    mask = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(mask, best, True, axis=1)
+    return mask & (targets != -1)
+
+
+def _checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
+    """Both as (N, C) arrays of finite floats and of int8, or one sentence that says what is wrong."""
+    scores, targets = np.asarray(scores), np.asarray(targets)
+    if scores.ndim != 2 or scores.shape != targets.shape:
+        raise LabError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
+    if scores.size == 0:
+        raise LabError(f"scores of shape {scores.shape} hold nothing to measure; check that the data set has images.")
+    if classes is not None and len(classes) != scores.shape[1]:
+        raise LabError(f"{len(classes)} class names were given for {scores.shape[1]} columns of scores.")
+    if scores.dtype not in (np.float32, np.float64):
+        scores = scores.astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise LabError(
+            f"{_first(~np.isfinite(scores), scores, classes)}: scores must be finite; look for a bad image or weights."
+        )
+    unknown = (targets != 1) & (targets != 0) & (targets != -1)
+    if unknown.any():
+        raise LabError(f"{_first(unknown, targets, classes, name='target')}: targets must be 1, 0 or -1 (ignore).")
+    return scores, targets.astype(np.int8)
+
+
+def _first(bad: NDArray[np.bool_], values: NDArray, classes: Sequence[str] | None, *, name: str = "score") -> str:
+    """'the score of image 3 and class dog is nan': the first bad entry, in words."""
+    image, column = np.argwhere(bad)[0].tolist()
+    who = column if classes is None else classes[column]
+    return f"the {name} of image {image} and class {who} is {values[image, column]}"

@@ -1,0 +1,43 @@
+"""What holds for every test: the same random numbers in any order, no window, and no network beyond this machine."""
+
+import os
+import random
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+LOCAL = {"", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()}
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for libraries that draw from the global state
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network():
+    """A test that reaches out fails here as it would in a classroom without a network, and at once."""
+    patch = pytest.MonkeyPatch()
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def local_connect(self, address):
+        if isinstance(address, tuple) and address[0] not in LOCAL:
+            raise OSError(f"tests use no network, and this one called {address[0]}")
+        return connect(self, address)
+
+    def local_lookup(host, *args, **kwargs):
+        name = host.decode() if isinstance(host, bytes) else host
+        if name is not None and name not in LOCAL:
+            raise socket.gaierror(f"tests use no network, and this one looked up {name}")
+        return lookup(host, *args, **kwargs)
+
+    patch.setattr(socket.socket, "connect", local_connect)
+    patch.setattr(socket, "getaddrinfo", local_lookup)
+    yield
+    patch.undo()
