@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from csra_lab.errors import LabError
 
 # Formats that are pictures and nothing else. EPS is left out on purpose: opening one runs an interpreter.
-IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 89_478_485  # the count at which Pillow, too, starts to suspect a decompression bomb
 
 # EXIF orientation tag (0x0112) -> the operation that turns the stored pixels upright.

@@ -1,4 +1,4 @@
-"""Fetch the archives of a data set: resumed, retried, checked, and unpacked where nothing can escape.
+"""Fetch the archives of a data set: resumed, retried, checked, and then unpacked (see unpack.py).
 
 Plain urllib, not pooch: the archives weigh up to 13.5 GB, and pooch starts every broken download over, while here a
 `.part` file is continued with an HTTP range. An archive gets its final name only after its checksum was right, and the
@@ -14,20 +14,17 @@ import errno
 import hashlib
 import http.client
 import shutil
-import stat
-import tarfile
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import Path
 
 from tqdm import tqdm
 
+from csra_lab.datasets.unpack import unpack
 from csra_lab.datasets.wider import WIDER_STEPS
 from csra_lab.errors import LabError
 
@@ -127,12 +124,12 @@ def download(name: str, root: str | Path, *, progress: bool = True) -> Path:
     unpacking = root / f".{name}.unpacking"
     with _readable_disk_errors(root):
         archives.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
         _check_space(source, root, archives)
         files = [fetch(a, archives, progress=progress) for a in source.archives]
-        shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
         try:
             for file in files:
-                extract(file, unpacking / source.unpack_into, progress=progress)
+                unpack(file, unpacking / source.unpack_into, progress=progress)
             if not (unpacking / source.folder).is_dir():
                 raise LabError(f"The archives of {name} hold no folder {source.folder}; remove {archives} and retry.")
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -192,8 +189,8 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
                         "so try later, or put the files in place by hand."
                     ) from None
                 problem = f"{error.code} {error.reason}"
-            except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                problem = str(getattr(error, "reason", None) or error or type(error).__name__)
+            except (http.client.HTTPException, ConnectionError) as error:
+                problem = str(error) or type(error).__name__
             if _size(part) > before:
                 pauses = iter(PAUSES)
             pause = next(pauses, None)
@@ -208,18 +205,20 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
 def _one_connection(archive: Archive, part: Path, bar: tqdm) -> None:
     """Append to `part` what one connection brings. ConnectionError if it ends before the file does."""
     have = _size(part)
+    if have == archive.size:
+        return
     request = urllib.request.Request(archive.url, headers={"User-Agent": "csra-lab", "Accept-Encoding": "identity"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
+        if error.code != 416:
             raise
-        if have != archive.size:  # the part is longer than the file: useless
-            part.unlink()
-            raise ConnectionError("the unfinished file did not fit and was removed") from None
-        return
+        part.unlink(missing_ok=True)  # longer than the file: not a beginning of it
+        raise ConnectionError("the unfinished file did not fit and was removed") from None
+    except OSError as error:  # no name, no route, refused, timed out, bad certificate
+        raise ConnectionError(str(getattr(error, "reason", error))) from None
     with response:
         if response.status == 206:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -232,7 +231,7 @@ def _one_connection(archive: Archive, part: Path, bar: tqdm) -> None:
         bar.n = have
         bar.refresh()
         with open(part, "ab" if have else "wb") as file:
-            for block in iter(lambda: response.read(CHUNK), b""):
+            while block := _read(response):
                 file.write(block)
                 have += len(block)
                 bar.update(len(block))
@@ -242,51 +241,11 @@ def _one_connection(archive: Archive, part: Path, bar: tqdm) -> None:
         raise ConnectionError(f"the connection ended after {have:,} bytes")
 
 
-def extract(archive: Path, folder: Path, *, progress: bool = True) -> None:
-    """Unpack a .tar or .zip into `folder`, files and folders only.
-
-    A member with an absolute path, a "..", a drive letter or a backslash, a link or a device stops it with a LabError
-    before anything of that member is written. Permissions and owners in the archive are not taken over. Nothing that
-    exists is overwritten.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+def _read(response: http.client.HTTPResponse) -> bytes:
     try:
-        with tqdm(desc=f"unpack {archive.name}", unit="file", disable=not progress) as bar:
-            for name, content in _members(archive):
-                target = folder.joinpath(*_safe_parts(name, archive))
-                if content is None:
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with content, open(target, "xb") as file:
-                    shutil.copyfileobj(content, file, CHUNK)
-                bar.update()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, FileExistsError, NotImplementedError) as error:
-        raise LabError(f"The archive {archive} is damaged ({error}); remove it and download again.") from None
-
-
-def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
-    """(name, open file) of every member, None for a folder. LabError for a link, a device, or an unknown format."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as pack:
-            for info in pack.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise LabError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
-                yield info.filename, None if info.is_dir() else pack.open(info)
-    else:
-        with tarfile.open(archive) as pack:
-            for info in pack:
-                if not (info.isreg() or info.isdir()):
-                    raise LabError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
-                yield info.name, None if info.isdir() else pack.extractfile(info)
-
-
-def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or set(name) & set("\\:\0"):
-        raise LabError(f"The archive {archive} holds {name!r}, which leads out of its folder; do not use it.")
-    return parts
+        return response.read(CHUNK)
+    except OSError as error:  # the network's; those of the disk must stay apart
+        raise ConnectionError(str(error)) from None
 
 
 def _checksum(path: Path, archive: Archive, progress: bool) -> str:

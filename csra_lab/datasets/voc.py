@@ -55,7 +55,8 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
     id_list = main / f"{split}.txt"
     splits = sorted(p.stem for p in main.glob("*.txt") if "_" not in p.stem)
     if split not in splits:
-        raise LabError(f"VOC{year} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'}.")
+        hint = " The test lists of 2012 come from VOC's evaluation server." if (year, split) == ("2012", "test") else ""
+        raise LabError(f"VOC{year} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'}.{hint}")
     ids = _read_ids(id_list)
     lists = [main / f"{name}_{split}.txt" for name in VOC_CLASSES]
     missing = [p.name for p in lists if not p.is_file()]

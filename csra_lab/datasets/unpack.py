@@ -1,0 +1,63 @@
+"""Unpack an archive so that nothing lands outside its folder and nothing but files and folders comes out."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from csra_lab.errors import LabError
+
+
+def unpack(archive: Path, folder: Path, *, progress: bool = True) -> None:
+    """Unpack a .tar or .zip into `folder`, files and folders only.
+
+    A member with an absolute path, a "..", a drive letter or a backslash, a link or a device stops it with a LabError
+    before anything of that member is written. Permissions and owners in the archive are not taken over. `folder`
+    should be new, or hold only what earlier calls unpacked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tqdm(desc=f"unpack {archive.name}", unit="file", disable=not progress) as bar:
+            for name, content in _members(archive):
+                target = folder.joinpath(*_safe_parts(name, archive))
+                if content is None:
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with content, open(target, "wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+                bar.update()
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise LabError(f"The archive {archive} is damaged ({error}); remove it and download again.") from None
+
+
+def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
+    """(name, open file) of every member, None for a folder. LabError for a link, a device, or an unknown format."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as pack:
+            for info in pack.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise LabError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
+                yield info.filename, None if info.is_dir() else pack.open(info)
+    else:
+        with tarfile.open(archive) as pack:
+            for info in pack:
+                if not (info.isreg() or info.isdir()):
+                    raise LabError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
+                yield info.name, None if info.isdir() else pack.extractfile(info)
+
+
+def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or set(name) & set("\\:\0"):
+        raise LabError(f"The archive {archive} holds {name!r}, which leads out of its folder; do not use it.")
+    return parts
