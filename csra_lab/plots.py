@@ -1,0 +1,247 @@
+"""The figures, one function each. The chapters and the command line call them.
+
+Charts come back as `Inline`: SVG whose text is text and whose colours follow the page, so that they read well on a
+phone, on paper and on a dark screen. Series differ in colour (safe for colour-blind readers), marker and dashes.
+"""
+
+import base64
+import html
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from csra_lab.errors import LabError
+
+INK, MUTED, GRID = "#1b1f24", "#5f6673", "#c9ced6"
+SERIES = ("#0072b2", "#c24e00", "#00795a", "#9d3f7f")
+MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+COLOUR_MAP = "viridis"
+
+# The page may set these variables (book/_assets/lab.css does, for light and dark); elsewhere the second value holds.
+_PAGE_COLOURS = {INK: "currentColor", MUTED: f"var(--lab-muted, {MUTED})", GRID: f"var(--lab-grid, {GRID})"} | {
+    colour: f"var(--lab-{i}, {colour})" for i, colour in enumerate(SERIES, 1)
+}
+
+
+@dataclass(frozen=True)
+class Inline:
+    """HTML that Jupyter and the book show as a figure. `alt` says in words what is to be seen."""
+
+    html: str
+    alt: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __add__(self, other: "Inline") -> "Inline":
+        """Side by side where there is room, one under the other on a phone."""
+        parts = "".join(p.html.removeprefix(_ROW).removesuffix("</div>") for p in (self, other))
+        return Inline(f"{_ROW}{parts}</div>", f"{self.alt} {other.alt}")
+
+
+_ROW = (
+    '<div class="lab-row" style="display:flex;flex-wrap:wrap;gap:1rem;justify-content:center;align-items:flex-start">'
+)
+
+
+def overlay(
+    image: Image.Image, heat: np.ndarray, *, title: str | None = None, limits: tuple[float, float] | None = None
+) -> Image.Image:
+    """A heat map over a picture: the picture in grey, the map (bilinear, from blue to yellow) on top of it.
+
+    Args:
+        image: any size and mode.
+        heat: (h, w) finite numbers, such as an attention map.
+        title: text for a strip above the picture.
+        limits: values of the map's two ends; None for the least and the largest of this map.
+
+    Returns:
+        An RGB picture of the same size, higher by the strip where there is a title.
+
+    Raises:
+        LabError: the map is not (h, w), or holds numbers that are not finite.
+    """
+    heat = np.asarray(heat, dtype=np.float32)
+    if heat.ndim != 2 or heat.size == 0 or not np.isfinite(heat).all():
+        raise LabError(
+            f"overlay needs a map (h, w) of finite numbers, not one of shape {heat.shape} with {heat.dtype}."
+        )
+    low, high = limits if limits is not None else (heat.min(), heat.max())
+    smooth = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR))  # (H, W)
+    strength = np.clip((smooth - low) / (high - low), 0, 1) if high > low else np.full_like(smooth, 0.5)
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255  # (H, W, 1)
+    colour = matplotlib.colormaps[COLOUR_MAP](strength)[..., :3]  # (H, W, 3)
+    mixed = Image.fromarray(np.uint8(255 * (0.45 * grey + 0.55 * colour) + 0.5))
+    return mixed if title is None else _with_title(mixed, title)
+
+
+def pictures(captioned: Mapping[str, Image.Image], *, alt: str, size: int = 230) -> Inline:
+    """Pictures in a row, each with its caption below, `size` CSS pixels wide."""
+    tiles = "".join(
+        f'<figure style="margin:0;width:{size}px;max-width:100%"><img src="{_data_url(picture, 2 * size)}" alt="" '
+        f'style="width:100%;border-radius:4px"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        for caption, picture in captioned.items()
+    )
+    return Inline(f'{_ROW}<div role="img" aria-label="{html.escape(alt)}" {_ROW[5:]}{tiles}</div></div>', alt)
+
+
+def rank_change(
+    before: Sequence[str], after: Sequence[str], *, follow: Sequence[str], titles: tuple[str, str]
+) -> Inline:
+    """Two rankings side by side, with a line from each followed label's old place to its new one.
+
+    Args:
+        before, after: labels, best first; only as many are drawn as needed to show what is followed, and at least six.
+        follow: labels to draw in colour. titles: what the two rankings are.
+    """
+    places = {label: (before.index(label) + 1, after.index(label) + 1) for label in follow}
+    rows = max(6, *(max(p) for p in places.values()))
+    fig, ax = _axes(3.6, 0.5 + 0.235 * rows)
+    ax.axis("off")
+    for x, ranking, align in ((0, before, "right"), (1, after, "left")):
+        for place, label in enumerate(ranking[:rows], 1):
+            text = f"{label} {place}" if x == 0 else f"{place} {label}"
+            colour = SERIES[follow.index(label) % 4] if label in follow else MUTED
+            ax.text(x, place, text, ha=align, va="center", color=colour, weight="bold" if label in follow else "normal")
+        ax.text(x, 0, titles[x], ha=align, va="center", color=INK, weight="bold")
+    for i, (label, (start, end)) in enumerate(places.items()):
+        ax.plot([0.05, 0.95], [start, end], color=SERIES[follow.index(label) % 4], lw=2.5, ls=DASHES[i % 4])
+    ax.set(xlim=(-1.3, 2.3), ylim=(rows + 0.6, -0.6))
+    moves = "; ".join(f"{label} goes from place {a} to place {b}" for label, (a, b) in places.items())
+    return _inline(fig, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
+
+
+def lines(
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    alt: str,
+    log: str = "",
+    ranks: bool = False,
+    bounds: Mapping[str, Sequence[float]] | None = None,
+) -> Inline:
+    """Curves over a common x, each with its own colour, marker and dashes.
+
+    Args:
+        series: name -> values. bounds: name of a curve -> values drawn thin above it in the same colour.
+        log: the axes with a logarithmic scale: "", "x", "y" or "xy".
+        ranks: places, 1 at the top, on a logarithmic scale.
+    """
+    fig, ax = _axes(4.8, 3.5)
+    for i, (name, values) in enumerate(series.items()):
+        colour = SERIES[i % 4]
+        marks = max(1, len(x) // 8)
+        ax.plot(
+            x, values, color=colour, ls=DASHES[i % 4], marker=MARKERS[i % 4], markevery=marks, lw=2, ms=5, label=name
+        )
+        if bounds and name in bounds:
+            ax.plot(x, bounds[name], color=colour, lw=1, ls="-", alpha=0.8)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if "x" in log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(_powers_of_ten)
+    if "y" in log or ranks:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(_plain if ranks else _powers_of_ten)
+        ax.yaxis.set_minor_formatter("")
+    if ranks:
+        worst = max(max(v) for v in series.values())
+        ax.set_yticks([t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= worst * 1.5])
+        ax.set_ylim(worst * 1.3, 0.85)
+    if len(series) > 1:
+        columns = 2 if max(map(len, series)) < 22 else 1
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, labelcolor=INK)
+    return _inline(fig, alt)
+
+
+def bars(groups: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, alt: str) -> Inline:
+    """One small bar chart for each group, under each other, on one scale: such as weights of the locations."""
+    fig = Figure(figsize=(4.8, 0.5 + 1.0 * len(groups)), layout="constrained")
+    axes = fig.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for ax, (name, values), i in zip(axes, groups.items(), range(len(groups)), strict=True):
+        _style(ax)
+        ax.bar(range(1, len(values) + 1), values, color=SERIES[i % 4], width=0.8)
+        ax.set_title(name, loc="left", fontsize=11, color=INK)
+    axes[-1].set_xlabel(xlabel)
+    fig.supylabel(ylabel, fontsize=11, color=INK)
+    return _inline(fig, alt)
+
+
+def _axes(width: float, height: float):
+    fig = Figure(figsize=(width, height), layout="constrained")
+    ax = fig.subplots()
+    _style(ax)
+    return fig, ax
+
+
+def _style(ax) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(MUTED)
+    ax.tick_params(which="both", colors=INK, color=MUTED, labelsize=11)
+    ax.grid(axis="y", color=GRID, lw=0.7)
+    ax.set_axisbelow(True)
+    ax.xaxis.label.set(color=INK, size=11)
+    ax.yaxis.label.set(color=INK, size=11)
+
+
+def _powers_of_ten(value: float, _) -> str:
+    exponent = round(math.log10(value))
+    if -2 <= exponent <= 3:
+        return f"{value:g}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _plain(value: float, _) -> str:
+    return f"{value:g}"
+
+
+def _inline(fig: Figure, alt: str) -> Inline:
+    """The figure as SVG without a background, in the page's own font and colours, and with no ids or styles that leak."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
+        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
+    used = set(re.findall(r"#([\w-]+)[\")]", svg))
+    svg = re.sub(r' id="([\w-]+)"', lambda m: m.group(0) if m.group(1) in used else "", svg)
+    svg = re.sub(r"(font: [^;\"]*?\d+px)[^;\"]*", r"\1 var(--pst-font-family-base, sans-serif)", svg)
+    for colour, variable in _PAGE_COLOURS.items():
+        svg = svg.replace(colour, variable)
+    width = round(fig.get_figwidth() * 96)
+    head = (
+        f'<svg role="img" aria-label="{html.escape(alt)}" xmlns="http://www.w3.org/2000/svg" '
+        f'viewBox="0 0 {fig.get_figwidth() * 72:g} {fig.get_figheight() * 72:g}" '
+        f'style="width:{width}px;max-width:100%;height:auto;stroke-linejoin:round">'
+    )
+    svg = head + svg[svg.index(">") + 1 :]
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    return Inline(f"{_ROW}{svg}</div>", alt)
+
+
+def _data_url(picture: Image.Image, width: int) -> str:
+    if picture.width > width:
+        picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _with_title(picture: Image.Image, title: str) -> Image.Image:
+    font = ImageFont.load_default(size=max(12, picture.width // 18))
+    strip = round(1.6 * font.size)
+    while title and font.getlength(title) > picture.width - 8:
+        title = title[:-2].rstrip() + "…" if len(title) > 2 else ""
+    titled = Image.new("RGB", (picture.width, picture.height + strip), "white")
+    titled.paste(picture, (0, strip))
+    ImageDraw.Draw(titled).text((4, strip // 2), title, fill=INK, font=font, anchor="lm")
+    return titled
