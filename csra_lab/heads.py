@@ -108,7 +108,7 @@ class CSRA(ScoreMapHead):
     Args:
         in_features: d. num_classes: C.
         heads: H, one classifier and one temperature each; the logits of the heads are summed.
-        lam: weight of the residual. The paper uses 0.1 on VOC, 0.3 to 0.4 on COCO and 0.3 on WIDER-Attribute.
+        lam: weight of the residual; 0 is average pooling. The paper uses 0.1 on VOC2007.
         temperatures: H numbers in [0, inf], or None for the paper's list (H = 1, 2, 4, 6 or 8).
         normalize, bias: see `ScoreMapHead`. The paper normalises.
 

@@ -1,0 +1,49 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from csra_lab.errors import LabError
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Write a file or a folder under a temporary name beside it, and rename it when it is whole.
+
+    Yields the temporary path, which does not exist yet. If the block fails or the process dies, `path` stays as it was.
+
+    Raises:
+        LabError: the disk is full or the folder cannot be written, with the path.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise LabError(
+            f"{path} cannot be written ({error.strerror}); choose a folder with space that you may write."
+        ) from None
+    try:
+        fresh = scratch / path.name
+        yield fresh
+        _flush_to_disk(fresh)
+        if path.is_dir():
+            path.rename(scratch / "old")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise LabError(
+            f"{path} could not be written whole ({error.strerror or error}); what stood there before is unchanged."
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())

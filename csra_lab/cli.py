@@ -1,0 +1,321 @@
+"""The command `csra-lab`: train | evaluate | predict | models | data.
+
+Every error of the reader's is one sentence on standard error and exit code 2.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from csra_lab.atomic import written_whole
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.cost import model_cost
+from csra_lab.datasets import load_dataset, write_voc_predictions
+from csra_lab.errors import LabError
+from csra_lab.evaluation import check_classes, evaluate, find_images, predict_images
+from csra_lab.metrics import MultilabelMetrics
+from csra_lab.recipes import PAPER_BACKBONES, RECIPES, Recipe, get_recipe
+from csra_lab.runs import read_recipe
+
+HELP = """usage: csra-lab COMMAND ...
+
+  train RECIPE      train a classifier and measure it on the test split
+  evaluate RUN      measure a trained classifier on a split
+  predict RUN IMAGE ...   name what is in photographs; with --attention, show where
+  models            parameters and multiply-adds of the published models
+  data download NAME      fetch a data set
+
+csra-lab COMMAND --help tells more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the process ends with 0, with 2 after bad input, or with 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {
+        "train": _train_command,
+        "evaluate": lambda rest: tyro.cli(evaluate_command, args=rest, prog="csra-lab evaluate"),
+        "predict": lambda rest: tyro.cli(predict_command, args=rest, prog="csra-lab predict"),
+        "models": lambda rest: tyro.cli(models_command, args=rest, prog="csra-lab models"),
+        "data": _data_command,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        sys.exit(0 if arguments else 2)
+    try:
+        if arguments[0] not in commands:
+            raise LabError(f"there is no command {arguments[0]!r}; the commands are {', '.join(commands)}.")
+        commands[arguments[0]](arguments[1:])
+    except LabError as error:
+        _fail(str(error))
+    except torch.OutOfMemoryError:
+        _fail("the GPU's memory is full; lower --batch-size, or raise --accumulate.")
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        sys.stdout = None
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'} could not be read or written ({error.strerror or error}).")
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last whole epoch.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(sentence: str) -> None:
+    print(f"csra-lab: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def _train_command(arguments: list[str]) -> None:
+    """`csra-lab train RECIPE [--data DIR] [--out DIR] [--FIELD VALUE ...]`."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: csra-lab train RECIPE --data DIR [--out DIR] [--FIELD VALUE ...]\n")
+        print("csra-lab train RECIPE --help lists the fields that can be overridden. Recipes:\n")
+        print(_recipe_table())
+        sys.exit(0 if arguments else 2)
+    recipe = get_recipe(arguments[0])
+
+    def command(
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = recipe,
+        data: Path | None = None,
+        out: Path = Path("runs") / recipe.name,
+        quiet: bool = False,
+    ) -> None:
+        """Train a classifier, choose its best epoch on held-out training pictures, and measure it on the test split.
+
+        Args:
+            data: Folder of the data set.
+            out: Folder of the run; the same command goes on with an unfinished run there.
+            quiet: Show no progress.
+        """
+        train_command(recipe, data=data, out=out, quiet=quiet)
+
+    tyro.cli(command, args=arguments[1:], prog=f"csra-lab train {recipe.name}")
+
+
+def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) -> None:
+    """Train a recipe and print what came out."""
+    from csra_lab.training import train  # accelerate takes seconds to import, and no other command needs it
+
+    classes = recipe.classes or None
+    train_set = load_dataset(recipe.dataset, data, recipe.train_split, classes=classes)
+    test_set = load_dataset(recipe.dataset, data, recipe.test_split, classes=classes)
+    labelled = test_set if (test_set.targets >= 0).any() else None
+    result = train(recipe, train_set, labelled, out, progress=not quiet)
+    if int(os.environ.get("RANK", 0)):
+        return
+    if result.metrics is not None:
+        print(_metrics_table(result.metrics, f"{test_set.name} {test_set.split}, {len(test_set)} images"))
+    print(f"model: {out / 'model'}")
+
+
+def _recipe_table() -> str:
+    rows = [("recipe", "classifier", "data", "cost", "expected")]
+    for recipe in RECIPES.values():
+        head = f"{recipe.backbone} {recipe.image_size} px, {recipe.head}"
+        rows.append((recipe.name, head, recipe.dataset, recipe.cost, recipe.expected))
+    return _table(rows)
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def evaluate_command(
+    run: Annotated[Path, tyro.conf.Positional],
+    data: Path | None = None,
+    split: str = "test",
+    dataset: str | None = None,
+    four_lines: float | None = None,
+    ap: Literal["average", "voc11", "envelope"] = "average",
+    threshold: float = 0.5,
+    top_k: int | None = None,
+    difficult: Literal["ignore", "negative"] = "ignore",
+    server_format: Path | None = None,
+    batch_size: int = 32,
+    json: bool = False,
+) -> None:
+    """Measure a trained classifier on a split.
+
+    Args:
+        run: Folder of a run, or of a saved model.
+        data: Folder of the data set.
+        split: Which split.
+        dataset: Name of the data set; the run's own if left out.
+        four_lines: Add this lambda times the largest score to an average-pooling model: the four lines, no training.
+        ap: Definition of average precision.
+        threshold: Probability from which a label counts as predicted.
+        top_k: Predict the k highest labels of each image instead.
+        difficult: What unknown targets do: left out, or counted as absent.
+        server_format: Also write the scores into this folder, as the VOC evaluation server wants them.
+        batch_size: Images at a time.
+        json: Print one JSON object.
+    """
+    model = _load_model(run)
+    if four_lines is not None:
+        model = model.with_four_lines(four_lines)
+    name = dataset or (read_recipe(run).dataset if (run / "recipe.json").exists() else None)
+    if name is None:
+        raise LabError(f"{run} does not say which data set it was trained on; name it with --dataset.")
+    data_set = load_dataset(name, data, split)
+    known = [c for c in model.classes if c in data_set.classes]
+    data_set = data_set.select_classes(known) if known and known != list(data_set.classes) else data_set
+    check_classes(model, data_set)
+    options = {"ap": ap, "threshold": threshold, "top_k": top_k, "difficult": difficult}
+    device = _device()
+    metrics, scores = evaluate(
+        model.to(device), data_set, device=device, batch_size=batch_size, progress=not json, **options
+    )
+    if server_format is not None:
+        write_voc_predictions(server_format, data_set, scores)
+    if json:
+        print(_json({"dataset": data_set.name, "split": split, "difficult": difficult, **metrics.to_dict()}))
+    else:
+        print(_metrics_table(metrics, f"{data_set.name} {split}, {len(data_set)} images"))
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+
+
+def predict_command(
+    run: Annotated[Path, tyro.conf.Positional],
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    threshold: float = 0.5,
+    attention: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Name what is in photographs.
+
+    Args:
+        run: Folder of a run, or of a saved model.
+        images: Photographs, or folders of them.
+        threshold: Probability from which a label is named.
+        attention: Write one picture for each label found into this folder: where the classifier looked.
+        json: Print one JSON array, with the probabilities of all classes.
+    """
+    if not images:
+        raise LabError("name one or more photographs or folders.")
+    if not 0 <= threshold <= 1:
+        raise LabError(f"--threshold is a probability from 0 to 1, not {threshold}.")
+    model = _load_model(run)
+    results = []
+    for path, picture, probabilities, maps in predict_images(model, find_images(images), device=_device()):
+        order = probabilities.argsort()[::-1]
+        found = [int(i) for i in order if probabilities[i] >= threshold]
+        labels = [{"class": model.classes[i], "probability": round(float(probabilities[i]), 4)} for i in found]
+        results.append({"path": str(path), "labels": labels})
+        if json:
+            results[-1]["probabilities"] = {
+                c: round(float(p), 6) for c, p in zip(model.classes, probabilities, strict=True)
+            }
+        else:
+            print(f"{path}: " + (", ".join(f"{x['class']} {x['probability']:.2f}" for x in labels) or "nothing found"))
+        for i in found if attention is not None else []:
+            _write_overlay(attention, path, picture, model.classes[i], maps[i], float(probabilities[i]))
+    if json:
+        print(_json(results))
+
+
+def _write_overlay(folder: Path, path: Path, picture, name: str, heat, probability: float) -> None:
+    from csra_lab.plots import overlay  # matplotlib is slow to import
+
+    safe = re.sub(r"[^\w.-]+", "_", f"{path.stem}_{name}")  # class names may hold spaces or slashes
+    target = folder / f"{safe}.png"
+    with written_whole(target) as fresh:
+        overlay(picture, heat, title=f"{name} {probability:.2f}").save(fresh)
+
+
+# --- models, data -----------------------------------------------------------------------------------------------------
+
+
+def models_command(json: bool = False) -> None:
+    """Parameters and multiply-adds of the published models with CSRA, counted for 20 classes and one image.
+
+    Args:
+        json: Print one JSON array.
+    """
+    rows = []
+    for backbone in PAPER_BACKBONES.values():
+        for size in (224, 448):
+            for heads in (1, 8):
+                cost = model_cost(backbone, num_classes=20, image_size=size, head="csra", heads=heads)
+                rows.append({"backbone": backbone, "image_size": size, "heads": heads, **dataclasses.asdict(cost)})
+    if json:
+        print(_json(rows))
+        return
+    table = [("backbone", "pixels", "heads", "parameters", "multiply-adds", "of these the head")]
+    for row in rows:
+        share = 100 * row["head_multiply_adds"] / row["multiply_adds"]
+        sizes = (f"{row['parameters'] / 1e6:.2f} M", f"{row['multiply_adds'] / 1e9:.2f} G", f"{share:.2f} %")
+        table.append((row["backbone"], str(row["image_size"]), str(row["heads"]), *sizes))
+    print(_table(table))
+
+
+def _data_command(arguments: list[str]) -> None:
+    """`csra-lab data download NAME --root DIR`."""
+    if arguments[:1] != ["download"]:
+        wants_help = arguments[:1] in (["-h"], ["--help"])
+        print("usage: csra-lab data download NAME --root DIR", file=sys.stdout if wants_help else sys.stderr)
+        sys.exit(0 if wants_help else 2)
+    tyro.cli(download_command, args=arguments[1:], prog="csra-lab data download")
+
+
+def download_command(name: Annotated[str, tyro.conf.Positional], root: Path, quiet: bool = False) -> None:
+    """Fetch a data set (resumed where a download stopped, checked, and unpacked), or say how to get it.
+
+    Args:
+        name: Name of the data set.
+        root: Folder to put it into.
+        quiet: Show no progress.
+    """
+    from csra_lab.datasets.download import download
+
+    print(f"{name} is in {download(name, root, progress=not quiet)}")
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _load_model(run: Path) -> MultiLabelClassifier:
+    folder = run / "model"
+    if (run / "recipe.json").exists() and not folder.exists():
+        raise LabError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
+    return MultiLabelClassifier.from_pretrained(folder if folder.exists() else run)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _metrics_table(metrics: MultilabelMetrics, title: str) -> str:
+    names = ("mAP", "CP", "CR", "CF1", "CF1_macro", "OP", "OR", "OF1")
+    lines = [f"{title} (in %)", _table([names, tuple(f"{100 * getattr(metrics, n):.2f}" for n in names)])]
+    if metrics.classes:
+        pairs = zip(metrics.classes, metrics.per_class_AP, strict=True)
+        pairs = [(c, "no positive" if math.isnan(ap) else f"{100 * ap:.1f}") for c, ap in pairs]
+        lines.append(_table([("class", "AP"), *pairs]))
+    return "\n\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _json(value) -> str:
+    return json.dumps(value, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Scores of a model on a data set, and from them the metrics."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.base import open_image
+from csra_lab.datasets.transforms import eval_transform
+from csra_lab.errors import LabError
+from csra_lab.metrics import MultilabelMetrics, multilabel_metrics
+
+
+@torch.inference_mode()
+def predict_scores(
+    network: nn.Module,
+    inputs: Dataset,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    progress: bool = False,
+) -> np.ndarray:
+    """Probabilities of every class for every input.
+
+    Args:
+        network: gives (B, C) logits for a batch of what `inputs` holds.
+        inputs: items (tensor, anything). dtype: run under autocast to this type; None for full precision.
+        rank, world: with several processes, which part this one takes; each input is then scored exactly once, and
+            every process gets the whole array.
+
+    Returns:
+        (N, C) float32 probabilities, in the order of `inputs`.
+    """
+    if not len(inputs):
+        raise LabError("there is nothing to evaluate: the data set is empty.")
+    mine = range(rank, len(inputs), world)
+    loader = DataLoader(Subset(inputs, mine) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
+    training = network.training
+    network.eval()
+    parts = []
+    with tqdm(total=len(mine), unit="img", desc="scoring", leave=False, disable=None if progress else True) as bar:
+        for batch, _ in loader:
+            with autocast(device, dtype):
+                logits = network(to_device(batch, device))
+            parts.append(torch.sigmoid(logits.float()).cpu().numpy())
+            bar.update(len(batch))
+    network.train(training)
+    scores = np.concatenate(parts)  # (N / world, C)
+    if world == 1:
+        return scores
+    shares = gather_object([scores])  # one array a process, in the order of the ranks
+    whole = np.empty((len(inputs), scores.shape[1]), dtype=np.float32)
+    for r, share in enumerate(shares):
+        whole[r::world] = share
+    return whole
+
+
+def to_device(batch: Tensor, device: torch.device | str) -> Tensor:
+    """Float input on the device, images in `channels_last` memory (twice as fast for convolutions on a CPU)."""
+    memory = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
+    return batch.to(device, torch.float32, non_blocking=True, memory_format=memory)
+
+
+def autocast(device: torch.device | str, dtype: torch.dtype | None):
+    """Mixed precision in `dtype`, or none."""
+    return torch.autocast(torch.device(device).type, dtype) if dtype else contextlib.nullcontext()
+
+
+def evaluate(
+    model: MultiLabelClassifier,
+    dataset: MultiLabelDataset,
+    *,
+    ap: Literal["average", "voc11", "envelope"] = "average",
+    threshold: float = 0.5,
+    top_k: int | None = None,
+    difficult: Literal["ignore", "negative"] = "ignore",
+    **scoring,
+) -> tuple[MultilabelMetrics, np.ndarray]:
+    """Metrics of a classifier on a data set, and the scores they come from.
+
+    Args:
+        dataset: its classes must be the model's; the model's own resizing and normalisation are used.
+        ap, threshold, top_k: see `multilabel_metrics`.
+        difficult: what targets of -1 do. "ignore" leaves them out (VOC's protocol, WIDER's mAP); "negative" counts them
+            as absent (how the authors' code computes precision and recall on WIDER).
+        scoring: passed on to `predict_scores`.
+
+    Returns:
+        The metrics, and the (N, C) probabilities.
+    """
+    check_classes(model, dataset)
+    inputs = dataset.with_transform(eval_transform(model.image_size, mean=model.mean, std=model.std))
+    scores = predict_scores(model, inputs, **scoring)
+    return metrics_of(scores, dataset, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult), scores
+
+
+def metrics_of(
+    scores: np.ndarray, dataset: MultiLabelDataset, *, difficult: Literal["ignore", "negative"] = "ignore", **options
+) -> MultilabelMetrics:
+    """Metrics of scores already computed; see `evaluate`."""
+    targets = dataset.targets
+    if not (targets >= 0).any():
+        raise LabError(
+            f"{dataset.name} {dataset.split} has no labels to measure against; "
+            "use another split, or `csra-lab predict`."
+        )
+    targets = np.maximum(targets, 0) if difficult == "negative" else targets
+    return multilabel_metrics(scores, targets, classes=dataset.classes, **options)
+
+
+def check_classes(model: MultiLabelClassifier, dataset: MultiLabelDataset) -> None:
+    """Raise a LabError unless model and data set speak of the same classes in the same order."""
+    if model.classes == dataset.classes:
+        return
+    if len(model.classes) != len(dataset.classes):
+        raise LabError(
+            f"the model knows {len(model.classes)} classes and {dataset.name} {dataset.split} has "
+            f"{len(dataset.classes)}; name the model's classes when loading the data."
+        )
+    i = next(i for i, pair in enumerate(zip(model.classes, dataset.classes, strict=True)) if pair[0] != pair[1])
+    raise LabError(
+        f"class {i} is {model.classes[i]!r} for the model and {dataset.classes[i]!r} in {dataset.name}; "
+        "the classes must be the same, in the same order."
+    )
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The images named, and those inside the folders named (all levels, sorted).
+
+    Raises:
+        LabError: a path that does not exist, or a folder without an image.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise LabError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does.")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise LabError(f"there is no image or folder {path}; check the path.")
+    return found
+
+
+@torch.inference_mode()
+def predict_images(
+    model: MultiLabelClassifier, paths: Sequence[Path], *, device: torch.device | str = "cpu"
+) -> Iterator[tuple[Path, Image.Image, np.ndarray, np.ndarray]]:
+    """For each image: its path, the picture, (C,) probabilities and (C, h, w) attention averaged over the heads.
+
+    Raises:
+        LabError: at the first image that cannot be read, naming it.
+    """
+    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
+    model = model.eval().to(device)
+    for path in paths:
+        picture = open_image(path)
+        features = model.features(to_device(transform(picture)[None], device))
+        probabilities = torch.sigmoid(model.head(features)[0].float())
+        attention = model.head.attention(features)[0].float().mean(dim=0)  # (C, h, w)
+        yield path, picture, probabilities.cpu().numpy(), attention.cpu().numpy()
