@@ -151,9 +151,10 @@ FLOORS = {
     "training": 4,
     "evaluation": 4,
     "features": 4,
+    "cost": 4,
+    "runs": 4,  # a run is written by training, so it stands beside it
     "ablation": 5,
     "interpretation": 5,
-    "runs": 5,
     "plots": 5,
     "widgets": 6,
     "cli": 6,
