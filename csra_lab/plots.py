@@ -93,29 +93,43 @@ def pictures(captioned: Mapping[str, Image.Image], *, alt: str, size: int = 230)
 
 
 def rank_change(
-    before: Sequence[str], after: Sequence[str], *, follow: Sequence[str], titles: tuple[str, str]
+    before: Sequence[str], after: Sequence[str], *, follow: Sequence[str], titles: tuple[str, str], top: int = 6
 ) -> Inline:
     """Two rankings side by side, with a line from each followed label's old place to its new one.
 
     Args:
-        before, after: labels, best first; only as many are drawn as needed to show what is followed, and at least six.
+        before, after: labels, best first. The first `top` of each are drawn, and what is followed wherever it is.
         follow: labels to draw in colour. titles: what the two rankings are.
     """
     places = {label: (before.index(label) + 1, after.index(label) + 1) for label in follow}
-    rows = max(6, *(max(p) for p in places.values()))
-    fig, ax = _axes(3.6, 0.5 + 0.235 * rows)
+    heights = [_heights(top, [p[side] for p in places.values()]) for side in (0, 1)]  # place -> row, for both rankings
+    lowest = max(max(h.values()) for h in heights)
+    fig, ax = _axes(3.0, 0.27 * (lowest + 1.4))
     ax.axis("off")
-    for x, ranking, align in ((0, before, "right"), (1, after, "left")):
-        for place, label in enumerate(ranking[:rows], 1):
-            text = f"{label} {place}" if x == 0 else f"{place} {label}"
-            colour = SERIES[follow.index(label) % 4] if label in follow else MUTED
-            ax.text(x, place, text, ha=align, va="center", color=colour, weight="bold" if label in follow else "normal")
-        ax.text(x, 0, titles[x], ha=align, va="center", color=INK, weight="bold")
-    for i, (label, (start, end)) in enumerate(places.items()):
-        ax.plot([0.05, 0.95], [start, end], color=SERIES[follow.index(label) % 4], lw=2.5, ls=DASHES[i % 4])
-    ax.set(xlim=(-1.3, 2.3), ylim=(rows + 0.6, -0.6))
+    for side, ranking in enumerate((before, after)):
+        align = ("right", "left")[side]
+        ax.text(side, 0, titles[side], ha=align, va="center", color=INK, weight="bold", fontsize=11)
+        for place, row in heights[side].items():
+            label = ranking[place - 1]
+            text = f"{label}  {place}" if side == 0 else f"{place}  {label}"
+            colour, weight = (SERIES[follow.index(label) % 4], "bold") if label in follow else (MUTED, "normal")
+            ax.text(side, row, text, ha=align, va="center", color=colour, weight=weight, fontsize=11)
+            if place - 1 not in heights[side] and place > 1:
+                ax.text(side, row - 0.85, "⋮", ha=align, va="center", color=MUTED, fontsize=11)
+    for i, (start, end) in enumerate(places.values()):
+        ax.plot([0.1, 0.9], [heights[0][start], heights[1][end]], color=SERIES[i % 4], lw=2.5, ls=DASHES[i % 4])
+    ax.set(xlim=(-2.1, 3.1), ylim=(lowest + 0.6, -0.7))
     moves = "; ".join(f"{label} goes from place {a} to place {b}" for label, (a, b) in places.items())
     return _inline(fig, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
+
+
+def _heights(top: int, followed: Sequence[int]) -> dict[int, float]:
+    """Which places of a ranking to draw, and at which row: the first `top`, and the followed, after a gap."""
+    heights, row, last = {}, 0.0, 0
+    for place in sorted({*range(1, top + 1), *followed}):
+        row += 1 if place == last + 1 else 1.7
+        heights[place], last = row, place
+    return heights
 
 
 def lines(
@@ -159,7 +173,7 @@ def lines(
         ax.set_ylim(worst * 1.3, 0.85)
     if len(series) > 1:
         columns = 2 if max(map(len, series)) < 22 else 1
-        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, labelcolor=INK)
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, labelcolor=INK, fontsize=11)
     return _inline(fig, alt)
 
 
@@ -214,7 +228,7 @@ def _inline(fig: Figure, alt: str) -> Inline:
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
     used = set(re.findall(r"#([\w-]+)[\")]", svg))
     svg = re.sub(r' id="([\w-]+)"', lambda m: m.group(0) if m.group(1) in used else "", svg)
-    svg = re.sub(r"(font: [^;\"]*?\d+px)[^;\"]*", r"\1 var(--pst-font-family-base, sans-serif)", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--pst-font-family-base, sans-serif)", svg)
     for colour, variable in _PAGE_COLOURS.items():
         svg = svg.replace(colour, variable)
     width = round(fig.get_figwidth() * 96)
