@@ -4,6 +4,7 @@ Every error of the reader's is one sentence on standard error and exit code 2.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -19,9 +20,9 @@ import tyro
 from csra_lab.atomic import written_whole
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cost import model_cost
-from csra_lab.datasets import load_dataset, write_voc_predictions
+from csra_lab.datasets import load_dataset, open_image, write_voc_predictions
 from csra_lab.errors import LabError
-from csra_lab.evaluation import check_classes, evaluate, find_images, predict_images
+from csra_lab.evaluation import check_classes, evaluate, find_images, predict_image
 from csra_lab.metrics import MultilabelMetrics
 from csra_lab.recipes import PAPER_BACKBONES, RECIPES, Recipe, get_recipe
 from csra_lab.runs import read_recipe
@@ -206,45 +207,63 @@ def predict_command(
         raise LabError("name one or more photographs or folders.")
     if not 0 <= threshold <= 1:
         raise LabError(f"--threshold is a probability from 0 to 1, not {threshold}.")
-    model = _load_model(run)
-    results = []
-    for path, picture, probabilities, maps in predict_images(model, find_images(images), device=_device()):
-        order = probabilities.argsort()[::-1]
-        found = [int(i) for i in order if probabilities[i] >= threshold]
+    model = _load_model(run).to(_device())
+    results, stems, failed = [], set(), False
+    for path in find_images(images):
+        try:
+            picture = open_image(path)
+        except LabError as error:  # the rest of the folder is still worth reading
+            print(f"csra-lab: {error}", file=sys.stderr)
+            failed = True
+            continue
+        probabilities, maps = predict_image(model, picture)
+        found = [int(i) for i in probabilities.argsort()[::-1] if probabilities[i] >= threshold]
         labels = [{"class": model.classes[i], "probability": round(float(probabilities[i]), 4)} for i in found]
-        results.append({"path": str(path), "labels": labels})
         if json:
-            results[-1]["probabilities"] = {
-                c: round(float(p), 6) for c, p in zip(model.classes, probabilities, strict=True)
-            }
+            everything = {c: round(float(p), 6) for c, p in zip(model.classes, probabilities, strict=True)}
+            results.append({"path": str(path), "labels": labels, "probabilities": everything})
         else:
             print(f"{path}: " + (", ".join(f"{x['class']} {x['probability']:.2f}" for x in labels) or "nothing found"))
-        for i in found if attention is not None else []:
-            _write_overlay(attention, path, picture, model.classes[i], maps[i], float(probabilities[i]))
+        if attention is not None:
+            stem = _free_stem(path.stem, stems)
+            for i, label in zip(found, labels, strict=True):
+                title = f"{label['class']} {label['probability']:.2f}"
+                _write_overlay(attention, f"{stem}_{label['class']}", picture, maps[i], title)
     if json:
         print(_json(results))
+    if failed:
+        sys.exit(2)
 
 
-def _write_overlay(folder: Path, path: Path, picture, name: str, heat, probability: float) -> None:
+def _free_stem(stem: str, taken: set[str]) -> str:
+    """Photographs of one name in two folders get overlays of two names."""
+    free = next(name for n in itertools.count(1) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
+    taken.add(free)
+    return free
+
+
+def _write_overlay(folder: Path, name: str, picture, heat, title: str) -> None:
     from csra_lab.plots import overlay  # matplotlib is slow to import
 
-    safe = re.sub(r"[^\w.-]+", "_", f"{path.stem}_{name}")  # class names may hold spaces or slashes
-    target = folder / f"{safe}.png"
-    with written_whole(target) as fresh:
-        overlay(picture, heat, title=f"{name} {probability:.2f}").save(fresh)
+    safe = re.sub(r"[^\w.-]+", "_", name)  # class names may hold spaces or slashes
+    with written_whole(folder / f"{safe}.png") as fresh:
+        overlay(picture, heat, title=title).save(fresh)
 
 
 # --- models, data -----------------------------------------------------------------------------------------------------
 
 
-def models_command(json: bool = False) -> None:
+def models_command(
+    backbones: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(PAPER_BACKBONES.values()), json: bool = False
+) -> None:
     """Parameters and multiply-adds of the published models with CSRA, counted for 20 classes and one image.
 
     Args:
+        backbones: timm's names; the published ones if left out.
         json: Print one JSON array.
     """
     rows = []
-    for backbone in PAPER_BACKBONES.values():
+    for backbone in backbones:
         for size in (224, 448):
             for heads in (1, 8):
                 cost = model_cost(backbone, num_classes=20, image_size=size, head="csra", heads=heads)

@@ -1,7 +1,7 @@
 """Scores of a model on a data set, and from them the metrics."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.datasets.base import open_image
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import LabError
 from csra_lab.metrics import MultilabelMetrics, multilabel_metrics
@@ -162,19 +161,15 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 @torch.inference_mode()
-def predict_images(
-    model: MultiLabelClassifier, paths: Sequence[Path], *, device: torch.device | str = "cpu"
-) -> Iterator[tuple[Path, Image.Image, np.ndarray, np.ndarray]]:
-    """For each image: its path, the picture, (C,) probabilities and (C, h, w) attention averaged over the heads.
+def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """What a classifier finds in a PIL picture, and where it looks.
 
-    Raises:
-        LabError: at the first image that cannot be read, naming it.
+    Returns:
+        (C,) probabilities, and (C, h, w) attention: the mean over the heads, each map summing to 1.
     """
     transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
-    model = model.eval().to(device)
-    for path in paths:
-        picture = open_image(path)
-        features = model.features(to_device(transform(picture)[None], device))
-        probabilities = torch.sigmoid(model.head(features)[0].float())
-        attention = model.head.attention(features)[0].float().mean(dim=0)  # (C, h, w)
-        yield path, picture, probabilities.cpu().numpy(), attention.cpu().numpy()
+    device = next(model.parameters()).device
+    features = model.eval().features(to_device(transform(picture)[None], device))
+    probabilities = torch.sigmoid(model.head(features)[0].float())
+    attention = model.head.attention(features)[0].float().mean(dim=0)
+    return probabilities.cpu().numpy(), attention.cpu().numpy()

@@ -2,8 +2,8 @@
 
 The paper's recipe (section 4.1): SGD with momentum 0.9 and weight decay 1e-4, 30 epochs with warm-up, learning rates
 of 0.01 for the backbone and 0.1 for the head, random resized crops and flips, test images resized to a square. Its
-baseline ran at 0.01 everywhere. Ours has, for every CSRA recipe, an average-pooling twin that differs in the head and in
-nothing else.
+baseline ran at 0.01 everywhere. Ours has, for every CSRA recipe, an average-pooling twin that differs in the head and
+in nothing else.
 """
 
 import dataclasses
@@ -81,6 +81,8 @@ class Recipe:
             if not value >= low or (high is not None and value > high):
                 allowed = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise LabError(f"recipe {self.name}: {field} must be {allowed}, not {value}.")
+        if not math.isfinite(self.lam):
+            raise LabError(f"recipe {self.name}: lam must be a finite number, not {self.lam}.")
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise LabError(
@@ -142,7 +144,7 @@ PAPER_BACKBONES = {
 """Short names in recipes, and timm's. ResNet-cut is resnet101 started from CutMix weights: --weights FILE."""
 
 _PAPER_DATA = {
-    # The authors ran batches of 16 at 448 pixels on VOC and COCO, of 64 at 224 on WIDER; lam 0.1 is their VOC2007 value.
+    # The authors ran batches of 16 at 448 pixels on VOC and COCO, of 64 at 224 on WIDER. Their lam on VOC2007 is 0.1.
     "voc07-448px": ({"dataset": "voc2007", "image_size": 448, "batch_size": 16, "lam": 0.1}, 5_011),
     "voc12-448px": ({"dataset": "voc2012", "image_size": 448, "batch_size": 16, "lam": 0.1}, 11_540),
     "coco-448px": ({"dataset": "coco2014", "image_size": 448, "batch_size": 16, "lam": 0.1}, 82_783),

@@ -166,6 +166,8 @@ class _Run:
                 score = self._validate()
                 self._finish_epoch(loss, score, seconds, images)
                 bar.set_postfix(loss=f"{loss:.4f}", **({} if score is None else {"val mAP": f"{100 * score:.1f}"}))
+        if self.accelerator.is_main_process:
+            self._save_history()  # in case a kill came between the last state and its line
 
     def _live(self) -> bool:
         """A moving bar needs a terminal; elsewhere a line is printed after every epoch."""
@@ -272,9 +274,8 @@ class _Run:
         if self.accelerator.is_main_process:
             if is_best:
                 self._save_model()
-            with written_whole(self.out / "history.csv") as path:
-                pd.DataFrame(self.history).to_csv(path, index=False)
             self._save_state()
+            self._save_history()  # after the state: a folder with a history and no state is a finished run
             if self.progress and not self._live():
                 left = (self.recipe.epochs - self.epoch) * seconds
                 value = "" if score is None else f", validation mAP {100 * score:.1f}"
@@ -291,6 +292,10 @@ class _Run:
             model = model.with_head(self.average) if self.recipe.freeze_backbone else self.average
         with written_whole(self.out / "model") as path:
             model.save_pretrained(path)
+
+    def _save_history(self) -> None:
+        with written_whole(self.out / "history.csv") as path:
+            pd.DataFrame(self.history).to_csv(path, index=False)
 
     def _save_state(self) -> None:
         state = {

@@ -1,0 +1,15 @@
+"""A training run in a process of its own, for tests that kill it or start two: DEVKIT OUT RECIPE_JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+from csra_lab.recipes import Recipe
+from csra_lab.training import train
+from tests import toy
+
+if __name__ == "__main__":
+    devkit, out, fields = sys.argv[1:]
+    recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(fields).items()})
+    sets = [toy.load(Path(devkit), split) for split in ("trainval", "test")]
+    train(recipe, *sets, out, progress=False)
