@@ -71,7 +71,7 @@ def in_parallel(
 
 
 def _take(lock: Path, patience: float, done: Callable[[], bool]) -> bool:
-    """Take the lock file; False if another process finished the work while we waited. A dead owner's lock is taken over."""
+    """Take the lock file (a dead owner's too); False if another process did the work while we waited."""
     start = time.monotonic()
     while True:
         if done():
