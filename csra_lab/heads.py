@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csra_lab.errors import LabError
-from csra_lab.residual_attention import attended_scores, attention_scores, csra_logits
+from csra_lab.residual_attention import at_least_float32, attended_scores, attention_scores, csra_logits
 
 PAPER_TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1.0,),
@@ -215,8 +215,10 @@ class LogSumExp(ScoreMapHead):
         self.r = _positive("r", r)
 
     def pool(self, scores: Tensor) -> Tensor:
-        smooth = torch.logsumexp(self.r * scores.float(), dim=-1) - math.log(scores.shape[-1])
-        return (smooth / self.r)[:, 0].to(scores.dtype)
+        wide = at_least_float32(scores)
+        best = wide.amax(dim=-1, keepdim=True).detach()
+        below = torch.expm1(self.r * (wide - best)).mean(dim=-1)  # expm1 and log1p keep the digits of a small r
+        return (best[..., 0] + torch.log1p(below) / self.r)[:, 0].to(scores.dtype)
 
     def weigh(self, scores: Tensor) -> Tensor:
         return attention_scores(scores, self.r)
@@ -234,7 +236,9 @@ class TopKMean(ScoreMapHead):
 
     def __init__(self, in_features: int, num_classes: int, *, k: int = 3, normalize=False, bias=False):
         super().__init__(in_features, num_classes, normalize=normalize, bias=bias)
-        self.k = int(_positive("k", k))
+        if not (k >= 1 and math.isfinite(k) and k == int(k)):
+            raise LabError(f"k must be a whole number of locations, at least 1, not {k}.")
+        self.k = int(k)
 
     def pool(self, scores: Tensor) -> Tensor:
         return scores.topk(min(self.k, scores.shape[-1]), dim=-1).values.mean(dim=-1)[:, 0]
@@ -265,19 +269,19 @@ class GeM(ScoreMapHead):
         self.p = nn.Parameter(torch.tensor(float(_positive("p", p))))
 
     def forward(self, x: Tensor) -> Tensor:
-        powers = self._powers(x).mean(dim=-1, keepdim=True)  # (B, d, 1)
-        pooled = (powers.log() / self.p).exp().transpose(1, 2)  # (B, 1, d): one token
+        powers = self._log_powers(x)  # (B, d, N)
+        log_means = powers.logsumexp(dim=-1, keepdim=True) - math.log(powers.shape[-1])  # (B, d, 1)
+        pooled = (log_means / self.p).exp().transpose(1, 2)  # (B, 1, d): one token
         return self.score_maps(pooled.to(x.dtype)).flatten(3)[:, 0, :, 0]
 
     def attention(self, x: Tensor) -> Tensor:
-        powers = self._powers(x)  # (B, d, N)
-        share = (powers / powers.sum(dim=-1, keepdim=True)).mean(dim=1)  # (B, N)
+        share = self._log_powers(x).softmax(dim=-1).mean(dim=1)  # (B, N)
         maps = share[:, None, None].expand(-1, 1, self.num_classes, -1).to(x.dtype)
         return maps.unflatten(-1, x.shape[2:]) if x.ndim == 4 else maps
 
-    def _powers(self, x: Tensor) -> Tensor:
-        """(B, d, N) features, at least eps, to the power p, in float32."""
-        return self._locations(x).float().clamp(min=self.eps).pow(self.p)
+    def _log_powers(self, x: Tensor) -> Tensor:
+        """(B, d, N) logarithms of x^p with x at least eps. Powers themselves leave float32 where p is about 8."""
+        return self.p * at_least_float32(self._locations(x)).clamp(min=self.eps).log()
 
     def config(self) -> dict:
         return {"p": float(self.p.detach()), **super().config()}

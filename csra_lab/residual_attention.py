@@ -33,7 +33,7 @@ def attention_scores(scores: Tensor, temperature: float) -> Tensor:
     if math.isinf(temperature):
         best = scores.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(scores).scatter_(-1, best, 1.0)
-    return _softmax(_at_least_float32(scores), temperature).to(scores.dtype)
+    return _softmax(at_least_float32(scores), temperature).to(scores.dtype)
 
 
 def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tensor:
@@ -52,7 +52,8 @@ def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tenso
     """
     if scores.ndim != 4:
         raise LabError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
-    wide = _at_least_float32(scores)
+    temperatures = _for_heads(temperatures, scores.shape[1])
+    wide = at_least_float32(scores)
     logits = wide.mean(dim=-1)  # (B, H, C)
     if lam != 0:
         logits = logits + lam * attended_scores(wide, temperatures)
@@ -67,25 +68,22 @@ def attended_scores(scores: Tensor, temperatures: Temperatures) -> Tensor:
         temperatures: (H,) temperatures in [0, inf].
 
     Returns:
-        (B, H, C) attended scores: the mean at T = 0, the maximum at T = inf, in between otherwise.
+        (B, H, C) attended scores: the mean at T = 0, the maximum at T = inf, in between otherwise. In the type of
+        `scores`, summed in float32 at least.
     """
-    temperatures = _as_list(temperatures)
-    _check_temperatures(temperatures)
-    if len(temperatures) != scores.shape[1]:
-        raise LabError(
-            f"{len(temperatures)} temperatures were given for {scores.shape[1]} heads; give one for each head."
-        )
+    temperatures = _for_heads(temperatures, scores.shape[1])
+    wide = at_least_float32(scores)
     soft = [i for i, t in enumerate(temperatures) if not math.isinf(t)]
     if not soft:
         return scores.amax(dim=-1)
     if len(soft) == len(temperatures):
-        return _expectation(scores, temperatures)
+        return _expectation(wide, temperatures).to(scores.dtype)
 
     # The paper's lists hold finite temperatures and one infinity: two array operations, whatever the number of heads.
     hard = [i for i, t in enumerate(temperatures) if math.isinf(t)]
-    softened = _expectation(_take_heads(scores, soft), [temperatures[i] for i in soft])
-    maxima = _take_heads(scores, hard).amax(dim=-1)
-    both = torch.cat([softened, maxima], dim=1)  # (B, H, C), finite temperatures first
+    softened = _expectation(_take_heads(wide, soft), [temperatures[i] for i in soft])
+    maxima = _take_heads(wide, hard).amax(dim=-1)
+    both = torch.cat([softened, maxima], dim=1).to(scores.dtype)  # (B, H, C), finite temperatures first
     order = soft + hard
     if order == sorted(order):
         return both
@@ -159,11 +157,13 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
     """
     if not temperature > 0:
         raise LabError(f"gap_bound needs a temperature above 0, not {temperature}.")
-    margin = torch.as_tensor(margin)
+    margin = torch.as_tensor(margin) * 1.0  # whole numbers become float32
     if math.isinf(temperature):
         return torch.zeros_like(margin)
-    far = margin.clamp(min=1 / temperature)  # phi is flat at its peak 1/(eT) until the margin passes 1/T
-    return ((num_locations - 1) * far * torch.exp(-temperature * far)).clamp(max=math.log(num_locations) / temperature)
+    largest = torch.finfo(margin.dtype).max  # keeps 1/T and T themselves finite in this type
+    far = margin.clamp(min=min(1 / temperature, largest))  # phi is flat at its peak 1/(eT) until the margin passes 1/T
+    by_margin = (num_locations - 1) * far * torch.exp(-min(temperature, largest) * far)
+    return by_margin.clamp(max=min(math.log(num_locations) / temperature, largest))
 
 
 def _expectation(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
@@ -175,10 +175,13 @@ def _expectation(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
 def _softmax(scores: Tensor, temperature: float | Tensor) -> Tensor:
     """Softmax of T * scores. The maximum is taken off first, so that T = 1e4 cannot overflow."""
     below = scores - scores.amax(dim=-1, keepdim=True).detach()
-    return torch.softmax(temperature * below, dim=-1)
+    t = torch.as_tensor(temperature, dtype=scores.dtype, device=scores.device)
+    t = t.clamp(max=torch.finfo(scores.dtype).max)  # float32 has no 1e39, and inf * 0 is not a number
+    return torch.softmax(t * below, dim=-1)
 
 
-def _at_least_float32(scores: Tensor) -> Tensor:
+def at_least_float32(scores: Tensor) -> Tensor:
+    """Half-precision numbers as float32, in which sums lose nothing; others as they are."""
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
@@ -188,10 +191,15 @@ def _take_heads(scores: Tensor, heads: list[int]) -> Tensor:
     return scores[:, first : last + 1] if last - first + 1 == len(heads) else scores[:, heads]
 
 
-def _as_list(temperatures: Temperatures) -> list[float]:
+def _for_heads(temperatures: Temperatures, heads: int) -> list[float]:
+    """The temperatures as a list of numbers, one for each head."""
     if isinstance(temperatures, Tensor):
-        return temperatures.flatten().tolist()
-    return [float(t) for t in temperatures] if isinstance(temperatures, Sequence) else [float(temperatures)]
+        temperatures = temperatures.flatten().tolist()
+    values = [float(t) for t in temperatures] if isinstance(temperatures, Sequence) else [float(temperatures)]
+    _check_temperatures(values)
+    if len(values) != heads:
+        raise LabError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
+    return values
 
 
 def _check_temperatures(temperatures: Sequence[float]) -> None:
