@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,27 +51,34 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
     Raises LabError for an absent folder, an unknown split, and a list that is malformed (path and line are named).
     """
     folder = find_devkit(Path(root), year)
+    return load_devkit(folder, split, name=f"voc{year}", classes=VOC_CLASSES, transform=transform)
+
+
+def load_devkit(
+    folder: Path, split: str, *, name: str, classes: Sequence[str], transform: Callable | None = None
+) -> MultiLabelDataset:
+    """One split of any folder in the devkit's layout, with the class lists of `classes`. See `load_voc`."""
     main = folder / "ImageSets" / "Main"
     id_list = main / f"{split}.txt"
     splits = sorted(p.stem for p in main.glob("*.txt") if "_" not in p.stem)
     if split not in splits:
-        hint = " The test lists of 2012 come from VOC's evaluation server." if (year, split) == ("2012", "test") else ""
-        raise LabError(f"VOC{year} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'}.{hint}")
+        hint = " The test lists of 2012 come from VOC's evaluation server." * ((name, split) == ("voc2012", "test"))
+        raise LabError(f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'}.{hint}")
     ids = _read_ids(id_list)
-    lists = [main / f"{name}_{split}.txt" for name in VOC_CLASSES]
+    lists = [main / f"{c}_{split}.txt" for c in classes]
     missing = [p.name for p in lists if not p.is_file()]
     if missing and len(missing) < len(lists):
         raise LabError(
             f"{main} lacks {', '.join(missing)}; unpack the devkit again, or remove its other {split} lists."
         )
-    targets = np.full((len(ids), len(VOC_CLASSES)), -1, dtype=np.int8)  # (N, C)
+    targets = np.full((len(ids), len(classes)), -1, dtype=np.int8)  # (N, C)
     if not missing:
         for column, path in enumerate(lists):
             targets[:, column] = _read_labels(path, ids, id_list)
     return MultiLabelDataset(
-        name=f"voc{year}",
+        name=name,
         split=split,
-        classes=VOC_CLASSES,
+        classes=classes,
         ids=ids,
         paths=[folder / "JPEGImages" / f"{i}.jpg" for i in ids],
         targets=targets,
