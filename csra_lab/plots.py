@@ -117,8 +117,8 @@ def rank_change(
             if place - 1 not in heights[side] and place > 1:
                 ax.text(side, row - 0.85, "⋮", ha=align, va="center", color=MUTED, fontsize=11)
     for i, (start, end) in enumerate(places.values()):
-        ax.plot([0.1, 0.9], [heights[0][start], heights[1][end]], color=SERIES[i % 4], lw=2.5, ls=DASHES[i % 4])
-    ax.set(xlim=(-2.1, 3.1), ylim=(lowest + 0.6, -0.7))
+        ax.plot([0.15, 0.85], [heights[0][start], heights[1][end]], color=SERIES[i % 4], lw=2.5, ls=DASHES[i % 4])
+    ax.set(xlim=(-1.8, 2.8), ylim=(lowest + 0.6, -0.7))
     moves = "; ".join(f"{label} goes from place {a} to place {b}" for label, (a, b) in places.items())
     return _inline(fig, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
 
@@ -172,8 +172,10 @@ def lines(
         ax.set_yticks([t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= worst * 1.5])
         ax.set_ylim(worst * 1.3, 0.85)
     if len(series) > 1:
-        columns = 2 if max(map(len, series)) < 22 else 1
-        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, labelcolor=INK, fontsize=11)
+        columns = 3 if len(series) == 3 and max(map(len, series)) < 12 else 2
+        ax.legend(
+            frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, labelcolor=INK, fontsize=11
+        )
     return _inline(fig, alt)
 
 
@@ -219,14 +221,14 @@ def _plain(value: float, _) -> str:
 
 
 def _inline(fig: Figure, alt: str) -> Inline:
-    """The figure as SVG without a background, in the page's own font and colours, and with no ids or styles that leak."""
+    """The figure as SVG with no background, in the page's own font and colours; no id or style of it leaks."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
         fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
-    used = set(re.findall(r"#([\w-]+)[\")]", svg))
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg))
     svg = re.sub(r' id="([\w-]+)"', lambda m: m.group(0) if m.group(1) in used else "", svg)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--pst-font-family-base, sans-serif)", svg)
     for colour, variable in _PAGE_COLOURS.items():
@@ -234,6 +236,7 @@ def _inline(fig: Figure, alt: str) -> Inline:
     width = round(fig.get_figwidth() * 96)
     head = (
         f'<svg role="img" aria-label="{html.escape(alt)}" xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="0 0 {fig.get_figwidth() * 72:g} {fig.get_figheight() * 72:g}" '
         f'style="width:{width}px;max-width:100%;height:auto;stroke-linejoin:round">'
     )

@@ -1,21 +1,78 @@
-"""A page in headless Chromium, driven over the DevTools protocol. It may reach the pages under test and nothing else."""
+"""The built book, and a page of it in headless Chromium, driven over the DevTools protocol.
+
+What a test needs and this machine has not is skipped with the reason; with CSRA_LAB_NO_SKIP=1 it fails instead.
+"""
 
 import base64
+import functools
 import itertools
 import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 import urllib.request
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
+REPO = Path(__file__).parents[2]
+HTML = REPO / "book/_build/html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage --allow-file-access-from-files "
-    "--remote-debugging-port=0 --remote-allow-origins=*"
-).split()
+# No name but the loopback resolves: what a page asks of the network fails, and is seen.
+OPTIONS = [
+    *"--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split(),
+    *"--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage --no-proxy-server".split(),
+    *"--remote-debugging-port=0 --remote-allow-origins=*".split(),
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]
+
+
+def cannot(reason: str) -> None:
+    (pytest.fail if os.environ.get("CSRA_LAB_NO_SKIP") else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def html() -> Path:
+    """The folder of the built pages, if they are as new as what they are built from."""
+    if not (HTML / "index.html").exists():
+        cannot("the book is not built: run `make book` first.")
+    sources = [REPO / "_config.yml", *(REPO / "csra_lab").rglob("*.py")]
+    sources += [p for p in (REPO / "book").rglob("*") if p.is_file() and "_build" not in p.parts]
+    newest = max(sources, key=lambda p: p.stat().st_mtime)
+    if newest.stat().st_mtime > (HTML / "index.html").stat().st_mtime:
+        cannot(f"the built book is older than {newest.relative_to(REPO)}: run `make book` again.")
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def address(html: Path):
+    """The book over HTTP on the loopback."""
+    handler = functools.partial(QuietHandler, directory=html)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory):
+    if CHROMIUM is None:
+        cannot("there is no Chromium on this machine, so no page was opened.")
+    try:
+        import websocket  # noqa: F401
+    except ImportError:
+        cannot("websocket-client, which comes with JupyterLab, is not installed, so no page was opened.")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
 
 
 class Browser:
@@ -28,7 +85,6 @@ class Browser:
             [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"NO_PROXY": "127.0.0.1"},
         )
         port = self._port(profile / "DevToolsActivePort")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -102,7 +158,7 @@ class Browser:
         return answer["result"].get("value")
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as PNG. The window is made as high as the page, which then lays itself out as when scrolled."""
+        """The whole page as PNG, in a window that is made as high as the page."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         width, height = round(size["width"]), round(size["height"])
         self.call(
