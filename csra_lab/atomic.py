@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from csra_lab.errors import LabError
 
 
@@ -31,15 +33,31 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         fresh = scratch / path.name
         yield fresh
         _flush_to_disk(fresh)
-        if path.is_dir():
-            path.rename(scratch / "old")
-        os.replace(fresh, path)
-    except OSError as error:
-        raise LabError(
-            f"{path} could not be written whole ({error.strerror or error}); what stood there before is unchanged."
-        ) from None
+        _move(fresh, path, aside=scratch / f"{path.name}.before")
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _is_write_failure(error):
+            raise
+        reason = (error.strerror or error) if isinstance(error, OSError) else "the disk may be full"
+        raise LabError(f"{path} could not be written whole ({reason}); what stood there before is unchanged.") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move(fresh: Path, path: Path, aside: Path) -> None:
+    """Put `fresh` in the place of `path`. A folder cannot be replaced in one step, so the old one steps aside first."""
+    if path.is_dir():
+        path.rename(aside)
+    try:
+        os.replace(fresh, path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+
+
+def _is_write_failure(error: Exception) -> bool:
+    """Whether the disk refused: safetensors and torch.save have their own words for an OSError."""
+    return isinstance(error, OSError) or "I/O error" in str(error) or "inline_container" in str(error)
 
 
 def _flush_to_disk(path: Path) -> None:

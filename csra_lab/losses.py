@@ -34,10 +34,11 @@ def asymmetric_loss(
         rates are for a loss B * C times as large).
     """
     logits = logits.float()
-    p = torch.sigmoid(logits)
-    shifted = (p - margin).clamp(min=0)  # probability of a negative after the margin
-    positive = (1 - p) ** gamma_positive * F.logsigmoid(logits)
-    negative = shifted**gamma_negative * torch.log1p(-shifted.clamp(max=1 - 1e-7))
+    log_p, log_rest = F.logsigmoid(logits), F.logsigmoid(-logits)  # log p and log(1 - p), exact in both tails
+    positive = torch.exp(gamma_positive * log_rest) * log_p
+    shifted = (torch.sigmoid(logits) - margin).clamp(min=1e-8)  # probability of a negative after the margin
+    log_margin = torch.tensor(margin, device=logits.device).log()  # -inf for no margin
+    negative = shifted**gamma_negative * torch.logaddexp(log_rest, log_margin).clamp(max=0)  # log(1 - shifted)
     losses = -torch.where(targets == 1, positive, negative)
     return (losses * (targets >= 0)).sum() / logits.numel()
 
