@@ -34,6 +34,7 @@ HELP = """usage: csra-lab COMMAND ...
   predict RUN IMAGE ...   name what is in photographs; with --attention, show where
   models            parameters and multiply-adds of the published models
   data download NAME      fetch a data set
+  data check FOLDER       look for what spoils training on pictures of your own
 
 csra-lab COMMAND --help tells more."""
 
@@ -280,12 +281,34 @@ def models_command(
 
 
 def _data_command(arguments: list[str]) -> None:
-    """`csra-lab data download NAME --root DIR`."""
-    if arguments[:1] != ["download"]:
-        wants_help = arguments[:1] in (["-h"], ["--help"])
-        print("usage: csra-lab data download NAME --root DIR", file=sys.stdout if wants_help else sys.stderr)
-        sys.exit(0 if wants_help else 2)
-    tyro.cli(download_command, args=arguments[1:], prog="csra-lab data download")
+    """`csra-lab data download NAME --root DIR` and `csra-lab data check FOLDER`."""
+    commands = {"download": download_command, "check": check_command}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: csra-lab data download NAME --root DIR\n       csra-lab data check FOLDER")
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in commands:
+        raise LabError(f"there is no command 'data {arguments[0]}'; there are {', '.join(commands)}.")
+    tyro.cli(commands[arguments[0]], args=arguments[1:], prog=f"csra-lab data {arguments[0]}")
+
+
+def check_command(folder: Annotated[Path, tyro.conf.Positional], json: bool = False) -> None:
+    """Look for what spoils training on pictures of your own. Exits with 2 if there is an error.
+
+    Args:
+        folder: Folder with CSV files, or in VOC's layout.
+        json: Print one JSON array.
+    """
+    from csra_lab.datasets.check import check_folder
+
+    if not folder.is_dir():
+        raise LabError(f"there is no folder {folder}; check the path.")
+    findings = check_folder(folder, progress=not json)
+    if json:
+        print(_json([dataclasses.asdict(finding) for finding in findings]))
+    else:
+        print("\n".join(f"{finding.level + ':':9}{finding.message}" for finding in findings))
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(2)
 
 
 def download_command(name: Annotated[str, tyro.conf.Positional], root: Path, quiet: bool = False) -> None:

@@ -207,8 +207,16 @@ _VOC2012_LITE0 = Recipe(
     validation_fraction=0.1,
 )
 
+_FOLDER_LITE0 = dataclasses.replace(
+    _VOC2012_LITE0, name="folder-lite0-csra", dataset="folder", classes=(), why="pictures of your own"
+)
+
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in [_VOC2012_LITE0, average_twin(_VOC2012_LITE0), *_paper_recipes()]
+    recipe.name: recipe
+    for recipe in [
+        *(recipe for ours in (_VOC2012_LITE0, _FOLDER_LITE0) for recipe in (ours, average_twin(ours))),
+        *_paper_recipes(),
+    ]
 }
 
 

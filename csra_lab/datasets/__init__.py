@@ -7,6 +7,7 @@ from pathlib import Path
 
 from csra_lab.datasets.base import Box, MultiLabelDataset, open_image
 from csra_lab.datasets.coco import COCO_CLASSES, load_coco2014
+from csra_lab.datasets.own import load_folder
 from csra_lab.datasets.voc import VOC_CLASSES, load_voc2007, load_voc2012, write_voc_predictions
 from csra_lab.datasets.wider import WIDER_ATTRIBUTES, load_wider
 from csra_lab.errors import LabError
@@ -24,7 +25,13 @@ __all__ = [
 ]
 
 # name -> loader(root, split, transform); each loader knows its splits and how its data is got.
-DATASETS = {"voc2007": load_voc2007, "voc2012": load_voc2012, "wider": load_wider, "coco2014": load_coco2014}
+DATASETS = {
+    "voc2007": load_voc2007,
+    "voc2012": load_voc2012,
+    "wider": load_wider,
+    "coco2014": load_coco2014,
+    "folder": load_folder,
+}
 
 
 def load_dataset(
@@ -44,7 +51,9 @@ def load_dataset(
         raise LabError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.")
     if root is None:
         raise LabError(
-            f"Say in which folder {name} lies; `csra-lab data download {name} --root DIR` fetches it, or says how."
+            "Say in which folder your pictures lie."
+            if name == "folder"
+            else f"Say in which folder {name} lies; `csra-lab data download {name} --root DIR` fetches it, or says how."
         )
     dataset = DATASETS[name](Path(root), split, transform)
     return dataset if classes is None else dataset.select_classes(classes)
