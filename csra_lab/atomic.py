@@ -43,6 +43,19 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def clear_leftovers(path: str | Path) -> None:
+    """After a kill: remove what `written_whole` left beside `path`, and put back a folder that had just stepped aside.
+
+    Only for the one process that writes `path`; another's unfinished writing would be taken for a leftover.
+    """
+    path = Path(path)
+    for scratch in path.parent.glob(f".{path.name}.*"):
+        aside = scratch / f"{path.name}.before"
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _move(fresh: Path, path: Path, aside: Path) -> None:
     """Put `fresh` in the place of `path`. A folder cannot be replaced in one step, so the old one steps aside first."""
     if path.is_dir():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from csra_lab.atomic import written_whole
+from csra_lab.atomic import clear_leftovers, written_whole
 from csra_lab.batches import Batches, SeededItems, hold_out, mix_seed
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
@@ -312,6 +312,10 @@ class _Run:
 
     def _resume(self) -> None:
         path = self.out / "state.pt"
+        if self.accelerator.is_main_process:
+            for written in (path, self.out / "model", self.out / "history.csv"):
+                clear_leftovers(written)
+        self.accelerator.wait_for_everyone()
         if not path.exists():
             return
         try:

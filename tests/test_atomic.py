@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from csra_lab import atomic
-from csra_lab.atomic import written_whole
+from csra_lab.atomic import clear_leftovers, written_whole
 from csra_lab.errors import LabError
 
 
@@ -186,3 +186,13 @@ def test_a_process_killed_while_writing(tmp_path):
             os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert path.read_text() == "old"
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path):
+    scratch = tmp_path / ".model.abc123"
+    (scratch / "model.before").mkdir(parents=True)
+    (scratch / "model.before" / "weights").write_text("good")
+    (tmp_path / ".model.def456").mkdir()  # and an older kill's leftover
+    clear_leftovers(tmp_path / "model")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "good"
