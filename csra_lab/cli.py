@@ -174,9 +174,10 @@ def evaluate_command(
     check_classes(model, data_set)
     options = {"ap": ap, "threshold": threshold, "top_k": top_k, "difficult": difficult}
     device = _device()
-    metrics, scores = evaluate(
-        model.to(device), data_set, device=device, batch_size=batch_size, progress=not json, **options
-    )
+    scoring = {"device": device, "batch_size": batch_size, "progress": not json}
+    if device == "cuda":
+        scoring["workers"] = min(8, os.cpu_count() or 1)
+    metrics, scores = evaluate(model.to(device), data_set, **options, **scoring)
     if server_format is not None:
         write_voc_predictions(server_format, data_set, scores)
     if json:

@@ -339,3 +339,11 @@ def _accelerator():
     from accelerate import Accelerator
 
     return Accelerator(mixed_precision="no")
+
+
+def test_a_chapter_can_launch_training(sets, tmp_path):
+    from accelerate import notebook_launcher
+
+    recipe = dataclasses.replace(VIT, epochs=1)
+    notebook_launcher(train, (recipe, *sets, tmp_path / "run"), num_processes=1)
+    assert (tmp_path / "run" / "metrics.json").exists()
