@@ -118,6 +118,8 @@ def rank_change(
                 ax.text(side, row - 0.85, "⋮", ha=align, va="center", color=MUTED, fontsize=11)
     for i, (start, end) in enumerate(places.values()):
         ax.plot([0.15, 0.85], [heights[0][start], heights[1][end]], color=SERIES[i % 4], lw=2.5, ls=DASHES[i % 4])
+    for text in ax.texts:
+        text.set_in_layout(False)  # long labels may not squeeze the rest
     ax.set(xlim=(-1.8, 2.8), ylim=(lowest + 0.6, -0.7))
     moves = "; ".join(f"{label} goes from place {a} to place {b}" for label, (a, b) in places.items())
     return _inline(fig, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
@@ -238,7 +240,7 @@ def _inline(fig: Figure, alt: str) -> Inline:
         f'<svg role="img" aria-label="{html.escape(alt)}" xmlns="http://www.w3.org/2000/svg" '
         'xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="0 0 {fig.get_figwidth() * 72:g} {fig.get_figheight() * 72:g}" '
-        f'style="width:{width}px;max-width:100%;height:auto;stroke-linejoin:round">'
+        f'style="width:{width}px;max-width:100%;height:auto;overflow:visible;stroke-linejoin:round">'
     )
     svg = head + svg[svg.index(">") + 1 :]
     svg = re.sub(r"\s*\n\s*", " ", svg)
