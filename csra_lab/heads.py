@@ -302,14 +302,14 @@ def create_head(kind: str, in_features: int, num_classes: int, **options) -> Sco
     """A head by its short name (a key of `HEADS`) with that head's own options.
 
     Raises:
-        LabError: an unknown name, or an option that this head does not have.
+        LabError: an unknown name, or an option that this head does not have or cannot take.
     """
     if kind not in HEADS:
         raise LabError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}.")
     try:
         return HEADS[kind](in_features, num_classes, **options)
     except TypeError as error:
-        raise LabError(f"head {kind!r} was given options it does not have ({error}).") from None
+        raise LabError(f"head {kind!r} cannot be made with these options ({error}).") from None
 
 
 def head_kind(head: ScoreMapHead) -> str:

@@ -2,16 +2,14 @@
 
 import contextlib
 import importlib.util
-import os
 import pickle
-import socket
+import struct
 import threading
-import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import huggingface_hub.constants
 import torch
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -55,16 +53,19 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _read_pickle_free(path: Path) -> dict[str, Tensor]:
     try:
+        with open(path, "rb") as file:
+            begins_as_one = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickle
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+        if begins_as_one or "global" in str(error).lower():
             raise LabError(
                 f"{path} holds Python objects besides tensors, and loading it would run their code; "
                 "save its state_dict as .safetensors where you trust the file, and load that."
             ) from None
-        raise LabError(f"{path} is not a PyTorch checkpoint ({_first_line(error)}); fetch it again.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise LabError(f"{path} is not a whole PyTorch checkpoint ({_first_line(error)}); fetch it again.") from None
+        raise LabError(f"{path} is not a PyTorch checkpoint; fetch it again.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
+        reason = f" ({_first_line(error)})" if begins_as_one else ""
+        raise LabError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -132,7 +133,7 @@ def hub_access(what: str):
     """
     constants = huggingface_hub.constants
     before = constants.HF_HUB_OFFLINE
-    if not _hub_answers(constants.ENDPOINT, seconds=3):
+    if not _hub_answers(constants.ENDPOINT, seconds=5):
         constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -148,21 +149,21 @@ def hub_access(what: str):
         constants.HF_HUB_OFFLINE = before
 
 
-def _hub_answers(endpoint: str, seconds: float) -> bool:
-    proxies = urllib.request.getproxies()
-    target = urlsplit(proxies.get("https") or endpoint)
+def _hub_answers(endpoint: str, *, seconds: float) -> bool:
+    """Ask as the hub's own client asks, so that proxies and certificates count as they will in the download."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
     answered = threading.Event()
 
     def knock():
-        with contextlib.suppress(OSError):
-            port = target.port or (80 if target.scheme == "http" else 443)
-            socket.create_connection((target.hostname, port), timeout=seconds).close()
-            answered.set()
+        with contextlib.suppress(Exception):  # the client is requests or httpx, each with errors of its own
+            if get_session().head(endpoint, timeout=seconds).status_code < 500:
+                answered.set()
 
     thread = threading.Thread(target=knock, daemon=True)  # a thread, since a name look-up takes no time limit
     thread.start()
     thread.join(seconds)
-    return answered.is_set() and os.environ.get("HF_HUB_OFFLINE", "0") in ("0", "")
+    return answered.is_set()
 
 
 def _first_line(error: Exception) -> str:
