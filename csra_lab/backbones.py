@@ -1,6 +1,7 @@
 """Backbones: any timm network as a feature map (B, d, h, w)."""
 
 import difflib
+from numbers import Integral
 from pathlib import Path
 
 import timm
@@ -32,9 +33,17 @@ class Backbone(nn.Module):
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
         self._prefix = getattr(model, "num_prefix_tokens", 0)
         self._channels_last_output = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        shape, used = self._trace()
-        for part in set(dict(model.named_children())) - used:  # classifiers, VGG's fully connected layers
-            setattr(model, part, nn.Identity())
+        try:
+            shape, used = self._trace()
+        except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError, IndexError) as error:
+            own, reason = cfg["input_size"][-1], str(error).split("\n")[0]
+            hint = "choose another network" if image_size == own else f"try its own size, {own}"
+            raise LabError(
+                f"{name} gives no feature map for images of {image_size} pixels ({reason}); {hint}."
+            ) from None
+        for part, module in list(model.named_children()):  # classifiers, VGG's fully connected layers
+            if part not in used and any(True for _ in module.parameters()):
+                setattr(model, part, nn.Identity())
         self.num_features, self.grid = shape[1], tuple(shape[2:])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,7 +51,7 @@ class Backbone(nn.Module):
         x = self.model.forward_features(images)
         if x.ndim == 3:  # tokens (B, prefix + N, d)
             x = self.model.fc_norm(x) if hasattr(self.model, "fc_norm") else x
-            h = images.shape[-2] // self.model.patch_embed.patch_size[0]
+            h = images.shape[-2] // self.model.patch_embed.feat_ratio()
             return x[:, self._prefix :].transpose(1, 2).unflatten(2, (h, -1))
         return x.permute(0, 3, 1, 2) if self._channels_last_output else x
 
@@ -56,11 +65,13 @@ class Backbone(nn.Module):
             for module in part.modules()
         ]
         training = self.training
-        shape = self.eval()(torch.zeros(1, 3, self.image_size, self.image_size)).shape
-        self.train(training)
-        for hook in hooks:
-            hook.remove()
-        return shape, used
+        try:
+            batch, d, h, w = self.eval()(torch.zeros(1, 3, self.image_size, self.image_size)).shape
+        finally:
+            self.train(training)
+            for hook in hooks:
+                hook.remove()
+        return torch.Size((batch, d, h, w)), used
 
     @property
     def convolutional(self) -> bool:
@@ -91,20 +102,28 @@ def best_weights(name: str) -> str:
     return "installed" if has_installed_weights(name) else "hub"
 
 
-def load_timm(name: str, *, weights: Weights = None, image_size: int | None = None) -> tuple[nn.Module, int]:
-    """A whole timm network with its ImageNet classifier, and its image size. See `create_backbone`."""
+def load_timm(
+    name: str, *, weights: Weights = None, image_size: int | None = None, with_classifier: bool = False
+) -> tuple[nn.Module, int]:
+    """A whole timm network, and its image size. See `create_backbone`.
+
+    Args:
+        with_classifier: a weight file must hold the network's ImageNet classifier too, and it is loaded.
+    """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists all."
         raise LabError(f"timm has no network {name!r}{hint}")
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     default_size = cfg.input_size[-1]
-    image_size = image_size or default_size
+    image_size = default_size if image_size is None else image_size
+    if not isinstance(image_size, Integral) or image_size < 1:
+        raise LabError(f"{name} cannot take images of {image_size!r} pixels; the size is a whole number, 32 or more.")
     with torch.device("meta"):
         draft = timm.create_model(name)
     options = {}
-    if hasattr(draft, "patch_embed") and hasattr(draft.patch_embed, "patch_size"):
-        _check_patches(name, image_size, draft.patch_embed.patch_size[0])
+    if hasattr(draft, "patch_embed") and hasattr(draft.patch_embed, "feat_ratio"):
+        _check_patches(name, image_size, draft.patch_embed.feat_ratio())
         options = {"img_size": image_size} if image_size != default_size else {}
     if image_size < 32:
         raise LabError(f"{name} cannot take images of {image_size} pixels; the smallest that works is 32.")
@@ -122,24 +141,26 @@ def load_timm(name: str, *, weights: Weights = None, image_size: int | None = No
     if weights == "installed":
         model.load_state_dict(installed_state_dict(name, model))
     else:
-        load_backbone_state(model, read_state_dict(weights), weights)
+        load_backbone_state(model, read_state_dict(weights), weights, with_classifier=with_classifier)
     return model, image_size
 
 
-def load_backbone_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+def load_backbone_state(
+    model: nn.Module, state: dict[str, Tensor], source: str | Path, *, with_classifier: bool = False
+) -> None:
     """Load a timm or torchvision state dict into a network, fitting position embeddings to the image size.
 
-    The classifier may be missing or of another size (it is not part of a backbone); all else must fit.
+    Without `with_classifier` the file's classifier may be missing or of another size, since it is no part of a
+    backbone, and the model keeps its own. All else must fit.
     """
     classifier = model.pretrained_cfg["classifier"]
     classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    own = model.state_dict()
-    is_classifier = tuple(f"{c}." for c in classifier)
-    state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(is_classifier)}
+    kept = () if with_classifier else tuple(f"{c}." for c in classifier)
+    state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(kept)}
     state |= {
         k: v
-        for k, v in own.items()
-        if k.startswith(is_classifier) or (k.endswith("num_batches_tracked") and k not in state)
+        for k, v in model.state_dict().items()
+        if k.startswith(kept) or (k.endswith("num_batches_tracked") and k not in state)
     }
     load_state(model, state, source)
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -245,7 +246,8 @@ def imagenet_classifier(
     Raises:
         LabError: the network pools in another way, or its weights cannot be had.
     """
-    network, size = load_timm(backbone, weights=weights or best_weights(backbone), image_size=image_size)
+    weights = weights or best_weights(backbone)
+    network, size = load_timm(backbone, weights=weights, image_size=image_size, with_classifier=True)
     network.eval()
     linear = network.get_classifier()
     probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -286,14 +288,32 @@ def _read_config(path: Path) -> dict:
         ) from None
     except (OSError, ValueError) as error:
         raise LabError(f"{path} cannot be read as JSON ({error}); save the model again.") from None
-    wanted = {"backbone", "classes", "head", "image_size", "mean", "std"}
-    if (
-        not isinstance(config, dict)
-        or set(config) != wanted
-        or not isinstance(config["head"], dict)
-        or "kind" not in config["head"]
-    ):
-        raise LabError(
-            f"{path} does not describe a classifier of this lab; it needs the keys {', '.join(sorted(wanted))}."
-        )
+    problem = _config_problem(config)
+    if problem:
+        raise LabError(f"{path} does not describe a classifier of this lab: {problem}.")
     return config
+
+
+def _config_problem(config) -> str:
+    """What is wrong with the content of a config.json, or nothing."""
+    wanted = {"backbone", "classes", "head", "image_size", "mean", "std"}
+    if not isinstance(config, dict) or set(config) != wanted:
+        return f"it needs the keys {', '.join(sorted(wanted))}, and no others"
+    classes, head = config["classes"], config["head"]
+    if not isinstance(config["backbone"], str):
+        return f"backbone must be a name, not {config['backbone']!r}"
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return f"classes must be a list of names, not {classes!r}"
+    if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
+        return f"head must name its kind, and is {head!r}"
+    for key in ("mean", "std"):
+        values = config[key]
+        if not isinstance(values, list) or len(values) != 3 or not all(_is_number(v) for v in values):
+            return f"{key} must be three numbers, not {values!r}"
+    if not all(v > 0 for v in config["std"]):
+        return f"std must be above 0, not {config['std']}"
+    return ""
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
