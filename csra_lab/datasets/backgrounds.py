@@ -218,7 +218,7 @@ def _house(rng: np.random.Generator, behind: np.ndarray, y: np.ndarray, x: np.nd
 def _hang(rng: np.random.Generator, painting: np.ndarray, y: np.ndarray, x: np.ndarray, edge: float) -> np.ndarray:
     """Hang a framed picture, or set a window, somewhere on the wall above `edge`."""
     centre_y, centre_x = rng.uniform(0.05, edge - 0.12), rng.random()
-    half_y, half_x = rng.uniform(0.04, 0.16, 2)
+    half_y, half_x = rng.uniform(0.04, 0.16), rng.uniform(0.04, 0.16)
     inset = np.maximum(np.abs(y - centre_y) - half_y, np.abs(x - centre_x) - half_x)  # below 0: inside
     inset = np.where(y < edge, inset, 1)
     top, low = (_colour(rng, (0, 1), (0.1, 0.7), (0.4, 1)) for _ in range(2))
