@@ -69,14 +69,17 @@ def load_emoji_voc(root: Path | None, split: str, transform: Callable | None = N
     """EmojiVOC's "trainval", "test" or "test-unseen" (drawings by a vendor that training never shows).
 
     Args:
-        root: the folder that holds the prepared set, or the prepared set itself. None draws it on first use, in the
-            cache, which takes about a minute.
+        root: the prepared set itself (of any size), or the folder that holds the one of 224 px. None draws that one
+            on first use, in the cache, which takes about a minute.
     """
     folder = prepare_emoji_voc() if root is None else Path(root)
     if (folder / _folder_name(224, "full")).is_dir():
         folder = folder / _folder_name(224, "full")
     if not (folder / "VOC2007").is_dir():
-        raise LabError(f"EmojiVOC is not in {folder}; draw it with `csra-lab data prepare emoji-voc`.")
+        raise LabError(
+            f"EmojiVOC is not in {folder}; draw it with `csra-lab data prepare emoji-voc`, or give the prepared folder "
+            f"itself, such as {_folder_name(448, 'full')}."
+        )
     dataset = load_voc(folder, "2007", split, transform)
     dataset.name = folder.resolve().name  # a recorded run names the version
     return dataset
