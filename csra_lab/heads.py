@@ -266,7 +266,8 @@ class GeM(ScoreMapHead):
 
     def __init__(self, in_features: int, num_classes: int, *, p: float = 3.0, normalize=False, bias=False):
         super().__init__(in_features, num_classes, normalize=normalize, bias=bias)
-        self.p = nn.Parameter(torch.tensor(float(_positive("p", p))))
+        self.start = float(_positive("p", p))
+        self.p = nn.Parameter(torch.tensor(self.start))
 
     def forward(self, x: Tensor) -> Tensor:
         powers = self._log_powers(x)  # (B, d, N)
@@ -284,7 +285,7 @@ class GeM(ScoreMapHead):
         return self.p * at_least_float32(self._locations(x)).clamp(min=self.eps).log()
 
     def config(self) -> dict:
-        return {"p": float(self.p.detach()), **super().config()}
+        return {"p": self.start, **super().config()}  # what p has become is among the weights
 
 
 HEADS: dict[str, type[ScoreMapHead]] = {

@@ -32,7 +32,6 @@ FAMILIES = [
     ("vit_wee_patch16_reg1_gap_256", 64, 256, 4),
     ("eva02_tiny_patch14_224", 70, 192, 5),  # rotary positions
     ("vit_tiny_r_s16_p8_224", 64, 192, 2),  # patches cut from a convolution's map
-    ("cait_xxs24_224", 64, 192, 4),
     ("swin_tiny_patch4_window7_224", 96, 768, 3),  # works channels-last
     ("swinv2_tiny_window8_256", 96, 768, 3),
     ("test_convnext", 64, 64, 2),
@@ -284,8 +283,7 @@ def test_position_embeddings_are_interpolated(tmp_path, name):
     [
         ("test_resnet", "resnet10t", "checkpoint of another model|has shape"),
         ("test_vit", "test_vit2", "checkpoint of another model|has shape"),
-        ("resnet18", "resnet34", "also holds|checkpoint of another model"),
-        ("resnet34", "resnet18", "has no '.*checkpoint of another model"),
+        ("resnet10t", "resnet14t", "also holds|checkpoint of another model"),
     ],
 )
 def test_a_file_of_another_network_is_refused(tmp_path, name, other, said):
