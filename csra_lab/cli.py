@@ -20,7 +20,7 @@ import tyro
 from csra_lab.atomic import written_whole
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cost import model_cost
-from csra_lab.datasets import load_dataset, open_image, write_voc_predictions
+from csra_lab.datasets import DRAWN, load_dataset, open_image, write_voc_predictions
 from csra_lab.errors import LabError
 from csra_lab.evaluation import check_classes, evaluate, find_images, predict_image
 from csra_lab.metrics import MultilabelMetrics
@@ -34,6 +34,7 @@ HELP = """usage: csra-lab COMMAND ...
   predict RUN IMAGE ...   name what is in photographs; with --attention, show where
   models            parameters and multiply-adds of the published models
   data download NAME      fetch a data set
+  data prepare NAME       draw an embedded data set: emoji-voc, paperdoll-wider
   data check FOLDER       look for what spoils training on pictures of your own
 
 csra-lab COMMAND --help tells more."""
@@ -282,14 +283,28 @@ def models_command(
 
 
 def _data_command(arguments: list[str]) -> None:
-    """`csra-lab data download NAME --root DIR` and `csra-lab data check FOLDER`."""
-    commands = {"download": download_command, "check": check_command}
+    """`csra-lab data download NAME --root DIR`, `data prepare NAME` and `data check FOLDER`."""
+    commands = {"download": download_command, "prepare": prepare_command, "check": check_command}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: csra-lab data download NAME --root DIR\n       csra-lab data check FOLDER")
+        usages = ("download NAME --root DIR", "prepare NAME [--root DIR]", "check FOLDER")
+        print("usage: " + "\n       ".join(f"csra-lab data {usage}" for usage in usages))
         sys.exit(0 if arguments else 2)
     if arguments[0] not in commands:
         raise LabError(f"there is no command 'data {arguments[0]}'; there are {', '.join(commands)}.")
     tyro.cli(commands[arguments[0]], args=arguments[1:], prog=f"csra-lab data {arguments[0]}")
+
+
+def prepare_command(name: Annotated[str, tyro.conf.Positional], root: Path | None = None, quiet: bool = False) -> None:
+    """Draw an embedded data set, once.
+
+    Args:
+        name: emoji-voc or paperdoll-wider.
+        root: Folder to put it into; the cache if left out, where every command finds it.
+        quiet: Show no progress.
+    """
+    if name not in DRAWN:
+        raise LabError(f"{name!r} is not a data set that this lab draws; there are {', '.join(DRAWN)}.")
+    print(f"{name} is in {DRAWN[name](root, progress=not quiet)}")
 
 
 def check_command(folder: Annotated[Path, tyro.conf.Positional], json: bool = False) -> None:
