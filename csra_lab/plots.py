@@ -14,15 +14,18 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from csra_lab.datasets.base import Box
 from csra_lab.errors import LabError
 
 INK, MUTED, GRID = "#1b1f24", "#5f6673", "#c9ced6"
 SERIES = ("#0072b2", "#c24e00", "#00795a", "#9d3f7f")
 MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 COLOUR_MAP = "viridis"
+_LEGEND = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (-0.02, 1), "labelcolor": INK, "fontsize": 11}
 
 # The page may set these variables (book/_assets/lab.css does, for light and dark); elsewhere the second value holds.
 _PAGE_COLOURS = {INK: "currentColor", MUTED: f"var(--lab-muted, {MUTED})", GRID: f"var(--lab-grid, {GRID})"} | {
@@ -80,6 +83,26 @@ def overlay(
     colour = matplotlib.colormaps[COLOUR_MAP](strength)[..., :3]  # (H, W, 3)
     mixed = Image.fromarray(np.uint8(255 * (0.45 * grey + 0.55 * colour) + 0.5))
     return mixed if title is None else _with_title(mixed, title)
+
+
+def boxed(picture: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Image.Image:
+    """The picture, `scale` times as large, with a named rectangle on every box; dashed where the box is difficult."""
+    large = picture.convert("RGB").resize((scale * picture.width, scale * picture.height), Image.Resampling.LANCZOS)
+    stripes = Image.fromarray(np.uint8(255 * (np.add.outer(range(large.height), range(large.width)) % 12 < 7)))
+    font, names = ImageFont.load_default(size=max(13, large.width // 20)), list(dict.fromkeys(b.name for b in boxes))
+    for box in boxes:
+        x0, y0, x1, y1 = (round(scale * v) for v in (box.xmin, box.ymin, box.xmax, box.ymax))
+        colour, framed = SERIES[names.index(box.name) % 4], large.copy()
+        for width, ink in ((5, "white"), (4, colour)):
+            ImageDraw.Draw(framed).rectangle((x0, y0, x1 - 1, y1 - 1), outline=ink, width=width)
+        large.paste(framed, mask=stripes if box.difficult else None)
+        wide, high = round(font.getlength(box.name)) + 8, round(1.35 * font.size)
+        x = min(max(0, x0), large.width - wide)
+        y = y0 - high if y0 >= high else min(y1, large.height - high)  # above the box, else below it, else inside
+        draw = ImageDraw.Draw(large)
+        draw.rectangle((x, y, x + wide, y + high), fill=colour)
+        draw.text((x + 4, y + high // 2), box.name, fill="white", font=font, anchor="lm")
+    return large
 
 
 def pictures(captioned: Mapping[str, Image.Image], *, alt: str, size: int = 230) -> Inline:
@@ -174,10 +197,7 @@ def lines(
         ax.set_yticks([t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= worst * 1.5])
         ax.set_ylim(worst * 1.3, 0.85)
     if len(series) > 1:
-        columns = 3 if len(series) == 3 and max(map(len, series)) < 12 else 2
-        ax.legend(
-            frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, labelcolor=INK, fontsize=11
-        )
+        ax.legend(**_LEGEND, ncols=3 if len(series) == 3 and max(map(len, series)) < 12 else 2)
     return _inline(fig, alt)
 
 
@@ -191,6 +211,67 @@ def bars(groups: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, alt
         ax.set_title(name, loc="left", fontsize=11, color=INK)
     axes[-1].set_xlabel(xlabel)
     fig.supylabel(ylabel, fontsize=11, color=INK)
+    return _inline(fig, alt)
+
+
+def grouped_bars(
+    categories: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    *,
+    label: str,
+    alt: str,
+    across: bool = False,
+    unit: str = "",
+    text: str = "",
+) -> Inline:
+    """Bars beside each other for each category, a colour for each series.
+
+    Args:
+        label: what the length of a bar is. unit: what the categories are; written along their axis.
+        across: bars to the right, with room for long names of categories; otherwise upwards.
+        text: a format such as ".0f" that writes the value at the end of each bar; "" writes none.
+    """
+    fig, ax = _axes(4.8, 0.9 + 0.14 * len(categories) * (1 + len(series)) if across else 3.0)
+    thick = 0.8 / len(series)
+    draw, places = (ax.barh if across else ax.bar), np.arange(len(categories))
+    for i, (name, values) in enumerate(series.items()):
+        drawn = draw(places + (i - (len(series) - 1) / 2) * thick, values, 0.9 * thick, color=SERIES[i % 4], label=name)
+        if text:
+            ax.bar_label(drawn, fmt=f"{{:{text}}}", padding=2, color=INK, fontsize=10)
+    if across:
+        ax.set_yticks(places, categories)
+        ax.set(xlabel=label, ylabel=unit, ylim=(len(categories) - 0.5, -0.5))
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", color=GRID, lw=0.7)
+    else:
+        ax.set_xticks(places, categories)
+        ax.set(ylabel=label, xlabel=unit)
+    if len(series) > 1:
+        ax.legend(**_LEGEND, ncols=2)
+    return _inline(fig, alt)
+
+
+def heat_map(matrix: np.ndarray, names: Sequence[str], *, title: str, label: str, alt: str, limit: float) -> Inline:
+    """A square matrix as coloured cells (yellow is high). Zeros and NaN stay empty, the colour of the page.
+
+    Args:
+        names: of the rows, and of the columns. label: what a cell is, for the colour bar.
+        limit: the value of the brightest colour; a quarter of it has the middle one, so that small values differ.
+    """
+    fig, ax = _axes(4.6, 5.2)
+    cells = np.ma.masked_where(~(np.asarray(matrix, dtype=float) > 0), matrix)  # NaN is not above 0
+    drawn = ax.pcolormesh(cells, cmap=COLOUR_MAP, norm=PowerNorm(0.5, 0, limit))
+    middle = np.arange(len(names)) + 0.5
+    ax.set_xticks(middle, names, rotation=90)
+    ax.set_yticks(middle, names)
+    ax.tick_params(length=0, labelsize=10)
+    ax.grid(visible=False)
+    ax.set(frame_on=False, aspect="equal", ylim=(len(names), 0))
+    ax.set_title(title, fontsize=11, color=INK, weight="bold", loc="left")
+    bar = fig.colorbar(drawn, ax=ax, location="bottom", shrink=0.8, aspect=30, pad=0.02)
+    bar.set_label(label, color=INK, fontsize=11)
+    bar.ax.tick_params(colors=INK, labelsize=10)
+    bar.outline.set_visible(False)
     return _inline(fig, alt)
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from csra_lab import plots
+from csra_lab.datasets import Box
 from csra_lab.errors import LabError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
@@ -71,6 +72,9 @@ def charts() -> list[plots.Inline]:
         plots.lines(x, {"a": [1, 2, 3], "b": [3, 2, 1]}, xlabel="x", ylabel="y", alt="two <lines>", log="xy"),
         plots.lines(x, {"a": [1, 20, 300]}, xlabel="x", ylabel="place", alt="a rank", ranks=True),
         plots.bars({"T = 1": [0.2, 0.8], "T = 2": [0.1, 0.9]}, xlabel="place", ylabel="weight", alt="two bar charts"),
+        plots.grouped_bars(["s", "m"], {"a": [1, 2], "b": [3, 4]}, label="share", unit="size", alt="bars upwards"),
+        plots.grouped_bars(["s", "m"], {"a": [1.26, 2]}, label="mAP", alt="bars across", across=True, text=".1f"),
+        plots.heat_map(np.array([[0.5, np.nan], [0, 1]]), ["a", "b"], title="t", label="l", alt="a map", limit=1),
         plots.rank_change(list("abcdefgh"), list("hgfedcba"), follow=["h"], titles=("before", "after"), top=3),
     ]
 
@@ -98,9 +102,43 @@ def test_references_inside_a_chart_resolve():
 
 
 def test_rank_change_shows_the_top_and_what_is_followed():
-    words = drawn(charts()[3]).split()
-    assert "h goes from place 8 to place 1" in charts()[3].alt
+    words = drawn(charts()[-1]).split()
+    assert "h goes from place 8 to place 1" in charts()[-1].alt
     assert "d" not in words[: words.index("after")]
+
+
+def test_bars_carry_their_categories_and_values():
+    upwards, across = (next(c for c in charts() if c.alt == alt) for alt in ("bars upwards", "bars across"))
+    assert {"s", "m", "a", "b", "share", "size"} <= set(drawn(upwards).split())
+    assert {"1.3", "2.0"} <= set(drawn(across).split())
+    assert "a" not in drawn(across).split()  # one series needs no legend
+
+
+def test_heat_map_leaves_zeros_and_nan_empty_and_scales_to_the_limit():
+    def cells(limit: float) -> list[str]:
+        chart = plots.heat_map(
+            np.array([[0.5, np.nan], [0, 1]]), ["a", "b"], title="t", label="l", alt="map", limit=limit
+        )
+        return re.findall(r"fill: (#\w+)", chart.html)
+
+    brightest = "#fde725"
+    full, dim = cells(1), cells(2)
+    assert brightest in full[:2]
+    assert brightest not in dim[:2]
+    assert full[0] == plots.matplotlib.colors.to_hex(plots.matplotlib.colormaps["viridis"](0.5**0.5))
+
+
+@pytest.mark.parametrize("box", [(10, 12, 30, 40), (0, 0, 80, 60), (79, 59, 80, 60), (2.5, 50, 20.5, 60)])
+def test_boxes_frame_what_they_name_and_leave_the_rest(box):
+    grey = Image.new("RGB", (80, 60), (128, 128, 128))
+    plain, broken = (plots.boxed(grey, [Box("cat", *box, difficult=d)], scale=3) for d in (False, True))
+    assert plain.size == (240, 180)
+    assert np.asarray(grey).tolist() == np.full((60, 80, 3), 128).tolist()  # the picture given is not drawn on
+    assert (np.asarray(plain) != 128).any(-1).sum() >= (np.asarray(broken) != 128).any(-1).sum()
+    if box[0] == 10:
+        inside = np.asarray(plain)[3 * 12 + 8 : 3 * 40 - 8, 3 * 10 + 8 : 3 * 30 - 8]
+        assert (inside == 128).all()
+        assert (np.asarray(plain)[3 * 12 + 20, 3 * 10] != 128).any()
 
 
 def test_side_by_side_is_one_row_that_wraps():
