@@ -74,6 +74,11 @@ class Backbone(nn.Module):
         return torch.Size((batch, d, h, w)), used
 
     @property
+    def drops_class_token(self) -> bool:
+        """Whether the network has prefix tokens, which a feature map leaves out."""
+        return self._prefix > 0
+
+    @property
     def convolutional(self) -> bool:
         """Whether `channels_last` memory makes it faster: true for convolutional networks."""
         return any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in self.model.modules())

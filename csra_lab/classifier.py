@@ -108,6 +108,8 @@ class MultiLabelClassifier(
 
     def with_head(self, head: ScoreMapHead) -> "MultiLabelClassifier":
         """This classifier with another head on the same backbone (shared, not copied)."""
+        if head.num_classes != len(self.classes):
+            raise LabError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
         model = copy.copy(self)
         model._modules = {**self._modules, "head": head}
         model._hub_mixin_config = model.config()
@@ -182,6 +184,10 @@ class MultiLabelClassifier(
                 "choose the backbone it was made with."
             )
         if found.layout == "linear":
+            if network.drops_class_token:
+                raise LabError(
+                    f"the classifier in {path} reads the class token of {backbone}, so it has no score maps."
+                )
             head = {"kind": "average", "normalize": False, "bias": found.head_bias is not None}
         else:
             head = {"kind": "csra", "heads": heads, "lam": lam, "temperatures": temperatures}

@@ -41,7 +41,7 @@ def model_cost(backbone: str, *, num_classes: int, image_size: int | None = None
 
 
 def count_parameters(module: torch.nn.Module) -> int:
-    """Trainable numbers in a module."""
+    """Numbers in the parameters of a module, frozen ones included."""
     return sum(p.numel() for p in module.parameters())
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+torch.set_num_threads(1)  # the networks here are tiny: threads cost more than they bring, above all on a busy machine
 
 LOCAL = {"", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()}
 

@@ -552,3 +552,16 @@ def test_another_head_on_the_same_backbone():
     assert torch.equal(other(images), other.head(model.features(images)))
     assert other.config()["head"]["kind"] == "max"
     assert model.config()["head"]["kind"] == "average"
+
+
+def test_a_classifier_of_the_class_token_has_no_score_maps(tmp_path):
+    network = timm.create_model("test_vit", num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(LabError, match="class token"):
+        MultiLabelClassifier.from_checkpoint(tmp_path / "vit.pth", backbone="test_vit", num_classes=3)
+
+
+def test_a_head_of_another_class_count_is_refused():
+    model = create_classifier("test_resnet", num_classes=3, image_size=64)
+    with pytest.raises(LabError, match="3 classes and the new head 4"):
+        model.with_head(CSRA(model.backbone.num_features, 4))

@@ -49,7 +49,7 @@ def load_paperdoll_wider(root: Path | None, split: str, transform: Callable | No
             f"There is no PaperdollWIDER in {root}; leave the folder out, and the set is drawn in the cache."
         )
     dataset = load_wider(folder, split, transform)
-    dataset.name = "paperdoll-wider"
+    dataset.name = folder.resolve().name  # a recorded run names the version
     return dataset
 
 
