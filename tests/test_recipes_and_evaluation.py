@@ -48,7 +48,8 @@ def test_the_papers_recipes_are_the_papers():
     recipe = get_recipe("resnet101-csra_voc07-448px")
     assert (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.epochs) == ("sgd", 0.9, 1e-4, 30)
     assert (recipe.backbone_lr, recipe.head_lr, recipe.image_size, recipe.batch_size) == (0.01, 0.1, 448, 16)
-    assert (recipe.lam, recipe.heads, recipe.normalize, recipe.loss, recipe.difficult) == (0.1, 1, True, "bce", "negative")
+    assert (recipe.lam, recipe.heads, recipe.normalize) == (0.1, 1, True)
+    assert (recipe.loss, recipe.difficult) == ("bce", "negative")
 
 
 def test_recipes_are_frozen_and_named_as_in_the_table():
