@@ -191,6 +191,10 @@ class _Run:
         self.parallel.train()
         if recipe.freeze_backbone:
             self.model.backbone.eval()
+        if recipe.freeze_statistics:
+            for module in self.trained.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         total = torch.zeros((), device=self.device)
         for i, (inputs, targets) in enumerate(loader):
             step, part = divmod(i, recipe.accumulate)

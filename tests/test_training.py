@@ -179,6 +179,18 @@ def test_a_frozen_backbone_keeps_its_bits_and_the_head_moves(sets, tmp_path):
         assert torch.equal(start[name], end[name]) == name.startswith("backbone."), name
 
 
+def test_frozen_statistics_stay_while_scales_learn(sets, tmp_path):
+    train(dataclasses.replace(CONV, freeze_statistics=True), sets[0], None, tmp_path / "frozen", progress=False)
+    train(CONV, sets[0], None, tmp_path / "free", progress=False)
+    torch.manual_seed(CONV.seed)
+    start = create_classifier("test_efficientnet", classes=toy.CLASSES, image_size=64, lam=0.3).state_dict()
+    frozen, free = weights(tmp_path / "frozen"), weights(tmp_path / "free")
+    statistics = [name for name in start if "running" in name]
+    assert all(torch.equal(frozen[name], start[name]) for name in statistics)
+    assert not any(torch.equal(free[name], start[name]) for name in statistics)
+    assert not torch.equal(frozen["backbone.model.bn1.weight"], start["backbone.model.bn1.weight"])
+
+
 def test_the_average_of_the_weights_is_what_is_saved(sets, tmp_path):
     plain = dataclasses.replace(VIT, validation_fraction=0.0, epochs=2)
     train(plain, sets[0], None, tmp_path / "plain", progress=False)
