@@ -89,7 +89,7 @@ def boxed(picture: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Imag
     """The picture, `scale` times as large, with a named rectangle on every box; dashed where the box is difficult."""
     large = picture.convert("RGB").resize((scale * picture.width, scale * picture.height), Image.Resampling.LANCZOS)
     stripes = Image.fromarray(np.uint8(255 * (np.add.outer(range(large.height), range(large.width)) % 12 < 7)))
-    font, names = ImageFont.load_default(size=max(13, large.width // 17)), list(dict.fromkeys(b.name for b in boxes))
+    font, names = ImageFont.load_default(size=max(13, large.width // 14)), list(dict.fromkeys(b.name for b in boxes))
     for box in boxes:
         x0, y0, x1, y1 = (round(scale * v) for v in (box.xmin, box.ymin, box.xmax, box.ymax))
         colour, framed = SERIES[names.index(box.name) % 4], large.copy()
