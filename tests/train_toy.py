@@ -4,11 +4,14 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from csra_lab.recipes import Recipe
 from csra_lab.training import train
 from tests import toy
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as tests/conftest.py: sums split over another number of threads round otherwise
     devkit, out, fields = sys.argv[1:]
     recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(fields).items()})
     sets = [toy.load(Path(devkit), split) for split in ("trainval", "test")]
