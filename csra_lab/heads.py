@@ -54,7 +54,13 @@ class ScoreMapHead(nn.Module):
         self.in_features, self.num_classes, self.heads, self.normalize = in_features, num_classes, heads, normalize
         self.weight = nn.Parameter(torch.empty(heads, num_classes, in_features))
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
-        nn.init.uniform_(self.weight, -(in_features**-0.5), in_features**-0.5)  # a linear layer's default
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the classifiers anew, from torch's generator: uniform within 1/sqrt(d), a linear layer's default."""
+        nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def score_maps(self, x: Tensor) -> Tensor:
         """(B, d, h, w) -> (B, heads, C, h, w), or (B, N, d) -> (B, heads, C, N): every classifier at every location."""

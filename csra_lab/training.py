@@ -337,15 +337,23 @@ class _Run:
 
 
 def _build(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier:
-    """The classifier at the start of training, its new parameters drawn from torch's generator."""
+    """The classifier at the start of training."""
     if recipe.classes and train_set.classes != recipe.classes:
         raise LabError(f"recipe {recipe.name} is for the classes {', '.join(recipe.classes)}; load the data with them.")
     plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if recipe.pixels == "plain" else {}
     pretrained = {"pretrained": True, "none": False}.get(recipe.weights, recipe.weights)
-    return create_classifier(
+    model = create_classifier(
         recipe.backbone, classes=train_set.classes, pretrained=pretrained, image_size=recipe.image_size, **plain,
         **recipe.head_options(),
     )  # fmt: skip
+    torch.manual_seed(head_seed(recipe))
+    model.head.reset_parameters()
+    return model
+
+
+def head_seed(recipe: Recipe) -> int:
+    """Seed of the new head's weights: the same for every kind of head, so that twins start from the same classifier."""
+    return mix_seed(recipe.seed, "head") % 2**32
 
 
 def _optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.Optimizer:

@@ -20,7 +20,7 @@ from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import LabError
 from csra_lab.evaluation import evaluate
 from csra_lab.recipes import Recipe, average_twin, learning_rate_factor
-from csra_lab.training import _Run, train
+from csra_lab.training import _build, _Run, train
 from tests import toy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,12 +191,19 @@ def test_frozen_statistics_stay_while_scales_learn(sets, tmp_path):
     assert not torch.equal(frozen["backbone.model.bn1.weight"], start["backbone.model.bn1.weight"])
 
 
+def test_twins_start_from_one_classifier(sets):
+    csra, average = _build(VIT, sets[0]), _build(average_twin(VIT), sets[0])
+    assert torch.equal(csra.head.weight, average.head.weight)
+    other = _build(dataclasses.replace(VIT, seed=1), sets[0])
+    assert not torch.equal(csra.head.weight, other.head.weight)
+
+
 def test_the_average_of_the_weights_is_what_is_saved(sets, tmp_path):
     plain = dataclasses.replace(VIT, validation_fraction=0.0, epochs=2)
     train(plain, sets[0], None, tmp_path / "plain", progress=False)
     train(dataclasses.replace(plain, ema_decay=1.0), sets[0], None, tmp_path / "still", progress=False)
     torch.manual_seed(plain.seed)
-    start = create_classifier("test_vit", classes=toy.CLASSES, image_size=64, lam=0.3).state_dict()
+    start = _build(plain, sets[0]).state_dict()
     still = weights(tmp_path / "still")  # with a decay of one the average never leaves the start
     assert all(torch.equal(still[name], start[name]) for name in still)
     train(dataclasses.replace(plain, ema_decay=1e-12), sets[0], None, tmp_path / "follows", progress=False)
