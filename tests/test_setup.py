@@ -154,6 +154,9 @@ FLOORS = {
     "cost": 4,
     "runs": 4,  # a run is written by training, so it stands beside it
     "ablation": 5,
+    "four_lines": 5,
+    "experiments": 6,
+    "plans": 5,
     "interpretation": 5,
     "plots": 5,
     "widgets": 6,

@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,25 +33,34 @@ def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = No
         patience: seconds to wait for another process before drawing ourselves.
     """
     folder = (root or cache_folder()) / name
-    if folder.is_dir():
-        return folder
-    lock = folder.with_name(f"{name}.lock")
+    with only_one(folder, patience=patience) as mine:
+        if mine:
+            with written_whole(folder) as fresh:
+                fresh.mkdir()
+                build(fresh)
+    return folder
+
+
+@contextmanager
+def only_one(folder: Path, *, patience: float = 86_400) -> Iterator[bool]:
+    """Let one process at a time make `folder`: true for the one that is to make it, false where it is there by now.
+
+    Args:
+        patience: seconds to wait for another process before making it ourselves.
+    """
+    lock = folder.with_name(f"{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        mine = _take(lock, patience, done=folder.is_dir)
+        mine = not folder.is_dir() and _take(lock, patience, done=folder.is_dir)
     except OSError as error:
         raise LabError(
             f"{folder} cannot be made ({error.strerror}); set CSRA_LAB_CACHE to a folder that you may write."
         ) from None
-    if not mine:
-        return folder
     try:
-        with written_whole(folder) as fresh:
-            fresh.mkdir()
-            build(fresh)
+        yield mine
     finally:
-        lock.unlink(missing_ok=True)
-    return folder
+        if mine:
+            lock.unlink(missing_ok=True)
 
 
 def in_parallel(
