@@ -32,6 +32,7 @@ HELP = """usage: csra-lab COMMAND ...
   train RECIPE      train a classifier and measure it on the test split
   evaluate RUN      measure a trained classifier on a split
   predict RUN IMAGE ...   name what is in photographs; with --attention, show where
+  four-lines MODEL FOLDER ...   lambda on an ImageNet classifier, with no training
   models            parameters and multiply-adds of the published models
   data download NAME      fetch a data set
   data prepare NAME       draw an embedded data set: emoji-voc, paperdoll-wider
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": _train_command,
         "evaluate": lambda rest: tyro.cli(evaluate_command, args=rest, prog="csra-lab evaluate"),
         "predict": lambda rest: tyro.cli(predict_command, args=rest, prog="csra-lab predict"),
+        "four-lines": lambda rest: tyro.cli(four_lines_command, args=rest, prog="csra-lab four-lines"),
         "models": lambda rest: tyro.cli(models_command, args=rest, prog="csra-lab models"),
         "data": _data_command,
     }
@@ -251,6 +253,57 @@ def _write_overlay(folder: Path, name: str, picture, heat, title: str) -> None:
     safe = re.sub(r"[^\w.-]+", "_", name)  # class names may hold spaces or slashes
     with written_whole(folder / f"{safe}.png") as fresh:
         overlay(picture, heat, title=title).save(fresh)
+
+
+# --- four-lines -------------------------------------------------------------------------------------------------------
+
+
+def four_lines_command(
+    model: Annotated[str, tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.Positional],
+    lambdas: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    image_size: int | None = None,
+    weights: str | None = None,
+    dataset: str | None = None,
+    split: str = "test",
+    min_positives: int = 1,
+    limit: int | None = None,
+    batch_size: int = 32,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """The four lines on an ImageNet classifier, no training: top-1 accuracy, or mAP on VOC's classes, against lambda.
+
+    Args:
+        model: timm's name of the classifier.
+        folder: One sub-folder a class, named by WordNet id, index or name; with --dataset the folder of that data set.
+        lambdas: Weights of the maximum; 0, to which the others are compared, is always among them.
+        image_size: Side of the input in pixels; the network's own if left out.
+        weights: installed, hub, or a weight file; the first that there is if left out.
+        dataset: A multi-label set with VOC's classes, such as voc2012; ImageNet's classes are then pooled into VOC's.
+        split: Which split of it.
+        min_positives: Leave out VOC classes with fewer positive images.
+        limit: Measure on at most so many pictures, evenly spread.
+        batch_size: Images at a time.
+        out: Add the result to this JSON file of recorded runs.
+        json: Print one JSON object.
+    """
+    from csra_lab.four_lines import result_table, run_four_lines
+
+    device = _device()
+    scoring = {"device": device, "batch_size": batch_size, "progress": not json}
+    if device == "cuda":
+        scoring["workers"] = min(8, os.cpu_count() or 1)
+    options = {"lambdas": lambdas, "image_size": image_size, "weights": weights, "dataset": dataset, "split": split}
+    options |= {"min_positives": min_positives, "limit": limit, "out": out}
+    record = run_four_lines(model, folder, **options, **scoring)
+    if json:
+        print(_json(record))
+        return
+    what = f"{record['classes']} classes of 1000" if dataset is None else f"{len(record['classes'])} classes"
+    print(f"{model} at {record['image_size']} px, {record['images']} images, {what} (in %)\n")
+    print(_table(result_table(record)))
+    print(f"\n{record['note']}")
 
 
 # --- models, data -----------------------------------------------------------------------------------------------------

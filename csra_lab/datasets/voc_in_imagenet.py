@@ -1,0 +1,64 @@
+"""ImageNet's classes pooled into VOC's: `data/voc_in_imagenet.csv` says which, and its comments say why."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from csra_lab.datasets.base import MultiLabelDataset
+from csra_lab.errors import LabError
+
+VOC_TABLE = Path(__file__).resolve().parents[2] / "data" / "voc_in_imagenet.csv"
+
+
+def read_voc_table(path: Path = VOC_TABLE) -> dict[str, tuple[int, ...]]:
+    """VOC class -> its ImageNet indices, 0..999."""
+    if not path.is_file():
+        raise LabError(f"there is no {path}; it comes with a clone of the repository: run `pip install -e .` in one.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    table: dict[str, tuple[int, ...]] = {}
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        table[row["voc_class"]] = (*table.get(row["voc_class"], ()), int(row["imagenet_index"]))
+    return table
+
+
+def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]]) -> Tensor:
+    """ImageNet's logits as scores of the classes of `table`.
+
+    A class's probability is the sum of the softmax probabilities of its ImageNet classes. The score is the logit of
+    that sum, log(p / (1 - p)): the same ranking of the images, and no ties where p rounds to 1. `torch.sigmoid` of it
+    is p.
+
+    Args:
+        logits: (N, 1000). table: C classes and their indices.
+
+    Returns:
+        (N, C) float64.
+    """
+    logits = logits.double()
+    columns = []
+    for indices in table.values():
+        inside = torch.zeros(logits.shape[1], dtype=torch.bool)
+        inside[list(indices)] = True
+        columns.append(logits[:, inside].logsumexp(dim=1) - logits[:, ~inside].logsumexp(dim=1))
+    return torch.stack(columns, dim=1)
+
+
+def covered_classes(dataset: MultiLabelDataset, *, min_positives: int = 1) -> tuple[list[str], dict[str, str]]:
+    """The data set's classes that can be scored, and of each other one why not."""
+    table, covered, left_out = read_voc_table(), [], {}
+    for name, count in zip(dataset.classes, dataset.positives().tolist(), strict=True):
+        if name not in table:
+            left_out[name] = "not an ImageNet class"
+        elif count < max(min_positives, 1):
+            left_out[name] = f"{count} positive images"
+        else:
+            covered.append(name)
+    if not covered:
+        raise LabError(
+            f"{dataset.name} {dataset.split} has no class to score: it needs one of {', '.join(table)} "
+            f"with at least {max(min_positives, 1)} positive images."
+        )
+    return covered, left_out
