@@ -5,6 +5,7 @@ A sub-folder may be named by WordNet id (n02123045), by ImageNet's index (281, 0
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -85,18 +86,18 @@ def load_image_folder(root: str | Path) -> ImageFolder:
 
 def imagenet_index(folder: Path) -> int:
     """The ImageNet index, 0..999, that a folder's name stands for. LabError names the folder if it stands for none."""
-    info, name = timm.data.ImageNetInfo(), folder.name
-    if name in info.label_names():
-        return info.label_names().index(name)
-    if name.isascii() and name.isdigit() and int(name) < info.num_classes():
+    ids, names = _imagenet_classes()
+    name = folder.name
+    if name in ids:
+        return ids.index(name)
+    if name.isascii() and name.isdigit() and int(name) < len(ids):
         return int(name)
-    wanted = _plain(name)
-    found = [i for i in range(info.num_classes()) if wanted in _names(info.index_to_description(i))]
+    found = names.get(_plain(name), ())
     if len(found) == 1:
         return found[0]
     if found:
-        ids = " and ".join(info.index_to_label_name(i) for i in found)
-        raise LabError(f"{folder} names {len(found)} ImageNet classes, {ids}; rename it to one of these ids.")
+        choice = " and ".join(ids[i] for i in found)
+        raise LabError(f"{folder} names {len(found)} ImageNet classes, {choice}; rename it to one of these ids.")
     raise LabError(
         f"{folder} names no ImageNet class; name class folders by WordNet id (n02123045), index (0 to 999) or name; "
         "for a VOC devkit add --dataset voc2012."
@@ -110,9 +111,16 @@ def evenly(count: int, limit: int) -> np.ndarray:
     return np.arange(count) if limit >= count else np.arange(limit) * count // limit
 
 
-def _names(description: str) -> set[str]:
-    """'tench, Tinca tinca' -> both names, and the whole."""
-    return {_plain(name) for name in (description, *description.split(", "))}
+@cache
+def _imagenet_classes() -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """The WordNet ids in order, and every name ("tench, Tinca tinca" and each half) -> the indices that have it."""
+    info = timm.data.ImageNetInfo()
+    names: dict[str, tuple[int, ...]] = {}
+    for i in range(info.num_classes()):
+        description = info.index_to_description(i)
+        for name in {_plain(part) for part in (description, *description.split(", "))}:
+            names[name] = (*names.get(name, ()), i)
+    return info.label_names(), names
 
 
 def _plain(name: str) -> str:
