@@ -6,7 +6,8 @@ class, and every lambda is read off them afterwards.
 
 Two measurements. On an ImageFolder, top-1 and top-5 accuracy over all 1,000 logits, with the preprocessing that timm
 publishes the network's accuracy with (resize, central crop). On a multi-label set with VOC's classes, such as VOC's
-photographs, mAP after pooling ImageNet's classes into VOC's, with this lab's preprocessing (the whole image, squashed).
+photographs, mAP after pooling ImageNet's classes into VOC's in two ways, which answer differently (`pooled_scores`),
+with this lab's preprocessing (the whole image, squashed).
 There is no seed in either: the network is fixed, and the uncertainty is that of the test images.
 """
 
@@ -33,7 +34,7 @@ from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
 from csra_lab.datasets import MultiLabelDataset, load_dataset
 from csra_lab.datasets.image_folder import ImageFolder, evenly, load_image_folder
 from csra_lab.datasets.transforms import eval_transform
-from csra_lab.datasets.voc_in_imagenet import covered_classes, pooled_scores, read_voc_table
+from csra_lab.datasets.voc_in_imagenet import POOLINGS, covered_classes, pooled_scores, read_voc_table
 from csra_lab.errors import LabError
 from csra_lab.evaluation import to_device
 from csra_lab.metrics import average_precision
@@ -41,9 +42,7 @@ from csra_lab.runs import environment
 from csra_lab.significance import bootstrap_mAP
 
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-_PAIRED = (
-    "A difference larger than its +- is unlikely to be chance (paired over the images, 95 % for all lambdas together)."
-)
+_PAIRED = "A difference larger than its +- is unlikely to be chance (95 %, paired, for all lambdas together)."
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +108,7 @@ def accuracy_against_lambda(
         and `p_value`, of McNemar's exact test, both corrected for the number of lambdas other than 0.
     """
     lambdas = checked_lambdas(lambdas)
-    index, n = torch.as_tensor(targets)[:, None], len(targets)
-    comparisons = len(lambdas) - 1
+    index, n, comparisons = torch.as_tensor(targets)[:, None], len(targets), len(lambdas) - 1
     rows, before = [], None
     for lam in lambdas:
         logits = scores.logits(lam)
@@ -119,18 +117,17 @@ def accuracy_against_lambda(
         before = right if before is None else before  # the first lambda is 0
         gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
         variance = (gained + lost - (gained - lost) ** 2 / n) / n**2
-        rows.append(
-            {
-                "lam": lam,
-                "top1": right.double().mean().item(),
-                "top5": (rank < 5).double().mean().item(),
-                "change": (gained - lost) / n,
-                "plus_minus": _critical_z(comparisons) * math.sqrt(max(variance, 0.0)),
-                "gained": gained,
-                "lost": lost,
-                "p_value": min(1.0, comparisons * mcnemar_p(gained, lost)) if lam else 1.0,
-            }
-        )
+        row = {
+            "lam": lam,
+            "top1": right.double().mean().item(),
+            "top5": (rank < 5).double().mean().item(),
+            "change": (gained - lost) / n,
+            "plus_minus": _critical_z(comparisons) * math.sqrt(max(variance, 0.0)),
+            "gained": gained,
+            "lost": lost,
+            "p_value": min(1.0, comparisons * mcnemar_p(gained, lost)) if lam else 1.0,
+        }
+        rows.append(row)
     return rows
 
 
@@ -148,51 +145,34 @@ def mcnemar_p(gained: int, lost: int) -> float:
 def map_against_lambda(
     scores: MeanAndMax, dataset: MultiLabelDataset, lambdas: Sequence[float] = LAMBDAS, *, resamples: int = 1000
 ) -> list[dict]:
-    """mAP of the pooled scores at each lambda, against lambda = 0 on the same images.
-
-    Where a score map is flat, mean + lam x max is only (1 + lam) x the mean, but a softmax of larger logits ranks the
-    images otherwise. `mAP_scaled` is that effect alone: the mean times (1 + lam).
+    """mAP of the pooled scores at each lambda, against lambda = 0 on the same images, for both ways of pooling.
 
     Args:
         scores: of the N images of `dataset`, 1,000 classes.
         dataset: its classes must all be in the table, with a positive each; see `covered_classes`.
 
     Returns:
-        A row for each lambda: `lam`, `mAP`, `change` of mAP, `mAP_scaled`, `over_scaled` (mAP - mAP_scaled) and
-        `per_class_AP` (by name), all fractions; and `plus_minus` and `over_scaled_plus_minus`, the half widths of the
-        95 % intervals of both differences: paired bootstrap over the images, corrected for the number of lambdas
-        other than 0.
+        A row for each lambda: `lam`, and under each name of `POOLINGS` a dict with `mAP`, its `change` against
+        lambda = 0, `per_class_AP` (by name), all fractions, and `plus_minus`, the half width of the 95 % interval of
+        the change: paired bootstrap over the images, corrected for all changes in the rows together.
     """
-    lambdas = checked_lambdas(lambdas)
-    whole = read_voc_table()
+    lambdas, whole, n = checked_lambdas(lambdas), read_voc_table(), len(dataset)
     table = {name: whole[name] for name in dataset.classes}
-    four = np.stack([pooled_scores(scores.logits(lam), table).numpy() for lam in lambdas])  # (L, N, C)
-    scaled = np.stack([pooled_scores((1 + lam) * scores.mean, table).numpy() for lam in lambdas])  # (L, N, C)
-    drawn_four, drawn_scaled = bootstrap_mAP(
-        np.concatenate([four, scaled]), dataset.targets, resamples=resamples
-    ).reshape(2, len(lambdas), resamples)
-    n, z = len(dataset), _critical_z(len(lambdas) - 1)
-    rows: list[dict] = []
-    for i, lam in enumerate(lambdas):
-        per_class = average_precision(four[i], dataset.targets)
-        mAP, mAP_scaled = float(per_class.mean()), float(average_precision(scaled[i], dataset.targets).mean())
-        change = mAP - (rows[0]["mAP"] if rows else mAP)
-        half, half_scaled = (
-            z * math.sqrt(n / (n - 1)) * float((drawn_four[i] - other).std(ddof=1))
-            for other in (drawn_four[0], drawn_scaled[i])
-        )
-        rows.append(
-            {
-                "lam": lam,
-                "mAP": mAP,
-                "change": change,
-                "plus_minus": half,
-                "mAP_scaled": mAP_scaled,
-                "over_scaled": mAP - mAP_scaled,
-                "over_scaled_plus_minus": half_scaled,
-                "per_class_AP": dict(zip(dataset.classes, per_class.tolist(), strict=True)),
+    z = _critical_z(len(POOLINGS) * (len(lambdas) - 1))
+    rows: list[dict] = [{"lam": lam} for lam in lambdas]
+    for pooling in POOLINGS:
+        pooled = np.stack([pooled_scores(scores.logits(lam), table, pooling).numpy() for lam in lambdas])  # (L, N, C)
+        drawn = bootstrap_mAP(pooled, dataset.targets, resamples=resamples)  # (L, R), the same draws for both poolings
+        per_class = np.stack([average_precision(each, dataset.targets) for each in pooled])  # (L, C)
+        mAP = per_class.mean(axis=1)  # (L,)
+        errors = math.sqrt(n / (n - 1)) * (drawn - drawn[0]).std(axis=1, ddof=1)  # (L,)
+        for i, row in enumerate(rows):
+            row[pooling] = {
+                "mAP": float(mAP[i]),
+                "change": float(mAP[i] - mAP[0]),
+                "plus_minus": float(z * errors[i]),
+                "per_class_AP": dict(zip(dataset.classes, per_class[i].tolist(), strict=True)),
             }
-        )
     return rows
 
 
@@ -235,8 +215,8 @@ def folder_four_lines(
     """Accuracy against lambda of an ImageNet classifier on an ImageFolder: `images`, `classes` (how many of the 1,000
     the folder holds), a `note` and `rows` (see `accuracy_against_lambda`). `scoring` is passed on to `mean_and_max`."""
     scores = mean_and_max(model, pictures.with_transform(published_transform(model)), **scoring)
-    rows = accuracy_against_lambda(scores, pictures.targets, lambdas)
     note = f"Accuracy over all 1000 logits, of pictures of {len(pictures.folders)} classes. {_PAIRED}"
+    rows = accuracy_against_lambda(scores, pictures.targets, lambdas)
     return {"images": len(pictures), "classes": len(pictures.folders), "note": note, "rows": rows}
 
 
@@ -285,7 +265,7 @@ def run_four_lines(
         "limit": limit,
         "lambdas": lambdas,
     }
-    before = [] if out is None else _read_records(out)
+    before = _read_records(out) if out and out.exists() else []
     if any(all(record.get(key) == value for key, value in settings.items()) for record in before):
         raise LabError(f"{out} holds a run with these settings already; name another --out, or delete that file.")
     started = time.perf_counter()
@@ -309,18 +289,20 @@ def run_four_lines(
 def result_table(record: dict) -> list[tuple[str, ...]]:
     """The rows that the command prints, in %, a header first."""
     if record["dataset"] is None:
-        head = ("lambda", "top-1", "top-5", "change", "+-", "gained", "lost", "p")
-        keys = ("top1", "top5", "change", "plus_minus")
-        rest = [(str(row["gained"]), str(row["lost"]), f"{row['p_value']:.3g}") for row in record["rows"]]
-    else:
-        head = ("lambda", "mAP", "change", "+-", "mean x (1 + lambda)", "over that", "+-")
-        keys = ("mAP", "change", "plus_minus", "mAP_scaled", "over_scaled", "over_scaled_plus_minus")
-        rest = [()] * len(record["rows"])
-    rows = [head]
-    for row, last in zip(record["rows"], rest, strict=True):
-        values = (f"{100 * row[k]:{'+' if k in ('change', 'over_scaled') else ''}.2f}" for k in keys)
-        rows.append((f"{row['lam']:g}", *values, *last))
-    return rows
+        table = [("lambda", "top-1", "top-5", "change", "+-", "gained", "lost", "p")]
+        for row in record["rows"]:
+            counts = (str(row["gained"]), str(row["lost"]), f"{row['p_value']:.3g}")
+            table.append((f"{row['lam']:g}", *_percent(row, "top1", "top5", "change", "plus_minus"), *counts))
+        return table
+    table = [("lambda", *(cell for pooling in POOLINGS for cell in (f"mAP ({pooling})", "change", "+-")))]
+    for row in record["rows"]:
+        both = (cell for pooling in POOLINGS for cell in _percent(row[pooling], "mAP", "change", "plus_minus"))
+        table.append((f"{row['lam']:g}", *both))
+    return table
+
+
+def _percent(row: dict, *keys: str) -> list[str]:
+    return [f"{100 * row[key]:+.2f}" if key == "change" else f"{100 * row[key]:.2f}" for key in keys]
 
 
 def checked_lambdas(lambdas: Sequence[float]) -> list[float]:
@@ -349,9 +331,7 @@ def _command(settings: dict, out: Path | None) -> str:
 
 
 def _read_records(path: Path) -> list[dict]:
-    """The runs already in a file of records; none where there is no file."""
-    if not path.exists():
-        return []
+    """The runs already in a file of records."""
     try:
         runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
         if not all(isinstance(run, dict) for run in runs):

@@ -28,6 +28,7 @@ from csra_lab.four_lines import (
     voc_four_lines,
 )
 from csra_lab.metrics import average_precision
+from csra_lab.significance import bootstrap_mAP
 from csra_lab.weights import has_installed_weights, installed_state_dict
 from tests import toy
 
@@ -225,15 +226,19 @@ def test_the_table_agrees_with_imagenet():
 def test_pooled_scores_against_a_loop():
     logits = 3 * torch.randn(5, 1000)
     table = read_voc_table()
-    scores = pooled_scores(logits, table)
-    assert scores.shape == (5, 19)
+    softmax, own = pooled_scores(logits, table), pooled_scores(logits, table, "logits")
+    assert softmax.shape == own.shape == (5, 19)
     for i in range(5):
         exponentials = [math.exp(value) for value in logits[i].tolist()]
         for c, indices in enumerate(table.values()):
-            p = sum(exponentials[k] for k in indices) / sum(exponentials)
-            assert scores[i, c].item() == pytest.approx(math.log(p / (1 - p)), abs=1e-6)
+            mine = sum(exponentials[k] for k in indices)
+            p = mine / sum(exponentials)
+            assert softmax[i, c].item() == pytest.approx(math.log(p / (1 - p)), abs=1e-6)
+            assert own[i, c].item() == pytest.approx(math.log(mine), abs=1e-6)
     shifted = pooled_scores(logits + 1e4, table)  # no overflow; float32 holds 1e4 + x to three decimals
-    torch.testing.assert_close(shifted, scores, rtol=0, atol=1e-2)
+    torch.testing.assert_close(shifted, softmax, rtol=0, atol=1e-2)
+    with pytest.raises(LabError, match="softmax or logits"):
+        pooled_scores(logits, table, "max")
 
 
 def test_certain_images_are_still_ranked():
@@ -271,22 +276,27 @@ def test_map_against_lambda():
     rows = map_against_lambda(scores, dataset, [0, 0.2, 1], resamples=200)
     table = {name: read_voc_table()[name] for name in ("sofa", "cat")}
     for row, lam in zip(rows, (0, 0.2, 1), strict=True):
-        per_class = average_precision(pooled_scores(scores.mean + lam * scores.maximum, table), dataset.targets)
-        assert list(row["per_class_AP"].items()) == list(zip(("sofa", "cat"), per_class, strict=True))
-        assert row["mAP"] == pytest.approx(per_class.mean())
-        assert row["change"] == pytest.approx(row["mAP"] - rows[0]["mAP"])
-        scaled = average_precision(pooled_scores((1 + lam) * scores.mean, table), dataset.targets)
-        assert row["mAP_scaled"] == pytest.approx(scaled.mean())
-        assert row["over_scaled"] == pytest.approx(row["mAP"] - row["mAP_scaled"])
-    assert rows[0]["change"] == rows[0]["plus_minus"] == rows[0]["over_scaled"] == 0
-    assert 0.005 < rows[2]["plus_minus"] < 0.5
+        assert set(row) == {"lam", "softmax", "logits"}
+        for pooling in ("softmax", "logits"):
+            result = row[pooling]
+            pooled = pooled_scores(scores.mean + lam * scores.maximum, table, pooling)
+            per_class = average_precision(pooled, dataset.targets)
+            assert list(result["per_class_AP"].items()) == list(zip(("sofa", "cat"), per_class, strict=True))
+            assert result["mAP"] == pytest.approx(per_class.mean())
+            assert result["change"] == pytest.approx(result["mAP"] - rows[0][pooling]["mAP"])
+    for pooling in ("softmax", "logits"):
+        assert rows[0][pooling]["change"] == rows[0][pooling]["plus_minus"] == 0
+        pooled = [pooled_scores(scores.logits(lam), table, pooling).numpy() for lam in (0, 1)]
+        drawn = bootstrap_mAP(np.stack(pooled), dataset.targets, resamples=200)
+        error = (drawn[1] - drawn[0]).std(ddof=1) * math.sqrt(40 / 39)
+        assert rows[2][pooling]["plus_minus"] == pytest.approx(2.4977 * error, rel=1e-4)  # z at 0.05 / (2 x 2)
 
 
-def test_flat_score_maps_are_only_scaled():
-    """Where the maximum is the mean, the four lines are the mean times 1 + lambda, and nothing more."""
-    dataset, mean = voc_labels().select_classes(["sofa", "cat"]), random_scores().mean
+def test_one_class_of_one_label_ranks_by_its_own_logit():
+    """Flat score maps and a class of one ImageNet class: lambda only stretches the logits, and no image moves."""
+    dataset, mean = voc_labels().select_classes(["sofa"]), random_scores().mean
     for row in map_against_lambda(MeanAndMax(mean, mean), dataset, [0, 0.5, 1], resamples=20):
-        assert row["over_scaled"] == pytest.approx(0, abs=1e-9)
+        assert row["logits"]["change"] == pytest.approx(0, abs=1e-9)
 
 
 def test_voc_four_lines_on_pictures(lite0, tmp_path):
@@ -299,7 +309,7 @@ def test_voc_four_lines_on_pictures(lite0, tmp_path):
         logits = lite0(torch.stack([transform(dataset.image(i)) for i in range(8)]))
     table = {name: read_voc_table()[name] for name in ("cat", "dog")}
     expected = average_precision(pooled_scores(logits, table), dataset.targets[:, :2])
-    assert result["rows"][0]["mAP"] == pytest.approx(expected.mean())
+    assert result["rows"][0]["softmax"]["mAP"] == pytest.approx(expected.mean())
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -351,12 +361,23 @@ def test_the_command_on_a_devkit_and_its_record(tmp_path, capsys):
     options = ("--dataset", "voc2012", "--lambdas", 0.1, "--out", out)
     text = four_lines(capsys, LITE0, devkit, *options, "--image-size", 64)
     assert text.splitlines()[0] == f"{LITE0} at 64 px, 8 images, 2 classes (in %)"
+    assert text.splitlines()[2].split() == [
+        "lambda",
+        "mAP",
+        "(softmax)",
+        "change",
+        "+-",
+        "mAP",
+        "(logits)",
+        "change",
+        "+-",
+    ]
     assert "person (not an ImageNet class)" in text
     shown = json.loads(four_lines(capsys, LITE0, devkit, *options, "--image-size", 32, "--json"))
     runs = json.loads(out.read_text())["runs"]
     assert [run["image_size"] for run in runs] == [64, 32]
     assert runs[1] == shown
-    assert set(shown["rows"][0]["per_class_AP"]) == {"cat", "dog"}
+    assert set(shown["rows"][0]["logits"]["per_class_AP"]) == {"cat", "dog"}
     assert shown["command"] == (
         f"csra-lab four-lines {LITE0} VOCdevkit --dataset voc2012 --split test --min-positives 1 --image-size 32 "
         "--weights installed --lambdas 0 0.1 --out runs.json"

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from csra_lab.datasets.base import MultiLabelDataset
 from csra_lab.errors import LabError
 
 VOC_TABLE = Path(__file__).resolve().parents[2] / "data" / "voc_in_imagenet.csv"
+
+Pooling = Literal["softmax", "logits"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 def read_voc_table(path: Path = VOC_TABLE) -> dict[str, tuple[int, ...]]:
@@ -24,25 +28,30 @@ def read_voc_table(path: Path = VOC_TABLE) -> dict[str, tuple[int, ...]]:
     return table
 
 
-def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]]) -> Tensor:
+def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]], pooling: Pooling = "softmax") -> Tensor:
     """ImageNet's logits as scores of the classes of `table`.
 
-    A class's probability is the sum of the softmax probabilities of its ImageNet classes. The score is the logit of
-    that sum, log(p / (1 - p)): the same ranking of the images, and no ties where p rounds to 1. `torch.sigmoid` of it
-    is p.
+    "softmax": a class's probability is the sum of the softmax probabilities of its ImageNet classes, as the network was
+    trained to mean it: one label a picture, so what else is in the picture takes probability away. The score is the
+    logit of that sum, log(p / (1 - p)): the same ranking of the images, and no ties where p rounds to 1.
+    "logits": the log-sum-exp of the class's own logits, which is the softmax without its denominator. Each class is
+    then judged for itself, as a multi-label classifier does.
 
     Args:
         logits: (N, 1000). table: C classes and their indices.
 
     Returns:
-        (N, C) float64.
+        (N, C) float64; with "softmax", `torch.sigmoid` of it is p.
     """
+    if pooling not in POOLINGS:
+        raise LabError(f"there is no pooling {pooling!r} of ImageNet's classes; choose {' or '.join(POOLINGS)}.")
     logits = logits.double()
     columns = []
     for indices in table.values():
         inside = torch.zeros(logits.shape[1], dtype=torch.bool)
         inside[list(indices)] = True
-        columns.append(logits[:, inside].logsumexp(dim=1) - logits[:, ~inside].logsumexp(dim=1))
+        own, others = logits[:, inside].logsumexp(dim=1), logits[:, ~inside].logsumexp(dim=1)  # (N,) each
+        columns.append(own - others if pooling == "softmax" else own)
     return torch.stack(columns, dim=1)
 
 
