@@ -33,6 +33,7 @@ HELP = """usage: csra-lab COMMAND ...
   evaluate RUN      measure a trained classifier on a split
   predict RUN IMAGE ...   name what is in photographs; with --attention, show where
   four-lines MODEL FOLDER ...   lambda on an ImageNet classifier, with no training
+  ablate PLAN       train many heads on kept features, and say which differences are real
   models            parameters and multiply-adds of the published models
   data download NAME      fetch a data set
   data prepare NAME       draw an embedded data set: emoji-voc, paperdoll-wider
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "four-lines": lambda rest: tyro.cli(four_lines_command, args=rest, prog="csra-lab four-lines"),
         "models": lambda rest: tyro.cli(models_command, args=rest, prog="csra-lab models"),
         "data": _data_command,
+        "ablate": _ablate_command,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
@@ -304,6 +306,56 @@ def four_lines_command(
     print(f"{model} at {record['image_size']} px, {record['images']} images, {what} (in %)\n")
     print(_table(result_table(record)))
     print(f"\n{record['note']}")
+
+
+# --- ablate -----------------------------------------------------------------------------------------------------------
+
+
+def _ablate_command(arguments: list[str]) -> None:
+    """`csra-lab ablate PLAN [...]`, with the plans listed by --help."""
+    from csra_lab.plans import PLANS
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: csra-lab ablate PLAN ... [--data DIR] [--out DIR] [--sources NAME ...] [--seeds N]\n")
+        print("PLAN is all, a JSON file, or one or more of\n")
+        print(_table([(p.name, ", ".join(p.sources[:3]) + (" ..." * (len(p.sources) > 3)), p.question)
+                      for p in PLANS.values()]))  # fmt: skip
+        sys.exit(0 if arguments else 2)
+    tyro.cli(ablate_command, args=arguments, prog="csra-lab ablate")
+
+
+def ablate_command(
+    plans: Annotated[tuple[str, ...], tyro.conf.Positional],
+    data: Path | None = None,
+    out: Path = Path("runs/experiments"),
+    sources: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Train the heads of one or more plans on kept features, compare them, and record everything.
+
+    Args:
+        plans: Names of plans, JSON files, or all.
+        data: Folder of the photographs, for the sources that need them.
+        out: Folder of the records.
+        sources: Only these sources.
+        seeds: Runs of each row, instead of the plan's own number.
+        quiet: Show no progress.
+    """
+    from csra_lab.experiments import run_plans
+    from csra_lab.plans import PLANS, SOURCES, get_plan
+
+    chosen = list(PLANS.values()) if plans == ("all",) else [get_plan(name) for name in plans]
+    for name in sources or ():
+        if name not in SOURCES:
+            raise LabError(f"there is no source {name!r}; there are {', '.join(SOURCES)}.")
+    if seeds is not None:
+        if seeds < 1:
+            raise LabError(f"--seeds is at least 1, not {seeds}.")
+        chosen = [dataclasses.replace(plan, seeds=seeds) for plan in chosen]
+    if not any(sources is None or set(sources) & set(plan.sources) for plan in chosen):
+        raise LabError(f"no plan named here has a source {', '.join(sources)}.")
+    run_plans(chosen, sources=sources, data=data, out=out, progress=not quiet)
 
 
 # --- models, data -----------------------------------------------------------------------------------------------------
