@@ -14,7 +14,7 @@ of two mAPs, each the mean over S seeds, is the sum of two parts, and `compare` 
 
 The interval is difference -+ sqrt((t e)^2 of the images + (t e)^2 of the seeds), e the root of a part and t the
 quantile for its own degrees of freedom, S - 1 for seeds. With normal errors it holds the truth at least as often as it
-says (Banerjee, Sankhya 22, 1960). One t with pooled degrees of freedom falls short where few seeds happen to agree. So do
+says (Banerjee, Sankhya 22, 1960). One t with pooled degrees of freedom falls short where few seeds agree by luck. So do
 percentiles of the draws: those of 5 seeds are too narrow; a table of 20 comparisons asks for the 0.125 % quantile, the
 first or second of 1,000 draws; and the AP of a draw is too high, since an image drawn twice ties with itself.
 
