@@ -6,6 +6,7 @@ run.json           the plan, every version, the device, the data sets and what t
 results.csv        a line for each row, seed and split: all metrics
 comparisons.csv    a line for each comparison and split: difference, interval, verdict
 history.csv        loss and validation mAP of every row after every epoch, means over the seeds
+conditions.csv     of plans that ask for it: the same comparisons by object size, number of objects and of labels
 scores.npz         test scores of the rows that keep them, (seeds, N, C) float16, with ids and targets of each split
 """
 
@@ -26,6 +27,7 @@ from csra_lab.ablation import TrainedHead, score_heads, train_heads
 from csra_lab.atomic import written_whole
 from csra_lab.backbones import best_weights, create_backbone
 from csra_lab.batches import hold_out
+from csra_lab.conditions import gains
 from csra_lab.datasets import DRAWN, MultiLabelDataset, load_dataset
 from csra_lab.features import FeatureMaps, keep_features
 from csra_lab.metrics import multilabel_metrics
@@ -209,6 +211,8 @@ def write_record(
             "threads": torch.get_num_threads(),
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
         }
+        if plan.conditions and sets[where.splits[0]].box_reader is not None:
+            _conditions(rows, sets, where).to_csv(path / "conditions.csv", index=False, float_format="%.6f")
         (path / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
         comparisons.to_csv(path / "comparisons.csv", index=False, float_format="%.6f")
@@ -253,13 +257,15 @@ def read_scores(folder: Path) -> tuple[dict[tuple[str, str], np.ndarray], dict[s
 
 
 def table(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], comparisons: pd.DataFrame) -> str:
-    """mAP of every row with its spread over the seeds, in %, and the verdicts."""
+    """mAP of the rows that are compared with its spread over the seeds, in %, and the verdicts."""
     results = results_of(rows.values(), sets)
-    groups = results.groupby(["label", "split"], sort=False).mAP
+    compared = {label for row in rows.values() if row.against for label in (row.label, row.against)}
+    shown = results[results.label.isin(compared)] if compared else results
+    width = shown.label.str.len().max()
     lines = []
-    for (label, split), values in groups:
+    for (label, split), values in shown.groupby(["label", "split"], sort=False).mAP:
         spread = f" +- {100 * values.std():.2f}" if values.count() > 1 else ""
-        lines.append(f"  {label:<34} {split:<12} {100 * values.mean():6.2f}{spread}")
+        lines.append(f"  {label:<{width}}  {split:<12} {100 * values.mean():6.2f}{spread}")
     verdicts = [f"  {line.split}: {line.verdict}" for line in comparisons.itertuples()]
     broken = [f"  {row.label}: the loss diverged with seeds {row.diverged}" for row in rows.values() if row.diverged]
     return "\n".join(["mAP, mean and standard deviation over seeds (in %)", *lines, "", *broken, *verdicts])
@@ -298,6 +304,18 @@ def _chosen(plan: Plan, rows: dict[str, Row]) -> dict[str, Row]:
         best[method] = dataclasses.replace(row, against=reference)
     shown = {label: dataclasses.replace(row, against="") for label, row in rows.items()}
     return shown | {row.label: row for row in best.values()}
+
+
+def _conditions(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], where: Source) -> pd.DataFrame:
+    """The comparisons of the rows that are kept, by what the pictures show."""
+    frames = []
+    for split in where.splits:
+        scores = {row.label: row.scores[split] for row in rows.values() if row.keep}
+        pairs = [(row.label, row.against) for row in rows.values() if row.keep and row.against in scores]
+        frame = gains(scores, pairs, sets[split])
+        frame.insert(0, "split", split)
+        frames.append(frame)
+    return pd.concat(frames)
 
 
 def _validation(row: Row) -> float:

@@ -157,6 +157,7 @@ FLOORS = {
     "four_lines": 5,
     "experiments": 6,
     "plans": 5,
+    "conditions": 5,
     "interpretation": 5,
     "plots": 5,
     "widgets": 6,
