@@ -9,8 +9,10 @@ from pathlib import Path
 import timm.data
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from csra_lab.atomic import written_whole
 from csra_lab.backbones import (
     Backbone,
     Weights,
@@ -23,6 +25,8 @@ from csra_lab.checkpoints import read_foreign_checkpoint
 from csra_lab.errors import LabError
 from csra_lab.heads import CSRA, AveragePooling, ScoreMapHead, create_head, head_kind
 from csra_lab.weights import hub_access, load_state, read_state_dict
+
+HEAD_FILE = "head.safetensors"
 
 
 class MultiLabelClassifier(
@@ -140,9 +144,28 @@ class MultiLabelClassifier(
                 raise LabError(f"there is no model folder {source}; check the path.")
             with hub_access(f"the model {source}"):
                 return super().from_pretrained(str(source), **options)
-        model = cls(**_read_config(folder / "config.json"))
+        config = _read_config(folder / "config.json")
+        if (folder / HEAD_FILE).exists():
+            name = config["backbone"]
+            backbone = create_backbone(name, weights=best_weights(name), image_size=config["image_size"])
+            model = cls._from_parts(backbone, config["classes"], config["head"], config["mean"], config["std"])
+            load_state(model.head, read_state_dict(folder / HEAD_FILE), folder / HEAD_FILE)
+            return model.eval()
+        model = cls(**config)
         load_state(model, read_state_dict(folder / "model.safetensors"), folder / "model.safetensors")
         return model.eval()
+
+    def save_head(self, folder: str | Path) -> None:
+        """Write the head alone, for a classifier whose backbone still has its ImageNet weights.
+
+        `from_pretrained` reads the folder: `config.json` and, some thousand numbers long, `head.safetensors`.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / "config.json") as path:
+            path.write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
+        with written_whole(folder / HEAD_FILE) as path:
+            save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, path)
 
     @classmethod
     def from_checkpoint(

@@ -25,13 +25,13 @@ from csra_lab.errors import LabError
 from csra_lab.evaluation import check_classes, evaluate, find_images, predict_image
 from csra_lab.metrics import MultilabelMetrics
 from csra_lab.recipes import PAPER_BACKBONES, RECIPES, Recipe, get_recipe
-from csra_lab.runs import read_recipe
+from csra_lab.runs import read_recipe, save_evaluation
 
 HELP = """usage: csra-lab COMMAND ...
 
   train RECIPE      train a classifier and measure it on the test split
   evaluate RUN      measure a trained classifier on a split
-  predict RUN IMAGE ...   name what is in photographs; with --attention, show where
+  predict [RUN] IMAGE ... name what is in photographs; with --attention, show where
   four-lines MODEL FOLDER ...   lambda on an ImageNet classifier, with no training
   ablate PLAN       train many heads on kept features, and say which differences are real
   models            parameters and multiply-adds of the published models
@@ -148,6 +148,7 @@ def evaluate_command(
     top_k: int | None = None,
     difficult: Literal["ignore", "negative"] = "ignore",
     server_format: Path | None = None,
+    out: Path | None = None,
     batch_size: int = 32,
     json: bool = False,
 ) -> None:
@@ -164,6 +165,7 @@ def evaluate_command(
         top_k: Predict the k highest labels of each image instead.
         difficult: What unknown targets do: left out, or counted as absent.
         server_format: Also write the scores into this folder, as the VOC evaluation server wants them.
+        out: Also write metrics.json and scores.npz into this folder, as a run has them.
         batch_size: Images at a time.
         json: Print one JSON object.
     """
@@ -185,6 +187,8 @@ def evaluate_command(
     metrics, scores = evaluate(model.to(device), data_set, **options, **scoring)
     if server_format is not None:
         write_voc_predictions(server_format, data_set, scores)
+    if out is not None:
+        save_evaluation(out, data_set, metrics, scores)
     if json:
         print(_json({"dataset": data_set.name, "split": split, "difficult": difficult, **metrics.to_dict()}))
     else:
@@ -195,8 +199,7 @@ def evaluate_command(
 
 
 def predict_command(
-    run: Annotated[Path, tyro.conf.Positional],
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
     threshold: float = 0.5,
     attention: Path | None = None,
     json: bool = False,
@@ -204,16 +207,18 @@ def predict_command(
     """Name what is in photographs.
 
     Args:
-        run: Folder of a run, or of a saved model.
-        images: Photographs, or folders of them.
+        paths: A run, a saved model or one that comes with the lab (photographs, paperdoll), then photographs or
+            folders of them. Without a model, the photographs model.
         threshold: Probability from which a label is named.
         attention: Write one picture for each label found into this folder: where the classifier looked.
         json: Print one JSON array, with the probabilities of all classes.
     """
+    run, images = (paths[0], paths[1:]) if paths and _is_model(paths[0]) else (Path("photographs"), paths)
     if not images:
         raise LabError("name one or more photographs or folders.")
     if not 0 <= threshold <= 1:
         raise LabError(f"--threshold is a probability from 0 to 1, not {threshold}.")
+    find_images(images)  # a wrong path is said before a model is loaded
     model = _load_model(run).to(_device())
     results, stems, failed = [], set(), False
     for path in find_images(images):
@@ -448,7 +453,20 @@ def download_command(name: Annotated[str, tyro.conf.Positional], root: Path, qui
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
+MODELS = Path(__file__).resolve().parents[1] / "data" / "models"  # heads that come with the lab
+
+
+def _is_model(path: Path) -> bool:
+    return any((path / name).exists() for name in ("recipe.json", "config.json")) or _ships(path)
+
+
+def _ships(path: Path) -> bool:
+    """Whether this is the name of a model that comes with the lab, and of nothing that lies here."""
+    return not path.exists() and len(path.parts) == 1 and (MODELS / path / "config.json").exists()
+
+
 def _load_model(run: Path) -> MultiLabelClassifier:
+    run = MODELS / run if _ships(run) else run
     folder = run / "model"
     if (run / "recipe.json").exists() and not folder.exists():
         raise LabError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")

@@ -156,7 +156,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise LabError(f"there is no image or folder {path}; check the path.")
+            raise LabError(f"there is no image, folder or model {path}; check the path.")
     return found
 
 

@@ -154,7 +154,7 @@ def comparisons_of(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], sou
     pairs = [pair for pair in pairs if not any(row.diverged for row in pair)]
     lines = []
     for split in source.splits:
-        photographs = [str(path) for path in sets[split].paths] if source.by_photograph else None
+        photographs = _photographs(sets[split]) if source.by_photograph else None
         for row, reference in pairs:
             result = compare(
                 reference.scores[split].astype(np.float32),
@@ -219,11 +219,11 @@ def write_record(
         _histories(rows.values()).to_csv(path / "history.csv", index=False, float_format="%.5f")
         if kept:
             with open(path / "scores.npz", "wb") as file:
-                splits = {
-                    f"{kind} {split}": values
-                    for split in where.splits
-                    for kind, values in (("ids", np.array(sets[split].ids)), ("targets", sets[split].targets))
-                }
+                splits = {}
+                for split in where.splits:
+                    splits |= {f"ids {split}": np.array(sets[split].ids), f"targets {split}": sets[split].targets}
+                    if where.by_photograph:
+                        splits[f"photographs {split}"] = _photographs(sets[split])
                 np.savez_compressed(file, classes=np.array(sets[where.splits[0]].classes), **splits, **kept)
     return comparisons
 
@@ -241,19 +241,23 @@ def describe(dataset: MultiLabelDataset) -> dict:
     }
 
 
-def read_scores(folder: Path) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, np.ndarray], dict[str, list[str]]]:
-    """The kept scores of a record: (label, split) -> (S, N, C), split -> targets (N, C), split -> ids."""
+def read_scores(folder: Path) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]]:
+    """The kept scores of a record, and what they are measured by.
+
+    Returns:
+        (label, split) -> (S, N, C) scores; and ("targets", split) -> (N, C), ("ids", split) -> (N,), and where people
+        share photographs ("photographs", split) -> (N,) numbers of the photographs.
+    """
+    scores, truth = {}, {}
     with np.load(folder / "scores.npz", allow_pickle=False) as content:
-        scores, targets, ids = {}, {}, {}
         for key in content.files:
-            if key.startswith("targets "):
-                targets[key.removeprefix("targets ")] = content[key]
-            elif key.startswith("ids "):
-                ids[key.removeprefix("ids ")] = content[key].tolist()
+            kind, _, split = key.partition(" ")
+            if kind in ("targets", "ids", "photographs"):
+                truth[kind, split] = content[key]
             elif key != "classes":
                 label, split = re.fullmatch(r"(.*) on ([\w-]+)", key).groups()
                 scores[label, split] = content[key]
-    return scores, targets, ids
+    return scores, truth
 
 
 def table(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], comparisons: pd.DataFrame) -> str:
@@ -321,6 +325,11 @@ def _conditions(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], where:
 def _validation(row: Row) -> float:
     """Mean over the seeds of the best validation mAP."""
     return float(np.mean([t.history.validation_mAP.max() for t in row.trained]))
+
+
+def _photographs(dataset: MultiLabelDataset) -> np.ndarray:
+    """(N,) which photograph each picture was cut from, by number."""
+    return np.unique([str(path) for path in dataset.paths], return_inverse=True)[1].astype(np.uint16)
 
 
 def _histories(rows: Iterable[Row]) -> pd.DataFrame:

@@ -219,7 +219,7 @@ def test_a_model_that_does_not_say_its_data_set(run, devkit, capsys):
 
 def test_a_folder_without_a_run(tmp_path, devkit, capsys):
     assert str(tmp_path) in refused(capsys, "evaluate", tmp_path, "--data", devkit)
-    assert "there is no model folder" in refused(capsys, "predict", tmp_path / "none", tmp_path)
+    assert "there is no image, folder or model" in refused(capsys, "predict", tmp_path / "none", tmp_path)
 
 
 def test_a_run_before_its_first_epoch(copy, devkit, capsys):

@@ -67,32 +67,32 @@ def records(tmp_path_factory):
 
 def test_every_metric_comes_from_the_recorded_scores(records):
     folder = records[0][0]
-    scores, targets, ids = read_scores(folder)
+    scores, truth = read_scores(folder)
     assert set(scores) == {(label, "test") for label in ("average", "CSRA", "four lines, lam = 0.5")}
-    assert len(ids["test"]) == 30
+    assert len(truth["ids", "test"]) == 30
     results = pd.read_csv(folder / "results.csv")
     assert len(results) == 4 * 2
     for line in results[results.label.isin([label for label, _ in scores])].itertuples():
-        metrics = multilabel_metrics(scores[line.label, "test"][line.seed].astype(np.float32), targets["test"])
+        metrics = multilabel_metrics(scores[line.label, "test"][line.seed].astype(np.float32), truth["targets", "test"])
         for name in experiments.METRICS:
             assert getattr(metrics, name) == pytest.approx(getattr(line, name), abs=1e-6)
 
 
 def test_every_verdict_comes_from_the_recorded_scores(records):
     folder = records[0][0]
-    scores, targets, _ = read_scores(folder)
+    scores, truth = read_scores(folder)
     comparisons = pd.read_csv(folder / "comparisons.csv")
     assert comparisons.label.tolist() == ["four lines, lam = 0.5", "four lines, lam = 1", "CSRA"]
     for line in comparisons[comparisons.label != "four lines, lam = 1"].itertuples():
         a, b = (scores[label, "test"].astype(np.float32) for label in (line.against, line.label))
-        again = compare(a, b, targets["test"], comparisons=3)
+        again = compare(a, b, truth["targets", "test"], comparisons=3)
         assert again.difference == pytest.approx(line.difference, abs=1e-6)
         assert (again.lower, again.upper) == pytest.approx((line.lower, line.upper), abs=1e-6)
         assert again.verdict(line.label, line.against) == line.verdict
 
 
 def test_four_lines_need_no_training(records, monkeypatch, tmp_path):
-    scores, _, _ = read_scores(records[0][0])
+    scores, _ = read_scores(records[0][0])
     plain = torch.logit(torch.from_numpy(scores["average", "test"].astype(np.float64)))
     lines = torch.logit(torch.from_numpy(scores["four lines, lam = 0.5", "test"].astype(np.float64)))
     assert (lines - 1.5 * plain > -0.05).all()  # the maximum is no less than the mean; fp16 rounds
