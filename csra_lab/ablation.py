@@ -105,8 +105,9 @@ class HeadStack(nn.Module):
         if any(head.bias is not None for head in heads):
             raise LabError("heads computed together have no bias; make them with bias=False.")
         self.kinds = [copy.deepcopy(head) for head in heads]  # a plain list: they pool, and their weights live below
-        groups = [None] * len(heads) if groups is None else list(groups)
-        self.group_keys = list(dict.fromkeys(groups))
+        groups = [None] * len(heads) if groups is None else groups
+        groups = [(key, head.normalize) for key, head in zip(groups, heads, strict=True)]
+        self.group_keys = list(dict.fromkeys(groups))  # (key, normalised)
         self.weights, self.rows = nn.ParameterList(), {}  # rows: head -> slice of all rows
         start = 0
         for key in self.group_keys:
@@ -116,10 +117,6 @@ class HeadStack(nn.Module):
                 self.rows[k] = slice(start, start + heads[k].heads)
                 start = self.rows[k].stop
         self.exponents = nn.ParameterDict({str(k): h.p.detach().clone() for k, h in enumerate(heads) if type(h) is GeM})
-        normalized = torch.zeros(start, 1, 1)
-        for k, head in enumerate(heads):
-            normalized[self.rows[k]] = head.normalize
-        self.register_buffer("normalized", normalized)
         self._arrange()
 
     def _arrange(self) -> None:
@@ -148,9 +145,8 @@ class HeadStack(nn.Module):
         """(B, N, d) -> (K, B, C) logits."""
         batch, locations, d = features.shape
         c = self.num_classes
-        weights = torch.cat(list(self.weights))  # (rows, C, d)
-        if self.normalized.any():
-            weights = torch.where(self.normalized > 0, F.normalize(weights, dim=-1), weights)
+        parts = zip(self.weights, self.group_keys, strict=True)
+        weights = torch.cat([F.normalize(w, dim=-1) if unit else w for w, (_, unit) in parts])  # (rows, C, d)
         logits = weights.new_zeros(len(self.kinds), batch, c)
         if self.averages:
             means = features.mean(dim=1) @ weights[self.average_rows].flatten(0, 1).T  # (B, K' * C)
@@ -269,7 +265,7 @@ def _rates(recipe: Recipe) -> Hashable:
 def _optimizers(stack: HeadStack, recipes: Sequence[Recipe]) -> list[tuple[Recipe, torch.optim.Optimizer]]:
     """An optimiser for every group of weights and for every exponent, with the recipe that sets its rate."""
     pairs = []
-    for key, weights in zip(stack.group_keys, stack.weights, strict=True):
+    for (key, _), weights in zip(stack.group_keys, stack.weights, strict=True):
         pairs.append((next(r for r in recipes if _rates(r) == key), weights, True))
     pairs += [(recipes[int(k)], p, False) for k, p in stack.exponents.items()]
     return [(recipe, _optimizer(recipe, parameter, is_matrix)) for recipe, parameter, is_matrix in pairs]
