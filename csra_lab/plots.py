@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from csra_lab.datasets.base import Box
 from csra_lab.errors import LabError
 
-INK, MUTED, GRID = "#1b1f24", "#5f6673", "#c9ced6"
+INK, MUTED, GRID, PAPER = "#1b1f24", "#5f6673", "#c9ced6", "#fefefe"
 SERIES = ("#0072b2", "#c24e00", "#00795a", "#9d3f7f")
 MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 COLOUR_MAP = "viridis"
@@ -29,7 +29,8 @@ _LEGEND = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (-0.02, 1), 
 
 # The page may set these variables (book/_assets/lab.css does, for light and dark); elsewhere the second value holds.
 _PAGE_COLOURS = {INK: "currentColor", MUTED: f"var(--lab-muted, {MUTED})", GRID: f"var(--lab-grid, {GRID})"} | {
-    colour: f"var(--lab-{i}, {colour})" for i, colour in enumerate(SERIES, 1)
+    PAPER: f"var(--pst-color-background, {PAPER})",
+    **{colour: f"var(--lab-{i}, {colour})" for i, colour in enumerate(SERIES, 1)},
 }
 
 

@@ -161,6 +161,7 @@ FLOORS = {
     "conditions": 5,
     "interpretation": 5,
     "plots": 5,
+    "result_plots": 5,
     "widgets": 6,
     "cli": 6,
 }
@@ -168,7 +169,13 @@ FLOORS = {
 # Between an image and a metric nothing else is imported, so that a run on a cluster needs little and starts fast.
 TRAINING_PATH = {"torch", "torchvision", "timm", "accelerate", "safetensors", "huggingface_hub", "numpy", "pandas"}
 TRAINING_PATH |= {"PIL", "tqdm", "csra_lab"}
-BESIDE_THE_PATH = ("csra_lab.cli", "csra_lab.plots", "csra_lab.widgets", "csra_lab.datasets.download")
+BESIDE_THE_PATH = (
+    "csra_lab.cli",
+    "csra_lab.plots",
+    "csra_lab.result_plots",
+    "csra_lab.widgets",
+    "csra_lab.datasets.download",
+)
 NEVER_ON_THE_PATH = {"tyro", "pooch", "matplotlib", "skimage", "IPython", "sklearn"}
 
 

@@ -1,0 +1,76 @@
+"""Figures of results: every difference is drawn where it lies, and an empty point says that it may be nothing."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from csra_lab import plots, result_plots
+from csra_lab.errors import LabError
+
+ROWS = ["max", "log-sum-exp"]
+SERIES = {"photographs": [(-3.0, -4.0, -2.0), (0.5, -0.5, 1.5)], "emoji": [(2.0, 1.0, 3.0), None]}
+
+
+def chart(series=SERIES, **options):
+    return result_plots.differences(ROWS, series, label="points", alt="differences", **options)
+
+
+def markers(drawn: plots.Inline) -> list[tuple[str, float, float]]:
+    """(fill, x, y) of every point."""
+    uses = re.findall(r'<use [^>]*xlink:href="#[^"]+" [^>]*/>', drawn.html)
+    found = []
+    for use in uses:
+        fill = re.search(r"fill: ([^;\"]+)", use)
+        found.append((fill.group(1) if fill else "", *(float(re.search(rf' {k}="([^"]+)"', use)[1]) for k in "xy")))
+    return [m for m in found if "--lab-1" in m[0] or "--lab-2" in m[0] or "background" in m[0]]
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_is_readable_svg_in_the_colours_of_the_page(across):
+    drawn = chart(across=across, unit="method", limits=(-9, 9))
+    svg = ET.fromstring(re.search(r"<svg.*</svg>", drawn.html, re.S).group())
+    assert svg.get("aria-label") == drawn.alt == "differences"
+    assert not re.search(r"<style|DejaVu|" + "|".join((plots.INK, "#ffffff")), drawn.html)
+    assert drawn.html == chart(across=across, unit="method", limits=(-9, 9)).html
+    words = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawn.html)).split()
+    assert {"max", "log-sum-exp", "photographs", "emoji", "points", "method"} <= set(words)
+
+
+def test_one_series_needs_no_legend():
+    assert "photographs" not in chart({"photographs": SERIES["photographs"]}).html
+
+
+def test_a_point_is_empty_where_the_interval_holds_0():
+    fills = [fill for fill, _, _ in markers(chart())]
+    assert sum("background" in fill for fill in fills) == 1
+    only_clear = {"a": [(-3.0, -4.0, -2.0), (2.0, 1.0, 3.0)]}
+    assert not any("background" in fill for fill, _, _ in markers(chart(only_clear)))
+
+
+def test_a_series_may_have_no_point_at_all():
+    assert markers(chart({"a": [None, None]})) == []
+
+
+def test_points_lie_in_the_order_of_their_differences():
+    def at(series, across):
+        return [(x, y) for _, x, y in markers(chart(series, across=across, limits=(-9, 9)))]
+
+    low, high = {"a": [(1.0, 0.5, 2.0)] * 2}, {"a": [(3.0, 0.5, 4.0)] * 2}
+    assert at(high, True)[0][0] > at(low, True)[0][0]  # further right
+    assert at(high, False)[0][1] < at(low, False)[0][1]  # further up
+    rows = at(low, True)[:2]
+    assert rows[0][1] < rows[1][1]  # the first row is on top
+
+
+@pytest.mark.parametrize(
+    ("series", "message"),
+    [
+        ({"a": [(1.0, 0.0, 2.0)]}, "a has 1 differences for 2 rows"),
+        ({"a": [(3.0, 0.0, 2.0)] * 2}, "difference 3 is outside its interval 0 to 2"),
+        ({name: [None, None] for name in "abcde"}, "at most 4 series"),
+    ],
+)
+def test_refuses_what_cannot_be_drawn(series, message):
+    with pytest.raises(LabError, match=message):
+        chart(series)
