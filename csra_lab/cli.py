@@ -213,7 +213,7 @@ def predict_command(
         attention: Write one picture for each label found into this folder: where the classifier looked.
         json: Print one JSON array, with the probabilities of all classes.
     """
-    run, images = (paths[0], paths[1:]) if paths and _is_model(paths[0]) else (Path("photographs"), paths)
+    run, images = (paths[0], paths[1:]) if paths and _is_model(paths[0]) else (MODELS / "photographs", paths)
     if not images:
         raise LabError("name one or more photographs or folders.")
     if not 0 <= threshold <= 1:
