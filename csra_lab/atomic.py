@@ -74,7 +74,11 @@ def _is_write_failure(error: Exception) -> bool:
 
 
 def _flush_to_disk(path: Path) -> None:
+    """Every file on the disk and readable by whom the user lets read: safetensors writes for its owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
+            file.chmod(file.stat().st_mode | (0o666 & ~umask))
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())

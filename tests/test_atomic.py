@@ -196,3 +196,18 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     clear_leftovers(tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "weights").read_text() == "good"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_are_readable_by_whom_the_user_lets_read(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with written_whole(tmp_path / "model") as path:
+            path.mkdir()
+            save_file({"w": torch.zeros(2)}, path / "model.safetensors")  # which it writes for its owner alone
+        with written_whole(tmp_path / "note.txt") as path:
+            path.write_text("x")
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "model" / "model.safetensors", tmp_path / "note.txt"):
+        assert file.stat().st_mode & 0o777 == 0o666 & ~umask
