@@ -18,6 +18,7 @@ from csra_lab.datasets.image_folder import evenly, imagenet_index, load_image_fo
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.datasets.voc_in_imagenet import VOC_TABLE, covered_classes, pooled_scores, read_voc_table
 from csra_lab.four_lines import (
+    LAMBDAS,
     MeanAndMax,
     accuracy_against_lambda,
     checked_lambdas,
@@ -422,3 +423,25 @@ def test_a_network_of_other_classes(tmp_path, capsys, monkeypatch):
 
 class OtherClasses:
     classes = ("x",) * 21841
+
+
+# ---- what was measured -------------------------------------------------------------------------------------------
+
+
+def test_the_recorded_runs_agree_with_themselves():
+    runs = json.loads((VOC_TABLE.parent / "runs" / "four-lines-imagenet.json").read_text("utf-8"))["runs"]
+    assert {(run["model"][-5:], run["image_size"]) for run in runs} == {
+        ("lite0", 224), ("lite1", 240), ("lite2", 260), ("lite0", 448), ("lite1", 448), ("lite2", 448),
+    }  # fmt: skip
+    assert len({run["targets_sha256"] for run in runs}) == 1  # the same images and labels throughout
+    for run in runs:
+        assert run["images"] == 1219
+        assert len(run["classes"]) == 11
+        assert [row["lam"] for row in run["rows"]] == list(LAMBDAS) == run["lambdas"]
+        for pooling in ("softmax", "logits"):
+            start = run["rows"][0][pooling]["mAP"]
+            for row in run["rows"]:
+                result = row[pooling]
+                assert list(result["per_class_AP"]) == run["classes"]
+                assert np.mean(list(result["per_class_AP"].values())) == pytest.approx(result["mAP"], abs=1e-5)
+                assert result["mAP"] - start == pytest.approx(result["change"], abs=1e-5)
