@@ -103,6 +103,20 @@ def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, n
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def keep_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
+    """Indices of the items in `count` pictures, the same ones for every seed; a larger count keeps the same and more.
+
+    Raises:
+        LabError: the data set has fewer pictures.
+    """
+    names = [path.name for path in dataset.paths]
+    ranked = sorted(set(names), key=lambda name: mix_seed(0, "keep", name))
+    if count > len(ranked):
+        raise LabError(f"train_images is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
+    kept = set(ranked[:count])
+    return np.flatnonzero([name in kept for name in names])
+
+
 def mix_seed(*parts: int | str) -> int:
     """One 63-bit seed from several parts, well mixed and the same on every machine."""
     text = "/".join(map(str, parts)).encode()

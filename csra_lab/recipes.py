@@ -33,6 +33,7 @@ class Recipe:
     expected: str = "not measured yet"  # the score to expect, and who measured it
     train_split: str = "trainval"
     test_split: str = "test"
+    train_images: int | None = None  # train on so many pictures of the split, the same for every seed; None for all
     classes: tuple[str, ...] = ()  # classes to keep; none named means all
 
     weights: str = "pretrained"  # "pretrained" (installed, or timm's hub), "none", or the path of a weight file
@@ -79,6 +80,8 @@ class Recipe:
             "validation_fraction": (0, 0.9),
             "workers": (-1, None),
         }
+        if self.train_images is not None:
+            limits["train_images"] = (1, None)
         for field, (low, high) in limits.items():
             value = getattr(self, field)
             if not value >= low or (high is not None and value > high):
@@ -188,6 +191,65 @@ def _paper_recipes() -> list[Recipe]:
     return recipes
 
 
+# --- From scratch -----------------------------------------------------------------------------------------------------
+
+_FROM_SCRATCH = Recipe(
+    name="",
+    dataset="emoji-voc",
+    backbone="",
+    image_size=224,
+    weights="none",
+    lam=0.3,
+    normalize=False,
+    epochs=100,
+    batch_size=64,
+    optimizer="adamw",
+    backbone_lr=1e-3,
+    head_lr=1e-3,  # nothing is trained yet, so nothing needs ten times the rate
+    weight_decay=5e-2,
+    schedule="cosine",
+    warmup_epochs=5,
+    crop_scale=0.5,
+)
+_SCRATCH_RATES = {"resnet18": 1e-3, "resnet101": 1e-3, "vitb16": 3e-4, "vgg16": 3e-4}
+_SCRATCH_DATA = {"emoji": "emoji-voc", "paperdoll": "paperdoll-wider"}
+_SMALL_EPOCHS = {"resnet18": 20, "resnet101": 10, "vitb16": 8}
+
+
+def _from_scratch_recipes() -> list[Recipe]:
+    """The paper's backbones from random weights on the drawn sets: for a GPU, and a small version for two CPU cores."""
+    recipes = []
+    for short, rate in _SCRATCH_RATES.items():
+        for data, dataset in _SCRATCH_DATA.items():
+            recipes.append(
+                dataclasses.replace(
+                    _FROM_SCRATCH,
+                    name=f"{data}-scratch-{short}-csra",
+                    dataset=dataset,
+                    backbone=PAPER_BACKBONES[short],
+                    backbone_lr=rate,
+                    head_lr=rate,
+                    why="from scratch, on a GPU",
+                )
+            )
+    for short, epochs in _SMALL_EPOCHS.items():
+        full = next(recipe for recipe in recipes if recipe.name == f"emoji-scratch-{short}-csra")
+        recipes.append(
+            dataclasses.replace(
+                full,
+                name=f"emoji-small-{short}-csra",
+                image_size=112,
+                train_images=1000,
+                epochs=epochs,
+                batch_size=16,
+                warmup_epochs=1,
+                precision="bf16",  # twice as fast on a CPU that multiplies bf16, slow on one that does not
+                why="from scratch, small enough for two CPU cores",
+            )
+        )
+    return recipes
+
+
 # --- Ours, for a laptop -----------------------------------------------------------------------------------------------
 
 _VOC2012_LITE0 = Recipe(
@@ -255,6 +317,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in [
         *(recipe for ours in _OURS for recipe in (ours, average_twin(ours))),
+        *(recipe for csra in _from_scratch_recipes() for recipe in (csra, average_twin(csra))),
         *_paper_recipes(),
     ]
 }

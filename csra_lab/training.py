@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from csra_lab.atomic import clear_leftovers, written_whole
-from csra_lab.batches import Batches, SeededItems, hold_out, mix_seed
+from csra_lab.batches import Batches, SeededItems, hold_out, keep_images, mix_seed
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
@@ -120,6 +120,8 @@ class _Run:
 
     def _prepare_data(self, train_set: MultiLabelDataset) -> None:
         recipe, model = self.recipe, self.model
+        if recipe.train_images is not None:
+            train_set = train_set.subset(keep_images(train_set, recipe.train_images))
         fit_part, self.held_out = hold_out(train_set, recipe.validation_fraction)
         pixels = {"mean": model.mean, "std": model.std}
         if recipe.freeze_backbone:

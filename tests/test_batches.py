@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from csra_lab.batches import Batches, SeededItems, hold_out, mix_seed
+from csra_lab.batches import Batches, SeededItems, hold_out, keep_images, mix_seed
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import LabError
 
@@ -193,3 +193,17 @@ def test_no_part_and_empty_parts():
             hold_out(data, fraction)
     with pytest.raises(LabError, match="5 images"):
         hold_out(dataset(["a.jpg"] * 5), 0.5)  # one picture cannot be in two parts
+
+
+def test_a_training_set_cut_down_keeps_whole_pictures_and_grows_by_adding():
+    names = [f"{i % 30}.jpg" for i in range(90)]
+    data = dataset(names)
+    parts = [set(keep_images(data, count).tolist()) for count in (1, 7, 30)]
+    assert parts[0] < parts[1] < parts[2] == set(range(90))
+    assert [len(names_of(data, part)) for part in parts] == [1, 7, 30]
+    assert len(parts[1]) == 21  # the three people of each picture
+    order = torch.randperm(90).tolist()
+    shuffled = dataset([names[i] for i in order])
+    assert names_of(shuffled, keep_images(shuffled, 7)) == names_of(data, parts[1])
+    with pytest.raises(LabError, match="train_images is 31, but toy trainval has 30"):
+        keep_images(data, 31)

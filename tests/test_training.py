@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from csra_lab import MultiLabelClassifier, create_classifier
+from csra_lab.batches import keep_images
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import LabError
 from csra_lab.evaluation import evaluate
@@ -68,6 +69,14 @@ def test_a_run_learns_and_leaves_the_folder_it_promises(sets, tmp_path):
     stored = np.load(tmp_path / "run" / "scores.npz")
     np.testing.assert_allclose(stored["scores"], scores, atol=1e-3)
     np.testing.assert_array_equal(stored["targets"], sets[1].targets)
+
+
+def test_a_cut_training_set_is_trained_on_as_if_it_were_all_there_is(sets, tmp_path):
+    cut = dataclasses.replace(VIT, epochs=1, train_images=16)
+    train(cut, *sets, tmp_path / "cut", progress=False)
+    whole = dataclasses.replace(cut, train_images=None)
+    train(whole, sets[0].subset(keep_images(sets[0], 16)), sets[1], tmp_path / "whole", progress=False)
+    assert_same_bits(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_the_best_epoch_is_chosen_on_held_out_training_pictures(sets, tmp_path):
