@@ -305,6 +305,13 @@ def test_four_lines_on_a_model_that_has_a_residual(devkit, tmp_path, capsys):
     assert "average-pooling" in sentence
 
 
+def test_options_of_a_data_set_without_one(tmp_path, capsys):
+    for given in (["--split", "val"], ["--min-positives", "1"], ["--min-positives", "3", "--split", "test"]):
+        sentence = refused(capsys, "four-lines", "tf_efficientnet_lite0", tmp_path, *given)
+        assert "--dataset" in sentence
+        assert all(flag in sentence for flag in given if flag.startswith("--"))
+
+
 def test_a_full_disk_while_training(devkit, tmp_path, capsys, monkeypatch):
     from csra_lab import training
 

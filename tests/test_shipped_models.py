@@ -10,7 +10,8 @@ from PIL import Image
 from skimage import data as pictures
 
 from csra_lab import MultiLabelClassifier, load_dataset
-from csra_lab.cli import MODELS, main
+from csra_lab.cli import main
+from csra_lab.cli.models import MODELS
 from csra_lab.datasets.paperdoll_wider import prepare_paperdoll_wider
 from csra_lab.evaluation import predict_image
 from csra_lab.experiments import read_scores

@@ -1,0 +1,3 @@
+from csra_lab.cli import main
+
+main()

@@ -1,0 +1,70 @@
+"""`csra-lab data download | prepare | check`: data sets fetched, drawn, and looked at."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from csra_lab.cli.output import as_json
+from csra_lab.datasets import DRAWN
+from csra_lab.errors import LabError
+
+
+def run_data(arguments: list[str]) -> None:
+    """`csra-lab data download NAME --root DIR`, `data prepare NAME` and `data check FOLDER`."""
+    commands = {"download": download_command, "prepare": prepare_command, "check": check_command}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        usages = ("download NAME --root DIR", "prepare NAME [--root DIR]", "check FOLDER")
+        print("usage: " + "\n       ".join(f"csra-lab data {usage}" for usage in usages))
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in commands:
+        raise LabError(f"there is no command 'data {arguments[0]}'; there are {', '.join(commands)}.")
+    tyro.cli(commands[arguments[0]], args=arguments[1:], prog=f"csra-lab data {arguments[0]}")
+
+
+def prepare_command(name: Annotated[str, tyro.conf.Positional], root: Path | None = None, quiet: bool = False) -> None:
+    """Draw an embedded data set, once.
+
+    Args:
+        name: emoji-voc or paperdoll-wider.
+        root: Folder to put it into; the cache if left out, where every command finds it.
+        quiet: Show no progress.
+    """
+    if name not in DRAWN:
+        raise LabError(f"{name!r} is not a data set that this lab draws; there are {', '.join(DRAWN)}.")
+    print(f"{name} is in {DRAWN[name](root, progress=not quiet)}")
+
+
+def check_command(folder: Annotated[Path, tyro.conf.Positional], json: bool = False) -> None:
+    """Look for what spoils training on pictures of your own. Exits with 2 if there is an error.
+
+    Args:
+        folder: Folder with CSV files, or in VOC's layout.
+        json: Print one JSON array.
+    """
+    from csra_lab.datasets.check import check_folder
+
+    if not folder.is_dir():
+        raise LabError(f"there is no folder {folder}; check the path.")
+    findings = check_folder(folder, progress=not json)
+    if json:
+        print(as_json([dataclasses.asdict(finding) for finding in findings]))
+    else:
+        print("\n".join(f"{finding.level + ':':9}{finding.message}" for finding in findings))
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(2)
+
+
+def download_command(name: Annotated[str, tyro.conf.Positional], root: Path, quiet: bool = False) -> None:
+    """Fetch a data set (resumed where a download stopped, checked, and unpacked), or say how to get it.
+
+    Args:
+        name: Name of the data set.
+        root: Folder to put it into.
+        quiet: Show no progress.
+    """
+    from csra_lab.datasets.download import download
+
+    print(f"{name} is in {download(name, root, progress=not quiet)}")

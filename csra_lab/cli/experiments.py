@@ -1,0 +1,108 @@
+"""`csra-lab four-lines` and `csra-lab ablate`: what a change of the head does, measured."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from csra_lab.cli.models import scoring_options
+from csra_lab.cli.output import as_json, as_table
+from csra_lab.errors import LabError
+
+
+def four_lines_command(
+    model: Annotated[str, tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.Positional],
+    lambdas: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    image_size: int | None = None,
+    weights: str | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    min_positives: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """The four lines on an ImageNet classifier, no training: top-1 accuracy, or mAP on VOC's classes, against lambda.
+
+    Args:
+        model: timm's name of the classifier.
+        folder: One sub-folder a class, named by WordNet id, index or name; with --dataset the folder of that data set.
+        lambdas: Weights of the maximum; 0, to which the others are compared, is always among them.
+        image_size: Side of the input in pixels; the network's own if left out.
+        weights: installed, hub, or a weight file; the first that there is if left out.
+        dataset: A multi-label set with VOC's classes, such as voc2012; ImageNet's classes are then pooled into VOC's.
+        split: Which split of that set; test if left out.
+        min_positives: Leave out VOC classes with fewer positive images in that split; 1 if left out.
+        limit: Measure on at most so many pictures, evenly spread.
+        batch_size: Images at a time.
+        out: Add the result to this JSON file of recorded runs.
+        json: Print one JSON object.
+    """
+    from csra_lab.four_lines import result_table, run_four_lines
+
+    scoring = scoring_options(batch_size=batch_size, progress=not json)
+    of_the_set = {"split": split, "min_positives": min_positives}
+    given = {name: value for name, value in of_the_set.items() if value is not None}
+    if given and dataset is None:
+        flags = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise LabError(f"without --dataset, {flags} would do nothing: a folder of ImageNet classes has neither.")
+    options = {"lambdas": lambdas, "image_size": image_size, "weights": weights, "limit": limit, "out": out}
+    record = run_four_lines(model, folder, dataset=dataset, **given, **options, **scoring)
+    if json:
+        print(as_json(record))
+        return
+    what = f"{record['classes']} classes of 1000" if dataset is None else f"{len(record['classes'])} classes"
+    print(f"{model} at {record['image_size']} px, {record['images']} images, {what} (in %)\n")
+    print(as_table(result_table(record)))
+    print(f"\n{record['note']}")
+
+
+def run_ablate(arguments: list[str]) -> None:
+    """`csra-lab ablate PLAN [...]`, with the plans listed by --help."""
+    from csra_lab.plans import PLANS
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: csra-lab ablate PLAN ... [--data DIR] [--out DIR] [--sources NAME ...] [--seeds N]\n")
+        print("PLAN is all, a JSON file, or one or more of\n")
+        print(as_table([(p.name, ", ".join(p.sources[:3]) + (" ..." * (len(p.sources) > 3)), p.question)
+                      for p in PLANS.values()]))  # fmt: skip
+        sys.exit(0 if arguments else 2)
+    tyro.cli(ablate_command, args=arguments, prog="csra-lab ablate")
+
+
+def ablate_command(
+    plans: Annotated[tuple[str, ...], tyro.conf.Positional],
+    data: Path | None = None,
+    out: Path = Path("runs/experiments"),
+    sources: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Train the heads of one or more plans on kept features, compare them, and record everything.
+
+    Args:
+        plans: Names of plans, JSON files, or all.
+        data: Folder of the photographs, for the sources that need them.
+        out: Folder of the records.
+        sources: Only these sources.
+        seeds: Runs of each row, instead of the plan's own number.
+        quiet: Show no progress.
+    """
+    from csra_lab.experiments import run_plans
+    from csra_lab.plans import PLANS, SOURCES, get_plan
+
+    chosen = list(PLANS.values()) if plans == ("all",) else [get_plan(name) for name in plans]
+    for name in sources or ():
+        if name not in SOURCES:
+            raise LabError(f"there is no source {name!r}; there are {', '.join(SOURCES)}.")
+    if seeds is not None:
+        if seeds < 1:
+            raise LabError(f"--seeds is at least 1, not {seeds}.")
+        chosen = [dataclasses.replace(plan, seeds=seeds) for plan in chosen]
+    if not any(sources is None or set(sources) & set(plan.sources) for plan in chosen):
+        raise LabError(f"no plan named here has a source {', '.join(sources)}.")
+    run_plans(chosen, sources=sources, data=data, out=out, progress=not quiet)

@@ -1,0 +1,73 @@
+"""The models that commands work with: found, loaded, given a device; and `csra-lab models`, which counts them."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.cli.output import as_json, as_table
+from csra_lab.cost import model_cost
+from csra_lab.errors import LabError
+from csra_lab.recipes import PAPER_BACKBONES
+
+MODELS = Path(__file__).resolve().parents[2] / "data" / "models"  # heads that come with the lab
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a run, a saved model, or the name of one that comes with the lab."""
+    return any((path / name).exists() for name in ("recipe.json", "config.json")) or _ships(path)
+
+
+def _ships(path: Path) -> bool:
+    """Whether this is the name of a model that comes with the lab, and of nothing that lies here."""
+    return not path.exists() and len(path.parts) == 1 and (MODELS / path / "config.json").exists()
+
+
+def load_model(run: Path) -> MultiLabelClassifier:
+    """The classifier of a run, of a saved model, or of a name that comes with the lab."""
+    run = MODELS / run if _ships(run) else run
+    folder = run / "model"
+    if (run / "recipe.json").exists() and not folder.exists():
+        raise LabError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
+    return MultiLabelClassifier.from_pretrained(folder if folder.exists() else run)
+
+
+def best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def scoring_options(*, batch_size: int, progress: bool) -> dict:
+    """What `evaluate` is told about this machine; beside a GPU, other processes read the pictures."""
+    device = best_device()
+    workers = {"workers": min(8, os.cpu_count() or 1)} if device == "cuda" else {}
+    return {"device": device, "batch_size": batch_size, "progress": progress, **workers}
+
+
+def models_command(
+    backbones: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(PAPER_BACKBONES.values()), json: bool = False
+) -> None:
+    """Parameters and multiply-adds of the published models with CSRA, counted for 20 classes and one image.
+
+    Args:
+        backbones: timm's names; the published ones if left out.
+        json: Print one JSON array.
+    """
+    rows = []
+    for backbone in backbones:
+        for size in (224, 448):
+            for heads in (1, 8):
+                cost = model_cost(backbone, num_classes=20, image_size=size, head="csra", heads=heads)
+                rows.append({"backbone": backbone, "image_size": size, "heads": heads, **dataclasses.asdict(cost)})
+    if json:
+        print(as_json(rows))
+        return
+    table = [("backbone", "pixels", "heads", "parameters", "multiply-adds", "of these the head")]
+    for row in rows:
+        share = 100 * row["head_multiply_adds"] / row["multiply_adds"]
+        sizes = (f"{row['parameters'] / 1e6:.2f} M", f"{row['multiply_adds'] / 1e9:.2f} G", f"{share:.2f} %")
+        table.append((row["backbone"], str(row["image_size"]), str(row["heads"]), *sizes))
+    print(as_table(table))

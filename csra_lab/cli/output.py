@@ -1,0 +1,28 @@
+"""How results are printed: tables for people, JSON for programs."""
+
+import json
+import math
+from collections.abc import Sequence
+
+from csra_lab.metrics import MultilabelMetrics
+
+
+def metrics_table(metrics: MultilabelMetrics, title: str) -> str:
+    names = ("mAP", "CP", "CR", "CF1", "CF1_macro", "OP", "OR", "OF1")
+    lines = [f"{title} (in %)", as_table([names, tuple(f"{100 * getattr(metrics, n):.2f}" for n in names)])]
+    if metrics.classes:
+        pairs = zip(metrics.classes, metrics.per_class_AP, strict=True)
+        pairs = [(c, "no positive" if math.isnan(ap) else f"{100 * ap:.1f}") for c, ap in pairs]
+        lines.append(as_table([("class", "AP"), *pairs]))
+    return "\n\n".join(lines)
+
+
+def as_table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def as_json(value) -> str:
+    return json.dumps(value, indent=2)

@@ -1,0 +1,122 @@
+"""`csra-lab train` and `csra-lab evaluate`: a classifier from a recipe, and its metrics on a split."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from csra_lab.cli.models import load_model, scoring_options
+from csra_lab.cli.output import as_json, as_table, metrics_table
+from csra_lab.datasets import load_dataset, write_voc_predictions
+from csra_lab.errors import LabError
+from csra_lab.evaluation import check_classes, evaluate
+from csra_lab.recipes import RECIPES, Recipe, get_recipe
+from csra_lab.runs import read_recipe, save_evaluation
+
+
+def run_train(arguments: list[str]) -> None:
+    """`csra-lab train RECIPE [--data DIR] [--out DIR] [--FIELD VALUE ...]`."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: csra-lab train RECIPE --data DIR [--out DIR] [--FIELD VALUE ...]\n")
+        print("csra-lab train RECIPE --help lists the fields that can be overridden. Recipes:\n")
+        print(_recipe_table())
+        sys.exit(0 if arguments else 2)
+    recipe = get_recipe(arguments[0])
+
+    def command(
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = recipe,
+        data: Path | None = None,
+        out: Path = Path("runs") / recipe.name,
+        quiet: bool = False,
+    ) -> None:
+        """Train a classifier, choose its best epoch on held-out training pictures, and measure it on the test split.
+
+        Args:
+            data: Folder of the data set.
+            out: Folder of the run; the same command goes on with an unfinished run there.
+            quiet: Show no progress.
+        """
+        train_command(recipe, data=data, out=out, quiet=quiet)
+
+    tyro.cli(command, args=arguments[1:], prog=f"csra-lab train {recipe.name}")
+
+
+def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) -> None:
+    """Train a recipe and print what came out."""
+    from csra_lab.training import train  # accelerate takes seconds to import, and no other command needs it
+
+    classes = recipe.classes or None
+    train_set = load_dataset(recipe.dataset, data, recipe.train_split, classes=classes)
+    test_set = load_dataset(recipe.dataset, data, recipe.test_split, classes=classes)
+    labelled = test_set if (test_set.targets >= 0).any() else None
+    result = train(recipe, train_set, labelled, out, progress=not quiet)
+    if int(os.environ.get("RANK", 0)):
+        return
+    if result.metrics is not None:
+        print(metrics_table(result.metrics, f"{test_set.name} {test_set.split}, {len(test_set)} images"))
+    print(f"model: {out / 'model'}")
+
+
+def _recipe_table() -> str:
+    rows = [("recipe", "classifier", "data", "cost", "expected")]
+    for recipe in RECIPES.values():
+        head = f"{recipe.backbone} {recipe.image_size} px, {recipe.head}"
+        rows.append((recipe.name, head, recipe.dataset, recipe.cost, recipe.expected))
+    return as_table(rows)
+
+
+def evaluate_command(
+    run: Annotated[Path, tyro.conf.Positional],
+    data: Path | None = None,
+    split: str = "test",
+    dataset: str | None = None,
+    four_lines: float | None = None,
+    ap: Literal["average", "voc11", "envelope"] = "average",
+    threshold: float = 0.5,
+    top_k: int | None = None,
+    difficult: Literal["ignore", "negative"] = "ignore",
+    server_format: Path | None = None,
+    out: Path | None = None,
+    batch_size: int = 32,
+    json: bool = False,
+) -> None:
+    """Measure a trained classifier on a split.
+
+    Args:
+        run: Folder of a run, or of a saved model.
+        data: Folder of the data set.
+        split: Which split.
+        dataset: Name of the data set; the run's own if left out.
+        four_lines: Add this lambda times the largest score to an average-pooling model: the four lines, no training.
+        ap: Definition of average precision.
+        threshold: Probability from which a label counts as predicted.
+        top_k: Predict the k highest labels of each image instead.
+        difficult: What unknown targets do: left out, or counted as absent.
+        server_format: Also write the scores into this folder, as the VOC evaluation server wants them.
+        out: Also write metrics.json and scores.npz into this folder, as a run has them.
+        batch_size: Images at a time.
+        json: Print one JSON object.
+    """
+    model = load_model(run)
+    if four_lines is not None:
+        model = model.with_four_lines(four_lines)
+    name = dataset or (read_recipe(run).dataset if (run / "recipe.json").exists() else None)
+    if name is None:
+        raise LabError(f"{run} does not say which data set it was trained on; name it with --dataset.")
+    data_set = load_dataset(name, data, split)
+    known = [c for c in model.classes if c in data_set.classes]
+    data_set = data_set.select_classes(known) if known and known != list(data_set.classes) else data_set
+    check_classes(model, data_set)
+    options = {"ap": ap, "threshold": threshold, "top_k": top_k, "difficult": difficult}
+    scoring = scoring_options(batch_size=batch_size, progress=not json)
+    metrics, scores = evaluate(model.to(scoring["device"]), data_set, **options, **scoring)
+    if server_format is not None:
+        write_voc_predictions(server_format, data_set, scores)
+    if out is not None:
+        save_evaluation(out, data_set, metrics, scores)
+    if json:
+        print(as_json({"dataset": data_set.name, "split": split, "difficult": difficult, **metrics.to_dict()}))
+    else:
+        print(metrics_table(metrics, f"{data_set.name} {split}, {len(data_set)} images"))
