@@ -11,6 +11,7 @@ state.pt           only while the run is under way
 import dataclasses
 import json
 import platform
+import zipfile
 from pathlib import Path
 
 import accelerate
@@ -97,6 +98,42 @@ def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: Multilabe
     result = {"dataset": dataset.name, "split": dataset.split, **metrics.to_dict()}
     with written_whole(folder / "metrics.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A test split as a run scored it.
+
+    Attributes:
+        scores: (N, C) probabilities; they were stored as float16. targets: (N, C) in {1, 0, -1}.
+        ids: N strings. classes: C names.
+    """
+
+    scores: np.ndarray
+    targets: np.ndarray
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def read_evaluation(folder: str | Path) -> Scored:
+    """The scores of a run folder, or of a folder that `csra-lab evaluate --out` wrote.
+
+    Raises:
+        LabError: no scores there, or not such a file.
+    """
+    path = Path(folder) / "scores.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Scored(
+                scores=stored["scores"].astype(np.float32),
+                targets=stored["targets"].astype(np.int8),
+                ids=tuple(stored["ids"].tolist()),
+                classes=tuple(stored["classes"].tolist()),
+            )
+    except FileNotFoundError:
+        raise LabError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from None
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise LabError(f"{path} does not hold scores of this lab ({error}); evaluate again.") from None
 
 
 def _json_types(recipe: Recipe) -> dict:
