@@ -132,7 +132,7 @@ def read_evaluation(folder: str | Path) -> Scored:
             )
     except FileNotFoundError:
         raise LabError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from None
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise LabError(f"{path} does not hold scores of this lab ({error}); evaluate again.") from None
 
 

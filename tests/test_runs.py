@@ -39,6 +39,14 @@ def test_a_torn_file_is_named(written, content):
         read_evaluation(folder)
 
 
+def test_one_bare_array_is_named(written):
+    folder = written[0]
+    with open(folder / "scores.npz", "wb") as file:
+        np.save(file, np.zeros((2, 2)))
+    with pytest.raises(LabError, match=r"scores\.npz does not hold scores"):
+        read_evaluation(folder)
+
+
 def test_other_arrays_and_objects_are_refused(written):
     folder = written[0]
     np.savez(folder / "scores.npz", scores=np.zeros((2, 2)))
