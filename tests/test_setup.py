@@ -157,6 +157,7 @@ FLOORS = {
     "ablation": 5,
     "four_lines": 5,
     "experiments": 6,
+    "atlas": 6,  # its heads are trained on the features of experiments
     "plans": 5,
     "conditions": 5,
     "interpretation": 5,
