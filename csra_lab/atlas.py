@@ -128,7 +128,7 @@ def add_run(run: Path, *, folder: Path = ATLAS) -> Path:
     made = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     if (run / "metrics.json").exists():
         made["metrics"] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    title = f"{recipe.backbone} {'frozen' if recipe.freeze_backbone else 'trained'}, {_head_title(model)}"
+    title = f"{_head_title(model)}, {recipe.backbone}{' (frozen)' if recipe.freeze_backbone else ''}"
     name = "-".join([recipe.dataset, recipe.backbone, *re.findall(r"\w+", _head_title(model).lower())])
     return add_to_atlas(model, recipe.dataset, name=name, title=title, made=made, folder=folder)
 
@@ -151,7 +151,7 @@ def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
             recipe, classes = trained.recipe, sets["trainval"].classes
             model = create_classifier(recipe.backbone, classes=classes, pretrained=True, image_size=recipe.image_size)
             model = model.with_head(trained.head).eval()
-            title = f"EfficientNet-Lite0, {_head_title(model)}"
+            title = f"{_head_title(model)}, EfficientNet-Lite0 (frozen)"
             name = "-".join([recipe.dataset, "lite0", *re.findall(r"\w+", _head_title(model).lower())])
             fields = json.loads(json.dumps(dataclasses.asdict(recipe)).replace("Infinity", '"inf"'))
             made = {

@@ -1,0 +1,17 @@
+"""Explorers: live in Jupyter, and in a static page with no kernel."""
+
+from csra_lab.widgets.maps import AttentionExplorer, HeadComposer, explore, maps_of_atlas, maps_of_photographs
+from csra_lab.widgets.metrics import MetricsExplorer, explore_metrics, score_set
+from csra_lab.widgets.temperature import TemperatureExplorer
+
+__all__ = [
+    "AttentionExplorer",
+    "HeadComposer",
+    "MetricsExplorer",
+    "TemperatureExplorer",
+    "explore",
+    "explore_metrics",
+    "maps_of_atlas",
+    "maps_of_photographs",
+    "score_set",
+]

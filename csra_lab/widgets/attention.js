@@ -1,0 +1,204 @@
+/* Attention explorer: where a classifier looks, the logit in two parts, and the ranking of labels as it changes. */
+
+const VIRIDIS = ("440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c 1fa088 28ae80 3fbc73 5ec962 84d44b " +
+  "addc30 d8e219 fde725").split(" ").map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+const ROWS = 12; // labels of the ranking that are shown
+const VIEWS = [["attention", "attention"], ["scores", "score map"], ["picture", "picture alone"]];
+
+function colour(strength) {
+  const place = strength * (VIRIDIS.length - 1), low = Math.min(Math.floor(place), VIRIDIS.length - 2);
+  return VIRIDIS[low].map((v, i) => v + (place - low) * (VIRIDIS[low + 1][i] - v));
+}
+const COLOURS = Array.from({ length: 256 }, (_, i) => colour(i / 255));
+
+/* For each pixel of a side the two places of the map it lies between, and how far it is on the way. */
+function between(pixels, places) {
+  return Array.from({ length: pixels }, (_, i) => {
+    const at = Math.min(Math.max(((i + 0.5) * places) / pixels - 0.5, 0), places - 1);
+    const low = Math.min(Math.floor(at), Math.max(places - 2, 0));
+    return [low, Math.min(low + 1, places - 1), at - low];
+  });
+}
+
+/* The picture in grey under the map (bilinear, blue to yellow), as plots.overlay does it. grey: one byte a pixel. */
+function paint(image, grey, heat, h, w, low, high) {
+  const rows = between(image.height, h), columns = between(image.width, w), scale = high > low ? 255 / (high - low) : 0;
+  let pixel = 0;
+  for (const [y0, y1, dy] of rows) {
+    for (const [x0, x1, dx] of columns) {
+      const top = heat[y0 * w + x0] * (1 - dx) + heat[y0 * w + x1] * dx;
+      const bottom = heat[y1 * w + x0] * (1 - dx) + heat[y1 * w + x1] * dx;
+      const strength = scale ? Math.round((top * (1 - dy) + bottom * dy - low) * scale) : 128;
+      const rgb = COLOURS[Math.min(Math.max(strength, 0), 255)], base = 0.45 * grey[pixel];
+      image.data[4 * pixel] = base + 0.55 * rgb[0];
+      image.data[4 * pixel + 1] = base + 0.55 * rgb[1];
+      image.data[4 * pixel + 2] = base + 0.55 * rgb[2];
+      image.data[4 * pixel + 3] = 255;
+      pixel++;
+    }
+  }
+}
+
+/* What the heads control offers for a model: key -> maps and temperatures, from the slider's T. */
+function headOptions(model, lists) {
+  const own = model.temperatures.map(asNumber), H = model.heads;
+  const text = (ts) => ts.map(temperatureText).join(", ");
+  if (H > 1) {
+    return {
+      trained: { text: `all ${H} heads, T = ${text(own)}`, of: () => own.map((T, h) => [h, T]), fixed: text(own) },
+      ...Object.fromEntries(own.map((_, h) => [`head-${h + 1}`, { text: `head ${h + 1} alone`, of: (T) => [[h, T]] }])),
+    };
+  }
+  const several = Object.entries(lists).filter(([count]) => count !== "1").map(([count, list]) => {
+    const ts = list.map(asNumber);
+    return [count, { text: `${count} temperatures: ${text(ts)}`, of: () => ts.map((T) => [0, T]), fixed: text(ts) }];
+  });
+  return { one: { text: "one head", of: (T) => [[0, T]] }, ...Object.fromEntries(several) };
+}
+
+function render({ model, el }) {
+  const data = model.get("data");
+  const maps = data.models.map((m) => m.maps.map((packed) => { // [model][picture] -> { h, w, of(head, class) }
+    const { shape: [, classes, h, w], data: values } = unpack(packed), N = h * w;
+    return { h, w, of: (head, c) => values.subarray((head * classes + c) * N, (head * classes + c + 1) * N) };
+  }));
+
+  const picture = choice("Picture", "picture", (value) => change(model, { picture: Number(value) }));
+  const network = choice("Model", "model", (value) => change(model, { model: Number(value) }));
+  const label = choice("Label", "label", (value) => change(model, { label: Number(value) }));
+  const heads = choice("Heads", "heads", (value) => change(model, { heads: value }));
+  const view = choice("Show", "view", (value) => change(model, { view: value }));
+  const warmth = temperatureSlider(model), weight = lambdaSlider(model);
+  const trained = make("button", { type: "button", class: "lab-button", "data-control": "trained", onclick: () => {
+    const chosen = data.models[model.get("model")];
+    const T = chosen.temperatures[0] ?? model.get("temperature");
+    change(model, { lam: chosen.lam, temperature: T, heads: chosen.heads > 1 ? "trained" : "one" });
+  } }, "as it was trained");
+
+  const canvas = make("canvas", { class: "lab-canvas", role: "img" });
+  const legend = make("p", { class: "lab-note" });
+  const parts = numbers([
+    ["average", "average part"], ["residual", "residual part"], ["logit", "logit"], ["probability", "probability"],
+    ["place", "place"],
+  ]);
+  const rows = Array.from({ length: Math.min(ROWS, data.classes.length) }, () => {
+    const row = { place: make("span", { class: "lab-place" }), name: make("span", { class: "lab-name" }),
+      first: make("span", { class: "lab-bar" }), second: make("span", { class: "lab-bar lab-bar-2" }),
+      zero: make("span", { class: "lab-zero" }), chance: make("span", { class: "lab-chance" }), label: 0 };
+    row.element = make("button", { type: "button", class: "lab-rank", onclick: () => change(model, { label: row.label }) },
+      row.place, row.name, make("span", { class: "lab-bars", "aria-hidden": "true" }, row.zero, row.first, row.second),
+      row.chance);
+    return row;
+  });
+  const { root, say } = frame(el, "Attention explorer",
+    make("div", { class: "lab-controls" }, picture.element, network.element, label.element, heads.element,
+      warmth.element, weight.element, view.element, trained),
+    make("div", { class: "lab-columns" },
+      make("div", {}, canvas, legend),
+      make("div", {}, parts.element,
+        make("p", { class: "lab-note" }, "Ranking of the labels by logit: ", make("span", { class: "lab-key" }, "average part"),
+          ", ", make("span", { class: "lab-key lab-key-2" }, "residual part"),
+          ". ▲▼: places won or lost by the residual.", data.note ? ` ${data.note}` : ""),
+        make("div", { class: "lab-ranking", role: "group", "aria-label": "Ranking of the labels" },
+          ...rows.map((row) => row.element)))));
+
+  /* Pictures are decoded once; the grey copy lies under the map. */
+  const grey = new Map();
+  function loadPicture(index) {
+    if (grey.has(index)) return grey.get(index);
+    grey.set(index, null);
+    const image = new Image();
+    image.onload = () => {
+      const scratch = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+      const pen = scratch.getContext("2d", { willReadFrequently: true });
+      pen.drawImage(image, 0, 0);
+      const colours = pen.getImageData(0, 0, scratch.width, scratch.height), bytes = new Uint8Array(scratch.width * scratch.height);
+      bytes.forEach((_, i) => {
+        bytes[i] = 0.299 * colours.data[4 * i] + 0.587 * colours.data[4 * i + 1] + 0.114 * colours.data[4 * i + 2];
+      });
+      grey.set(index, { colours, bytes, image: new ImageData(scratch.width, scratch.height) });
+      draw();
+    };
+    image.src = data.pictures[index].url;
+    return null;
+  }
+
+  function draw() {
+    const at = Math.min(model.get("picture"), data.pictures.length - 1);
+    const which = Math.min(model.get("model"), data.models.length - 1);
+    const c = Math.min(model.get("label"), data.classes.length - 1);
+    const lam = model.get("lam"), T = asNumber(model.get("temperature")), chosen = data.models[which];
+    const options = headOptions(chosen, data.temperatures), map = maps[which][at];
+    const key = options[model.get("heads")] ? model.get("heads") : Object.keys(options)[0];
+    const pairs = options[key].of(T), temperatures = pairs.map((pair) => pair[1]);
+
+    const logits = data.classes.map((_, i) => csraLogit(pairs.map(([head]) => map.of(head, i)), temperatures, lam));
+    const order = ranking(logits.map((p) => p.logit)), before = ranking(logits.map((p) => p.average));
+    const place = order.indexOf(c), targets = data.pictures[at].targets;
+
+    picture.update(data.pictures.map((p, i) => [String(i), p.name]), at);
+    network.update(data.models.map((m, i) => [String(i), m.name]), which);
+    label.update(data.classes.map((name, i) => [String(i), targets?.[i] === 1 ? `${name} ●` : name]), c);
+    heads.update(Object.entries(options).map(([k, option]) => [k, option.text]), key);
+    view.update(VIEWS, model.get("view"));
+    warmth.update(T, options[key].fixed, Boolean(options[key].fixed));
+    weight.update(lam);
+    const { average, residual, logit } = logits[c];
+    parts.update({ average: number(average), residual: number(residual), logit: number(logit),
+      probability: number(sigmoid(logit)), place: `${place + 1} of ${data.classes.length}` });
+    drawRanking(logits, order, before, c, targets);
+    drawMap(at, map, pairs, c);
+    say(`${data.classes[c]}: logit ${number(logit, 2)}, place ${place + 1} of ${data.classes.length}.`);
+  }
+
+  function drawRanking(logits, order, before, chosen, targets) {
+    const shown = order.slice(0, rows.length);
+    if (!shown.includes(chosen)) shown[shown.length - 1] = chosen;
+    const ends = logits.flatMap((p) => [p.average, p.logit]);
+    const low = Math.min(0, Math.floor(Math.min(...ends))), high = Math.max(1, Math.ceil(Math.max(...ends)));
+    const x = (value) => (100 * (value - low)) / (high - low);
+    const bar = (element, from, to) => {
+      element.style.left = `${x(Math.min(from, to))}%`;
+      element.style.width = `${x(Math.max(from, to)) - x(Math.min(from, to))}%`;
+    };
+    shown.forEach((c, i) => {
+      const row = rows[i], { average, logit } = logits[c], place = order.indexOf(c), won = before.indexOf(c) - place;
+      row.label = c;
+      setText(row.place, `${place + 1}${won > 0 ? ` ▲${won}` : won < 0 ? ` ▼${-won}` : ""}`);
+      setText(row.name, data.classes[c] + (targets?.[c] === 1 ? " ●" : targets?.[c] === -1 ? " ?" : ""));
+      setText(row.chance, number(sigmoid(logit), 2));
+      row.zero.style.left = `${x(0)}%`;
+      bar(row.first, 0, average);
+      bar(row.second, average, logit);
+      setAttributes(row.element, { "aria-pressed": c === chosen, "data-found": logit >= 0 });
+    });
+  }
+
+  function drawMap(at, map, pairs, c) {
+    const loaded = loadPicture(at), view = model.get("view"), name = data.classes[c];
+    let heat = null;
+    if (view === "attention") {
+      heat = new Float64Array(map.h * map.w);
+      for (const [head, T] of pairs) attentionScores(map.of(head, c), T).forEach((a, k) => { heat[k] += a / pairs.length; });
+    } else if (view === "scores") {
+      heat = new Float64Array(map.h * map.w);
+      for (const [head] of pairs) map.of(head, c).forEach((s, k) => { heat[k] += s / pairs.length; });
+    }
+    const low = view === "attention" ? 0 : heat && -largest(Array.from(heat, (v) => -v)), high = heat && largest(heat);
+    setText(legend, heat
+      ? `${view === "attention" ? "Attention" : "Scores"} of “${name}” on ${map.h} × ${map.w} places: ` +
+        `${number(low)} is blue, ${number(high)} is yellow.`
+      : "The picture.");
+    setAttributes(canvas, { "aria-label": `${data.pictures[at].name}. ${legend.textContent}`,
+      "data-largest": heat ? high : "" });
+    if (!loaded) return;
+    const { colours, bytes, image } = loaded;
+    if (canvas.width !== image.width || canvas.height !== image.height) setAttributes(canvas, { width: image.width, height: image.height });
+    if (heat) paint(image, bytes, heat, map.h, map.w, low, high);
+    canvas.getContext("2d").putImageData(heat ? image : colours, 0, 0);
+  }
+
+  return connect(model, ["picture", "model", "label", "heads", "view", "temperature", "lam"], draw);
+}
+
+export default { render };

@@ -1,0 +1,143 @@
+/* What the explorers share: elements, controls, drawing once a frame. Every string becomes text, never markup. */
+
+const SVG_TAGS = new Set(["svg", "g", "rect", "line", "path", "circle", "text"]);
+
+function make(tag, attributes = {}, ...children) {
+  const element = SVG_TAGS.has(tag)
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag)
+    : document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (value !== false && value !== null) element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children); // a string is appended as text
+  return element;
+}
+
+/* Write only what changed: the browser lays out nothing else anew. */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+function setAttributes(element, attributes) {
+  for (const [key, value] of Object.entries(attributes)) {
+    const text = String(value);
+    if (element.getAttribute(key) !== text) element.setAttribute(key, text);
+  }
+}
+
+const number = (value, digits = 3) => {
+  if (Number.isNaN(value)) return "–";
+  const text = value.toFixed(digits);
+  return text.replace(/^-(?=.*[1-9])/, "−").replace(/^-/, ""); // a true minus, and no −0
+};
+const percent = (value) => (Number.isNaN(value) ? "–" : `${(100 * value).toFixed(1)} %`);
+
+/* The root of an explorer, with a quiet line for screen readers: say(text) speaks when the reader pauses. */
+function frame(el, name, ...children) {
+  const status = make("p", { class: "lab-unseen", role: "status" });
+  const root = make("div", { class: "lab-explorer", role: "group", "aria-label": name }, ...children, status);
+  el.replaceChildren(root);
+  let timer = 0;
+  let before = null; // nothing is said of the state at the start
+  const say = (text) => {
+    if (before === null) before = text;
+    if (before === text) return;
+    before = text;
+    clearTimeout(timer);
+    timer = setTimeout(() => setText(status, text), 500);
+  };
+  return { root, say };
+}
+
+/* Draw now, and at most once a frame whenever one of these traits changes. Returns { set, stop }. */
+function connect(model, traits, draw) {
+  let waiting = 0;
+  const ask = () => {
+    waiting ||= requestAnimationFrame(() => {
+      waiting = 0;
+      draw();
+    });
+  };
+  traits.forEach((trait) => model.on(`change:${trait}`, ask));
+  draw();
+  return () => {
+    traits.forEach((trait) => model.off(`change:${trait}`, ask));
+    cancelAnimationFrame(waiting);
+  };
+}
+
+function change(model, values) {
+  for (const [trait, value] of Object.entries(values)) model.set(trait, value);
+  model.save_changes();
+}
+
+/* A labelled native slider. update(value, text) moves it. */
+function slider(label, { min, max, step = 1, shown }, changed) {
+  const value = make("span", { class: "lab-value", "data-shown": shown });
+  const input = make("input", {
+    type: "range", min, max, step, "aria-label": label, "data-control": shown, oninput: () => changed(Number(input.value)),
+  });
+  const element = make("label", { class: "lab-control" }, make("span", {}, `${label} `, value), input);
+  const update = (position, text, disabled = false) => {
+    if (Number(input.value) !== position) input.value = position;
+    input.disabled = disabled;
+    setAttributes(input, { "aria-valuetext": text });
+    setText(value, text);
+  };
+  return { element, update };
+}
+
+/* A labelled native list of [key, text] pairs; hidden where there is nothing to choose. */
+function choice(label, shown, changed) {
+  const select = make("select", { "data-control": shown, onchange: () => changed(select.value) });
+  const element = make("label", { class: "lab-control" }, make("span", {}, label), select);
+  let known = "";
+  const update = (pairs, chosen) => {
+    if (JSON.stringify(pairs) !== known) {
+      known = JSON.stringify(pairs);
+      select.replaceChildren(...pairs.map(([key, text]) => make("option", { value: key }, text)));
+      element.hidden = pairs.length < 2;
+    }
+    if (select.value !== String(chosen)) select.value = String(chosen);
+  };
+  return { element, update };
+}
+
+/* Temperatures are a number or "inf" in the traits, since JSON has no infinity. The slider is logarithmic. */
+const LAST = 61;
+const asNumber = (temperature) => (temperature === "inf" ? Infinity : temperature);
+const temperatureText = (T) => (T === Infinity ? "∞" : String(Number(T.toPrecision(3))));
+const temperatureAt = (position) => (position === LAST ? "inf" : Number((0.1 * 10 ** (position / 20)).toPrecision(3)));
+const positionOf = (T) => (T === Infinity ? LAST : Math.min(LAST - 1, Math.max(0, Math.round(20 * Math.log10(T / 0.1)))));
+
+function temperatureSlider(model) {
+  const control = slider("Temperature T", { min: 0, max: LAST, shown: "T" }, (position) =>
+    change(model, { temperature: temperatureAt(position) }));
+  const update = (T, text = temperatureText(T), disabled = false) => control.update(positionOf(T), text, disabled);
+  return { element: control.element, update };
+}
+
+function lambdaSlider(model) {
+  const control = slider("Residual λ", { min: 0, max: 2, step: 0.05, shown: "lam" }, (lam) => change(model, { lam }));
+  return { element: control.element, update: (lam) => control.update(lam, number(lam, 2)) };
+}
+
+/* Dragging with mouse, pen or finger: moved(event) while the pointer is down on the element. */
+function onDrag(element, moved) {
+  let down = false;
+  element.addEventListener("pointerdown", (event) => {
+    down = true;
+    element.setPointerCapture(event.pointerId);
+    moved(event);
+  });
+  element.addEventListener("pointermove", (event) => { if (down) moved(event); });
+  for (const end of ["pointerup", "pointercancel"]) element.addEventListener(end, () => { down = false; });
+}
+
+/* A list of named numbers. rows: [key, name]; update({ key: text }). */
+function numbers(rows) {
+  const cells = Object.fromEntries(rows.map(([key]) => [key, make("dd", { "data-shown": key })]));
+  const element = make("dl", { class: "lab-numbers" },
+    ...rows.map(([key, name]) => make("div", {}, make("dt", {}, name), cells[key])));
+  return { element, update: (texts) => Object.entries(texts).forEach(([key, text]) => setText(cells[key], text)) };
+}
