@@ -64,9 +64,9 @@ class ScoreMapHead(nn.Module):
 
     def score_maps(self, x: Tensor) -> Tensor:
         """(B, d, h, w) -> (B, heads, C, h, w), or (B, N, d) -> (B, heads, C, N): every classifier at every location."""
-        features = self._locations(x)  # (B, d, N)
+        self._check(x)
         weight = F.normalize(self.weight, dim=-1) if self.normalize else self.weight
-        scores = weight.flatten(0, 1) @ features  # (heads * C, d) @ (B, d, N) -> (B, heads * C, N)
+        scores = _classify(weight.flatten(0, 1), x)  # (B, heads * C, N)
         scores = scores.unflatten(1, (self.heads, self.num_classes))  # (B, heads, C, N)
         if self.bias is not None:
             scores = scores + self.bias[:, None]
@@ -97,15 +97,11 @@ class ScoreMapHead(nn.Module):
         fields = {"in_features": self.in_features, "num_classes": self.num_classes, **self.config()}
         return ", ".join(f"{k}={v}" for k, v in fields.items())
 
-    def _locations(self, x: Tensor) -> Tensor:
-        """Feature map (B, d, h, w) or tokens (B, N, d) -> (B, d, N)."""
-        if x.ndim == 4 and x.shape[1] == self.in_features:
-            return x.flatten(2)  # a view, in channels_last too
-        if x.ndim == 3 and x.shape[2] == self.in_features:
-            return x.transpose(1, 2)
-        raise LabError(
-            f"the head reads (B, {self.in_features}, h, w) or (B, N, {self.in_features}), not {tuple(x.shape)}."
-        )
+    def _check(self, x: Tensor) -> None:
+        if x.ndim not in (3, 4) or x.shape[1 if x.ndim == 4 else 2] != self.in_features:
+            raise LabError(
+                f"the head reads (B, {self.in_features}, h, w) or (B, N, {self.in_features}), not {tuple(x.shape)}."
+            )
 
 
 class CSRA(ScoreMapHead):
@@ -288,7 +284,9 @@ class GeM(ScoreMapHead):
 
     def _log_powers(self, x: Tensor) -> Tensor:
         """(B, d, N) logarithms of x^p with x at least eps. Powers themselves leave float32 where p is about 8."""
-        return self.p * at_least_float32(self._locations(x)).clamp(min=self.eps).log()
+        self._check(x)
+        locations = x.flatten(2) if x.ndim == 4 else x.transpose(1, 2)  # (B, d, N)
+        return self.p * at_least_float32(locations).clamp(min=self.eps).log()
 
     def config(self) -> dict:
         return {"p": self.start, **super().config()}  # what p has become is among the weights
@@ -322,6 +320,20 @@ def create_head(kind: str, in_features: int, num_classes: int, **options) -> Sco
 def head_kind(head: ScoreMapHead) -> str:
     """The short name of a head, the inverse of `create_head`."""
     return next(kind for kind, cls in HEADS.items() if type(head) is cls)
+
+
+def _classify(weight: Tensor, x: Tensor) -> Tensor:
+    """(R, d) classifiers at every location of (B, d, h, w) or tokens (B, N, d) -> (B, R, N), N last in memory.
+
+    All heads are one product, so the features are read once. Which operation reads them where they lie depends on the
+    memory layout: a convolution copies a contiguous map first, which few classifiers do not pay for, but a batched
+    product makes a weight gradient (R, d) for each image. It is used where those are at most half the features.
+    """
+    if x.ndim == 3:
+        return F.linear(x, weight).transpose(1, 2).contiguous()
+    if x.is_contiguous() and 2 * len(weight) <= x.shape[2] * x.shape[3]:
+        return weight.expand(len(x), -1, -1) @ x.flatten(2)
+    return F.conv2d(x, weight[:, :, None, None]).flatten(2).contiguous()
 
 
 def _share(source: ScoreMapHead, target: ScoreMapHead) -> ScoreMapHead:

@@ -177,7 +177,7 @@ def _softmax(scores: Tensor, temperature: float | Tensor) -> Tensor:
     below = scores - scores.amax(dim=-1, keepdim=True).detach()
     t = torch.as_tensor(temperature, dtype=scores.dtype, device=scores.device)
     t = t.clamp(max=torch.finfo(scores.dtype).max)  # float32 has no 1e39, and inf * 0 is not a number
-    return torch.softmax(t * below, dim=-1)
+    return torch.softmax(below.mul_(t), dim=-1)  # in place: `below` is ours, and large
 
 
 def at_least_float32(scores: Tensor) -> Tensor:
