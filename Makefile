@@ -1,30 +1,42 @@
 # `make` says what there is to do. Everything runs in .venv, made on first use; another interpreter: make PYTHON=python3.13 test
 .DEFAULT_GOAL := help
-.PHONY: help book test lab lint bench clean
+.PHONY: help book notebooks test lab lint bench clean
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
-SOURCES := book/_build/.sources
+BUILT := book/_build
+CELLS := csra_lab data pyproject.toml $(wildcard book/*.py) # what the cells of the chapters read
 
 help: ## say what there is to do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'The first run makes .venv, which takes up to 6 GB of disk, most of it torch.'
 	@echo 'ARGS goes to the program: make test ARGS="-k metrics", make lab ARGS="--no-browser".'
 
+checksum = find $(1) \( -name __pycache__ -o -name _build -o -name .ipynb_checkpoints \) -prune -o -type f \
+	-exec cksum {} + | LC_ALL=C sort | cksum
+
 # Chapters are served from the execution cache, which looks at their code cells and at nothing else. So the cache is
-# thrown away when anything that the cells read has changed.
+# thrown away when anything that the cells read has changed. Pages are made anew when anything at all has changed.
 book: $(READY) ## execute the chapters and build the book
-	@now=$$(find csra_lab data book pyproject.toml \( -name __pycache__ -o -name _build -o -name .ipynb_checkpoints \) \
-	    -prune -o -type f \( -path 'csra_lab/*.py' -o -path 'data/*' -o -path 'book/*.py' -o -name pyproject.toml \) \
-	    -exec cksum {} + 2>/dev/null | LC_ALL=C sort | cksum); \
-	if [ "$$now" != "$$(cat $(SOURCES) 2>/dev/null)" ]; then \
-	    rm -rf book/_build && mkdir -p book/_build && echo "$$now" > $(SOURCES); \
+	@now=$$($(call checksum,$(CELLS))); \
+	if [ "$$now" != "$$(cat $(BUILT)/.sources 2>/dev/null)" ]; then \
+	    rm -rf $(BUILT) && mkdir -p $(BUILT) && echo "$$now" > $(BUILT)/.sources; \
 	fi
-	$(BIN)/jupyter-book build book --config _config.yml --path-output book --all -W -n --keep-going $(ARGS)
-	@echo && echo 'The book is built. Open $(CURDIR)/book/_build/html/index.html'
+	@now=$$($(call checksum,$(CELLS) book _config.yml)); \
+	if [ "$$now" = "$$(cat $(BUILT)/.pages 2>/dev/null)" ]; then \
+	    touch $(BUILT)/html/index.html && echo 'Nothing has changed since the last build.'; \
+	else \
+	    rm -rf $(BUILT)/html $(BUILT)/jupyter_execute $(BUILT)/.doctrees $(BUILT)/.pages; \
+	    $(BIN)/jupyter-book build book --config _config.yml --path-output book --all -W -n --keep-going $(ARGS) && \
+	    echo "$$now" > $(BUILT)/.pages; \
+	fi
+	@echo && echo 'The book is built. Open $(CURDIR)/$(BUILT)/html/index.html'
+
+notebooks: book ## write the executed chapters as notebooks, for Jupyter and Colab
+	@echo 'The notebooks are in $(CURDIR)/$(BUILT)/html/notebooks'
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -48,7 +60,7 @@ bench: $(READY) ## run every file in benchmarks/ and print its table
 	[ -n "$$found" ] || echo 'There is no file in benchmarks/.'
 
 clean: ## remove the built book and all caches; .venv and runs/ stay
-	rm -rf book/_build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(BUILT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find csra_lab tests benchmarks book -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # pip is silent where nobody watches, and shows its progress in a terminal.

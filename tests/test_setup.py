@@ -75,7 +75,7 @@ def test_make_help_lists_every_target():
     shown = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert re.findall(r"^make (\w+)", shown, re.MULTILINE) == TARGETS
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
-    assert phony == TARGETS == ["help", "book", "test", "lab", "lint", "bench", "clean"]
+    assert phony == TARGETS == ["help", "book", "notebooks", "test", "lab", "lint", "bench", "clean"]
 
 
 @pytest.mark.parametrize("path", [ROOT / ".ci/run", *WORKFLOWS], ids=lambda path: path.name)
@@ -157,7 +157,8 @@ FLOORS = {
     "ablation": 5,
     "four_lines": 5,
     "experiments": 6,
-    "atlas": 6,  # its heads are trained on the features of experiments
+    "atlas": 5,
+    "make_atlas": 6,  # its heads are trained on the features of experiments
     "plans": 5,
     "conditions": 5,
     "interpretation": 5,

@@ -39,8 +39,9 @@ def html() -> Path:
     """The folder of the built pages, if they are as new as what they are built from."""
     if not (HTML / "index.html").exists():
         cannot("the book is not built: run `make book` first.")
-    sources = [REPO / "_config.yml", *(REPO / "csra_lab").rglob("*.py")]
-    sources += [p for p in (REPO / "book").rglob("*") if p.is_file() and "_build" not in p.parts]
+    sources = [REPO / "_config.yml", REPO / "pyproject.toml"]
+    sources += [p for folder in ("csra_lab", "data", "book") for p in (REPO / folder).rglob("*") if p.is_file()]
+    sources = [p for p in sources if not {"_build", "__pycache__", ".ipynb_checkpoints"} & set(p.parts)]
     newest = max(sources, key=lambda p: p.stat().st_mtime)
     if newest.stat().st_mtime > (HTML / "index.html").stat().st_mtime:
         cannot(f"the built book is older than {newest.relative_to(REPO)}: run `make book` again.")
