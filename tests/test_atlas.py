@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from csra_lab import MultiLabelClassifier, create_classifier, csra_logits
-from csra_lab.atlas import ATLAS, add_run, add_to_atlas, main, read_atlas
+from csra_lab.atlas import ATLAS, add_to_atlas, read_atlas
 from csra_lab.datasets import VOC_CLASSES, WIDER_ATTRIBUTES
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import LabError
 from csra_lab.experiments import read_scores
+from csra_lab.make_atlas import add_run, main
 
 DATA = ATLAS.parent
 

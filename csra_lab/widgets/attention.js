@@ -57,7 +57,7 @@ function headOptions(model, lists) {
 }
 
 function render({ model, el }) {
-  const data = model.get("data");
+  const data = model.get("data"), total = data.total ?? data.classes.length;
   const maps = data.models.map((m) => m.maps.map((packed) => { // [model][picture] -> { h, w, of(head, class) }
     const { shape: [, classes, h, w], data: values } = unpack(packed), N = h * w;
     return { h, w, of: (head, c) => values.subarray((head * classes + c) * N, (head * classes + c + 1) * N) };
@@ -145,10 +145,10 @@ function render({ model, el }) {
     weight.update(lam);
     const { average, residual, logit } = logits[c];
     parts.update({ average: number(average), residual: number(residual), logit: number(logit),
-      probability: number(sigmoid(logit)), place: `${place + 1} of ${data.classes.length}` });
+      probability: number(sigmoid(logit)), place: `${place + 1} of ${total}` });
     drawRanking(logits, order, before, c, targets);
     drawMap(at, map, pairs, c);
-    say(`${data.classes[c]}: logit ${number(logit, 2)}, place ${place + 1} of ${data.classes.length}.`);
+    say(`${data.classes[c]}: logit ${number(logit, 2)}, place ${place + 1} of ${total}.`);
   }
 
   function drawRanking(logits, order, before, chosen, targets) {

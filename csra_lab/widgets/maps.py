@@ -18,7 +18,7 @@ from csra_lab.heads import PAPER_TEMPERATURES
 from csra_lab.widgets.base import Explorer, as_temperature, module, packed, picture_url
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models" / "photographs"
-MOST_LABELS = 200  # of a classifier with more, those with the highest peaks are shown: a page must stay small
+MOST_LABELS = 200  # of a classifier with more, those with the highest means and peaks are shown: a page must stay small
 
 
 class MapExplorer(Explorer):
@@ -164,8 +164,8 @@ def maps_of_atlas(
 def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.Image]) -> dict:
     """The `data` of an explorer from a classifier and named pictures.
 
-    "first" in it is the label ranked first on the first picture. Of more than 200 labels, those with the highest peaks
-    on any of the pictures are kept.
+    "first" in it is the label ranked first on the first picture. Of more than 200 labels, those with the highest means
+    and peaks are kept.
     """
     transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
     device = next(model.parameters()).device
@@ -176,9 +176,11 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
         maps.append(scores if scores.ndim == 4 else scores[..., None, :])
         logits = model.head(features)[0].float().cpu() if logits is None else logits
     keep = np.arange(len(model.classes))
-    if len(keep) > MOST_LABELS:
-        peaks = torch.stack([m.amax(dim=(0, 2, 3)) for m in maps]).amax(dim=0)  # (C,)
-        keep = np.sort(peaks.topk(MOST_LABELS).indices.numpy())
+    if len(keep) > MOST_LABELS:  # by the better of two places: by mean, which is the ranking at lam 0, and by peak
+        means = torch.stack([m.mean(dim=(0, 2, 3)) for m in maps]).amax(dim=0)  # (C,)
+        peaks = torch.stack([m.amax(dim=(0, 2, 3)) for m in maps]).amax(dim=0)
+        places = torch.stack([v.argsort(descending=True).argsort() for v in (means, peaks)]).amin(dim=0)
+        keep = np.sort(places.argsort(stable=True)[:MOST_LABELS].numpy())
     head = model.config()["head"]
     return {
         "classes": [model.classes[c] for c in keep],
@@ -193,7 +195,8 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
         ],
         "note": ""
         if len(keep) == len(model.classes)
-        else f"{len(keep)} of {len(model.classes)} labels, by their peaks.",
+        else f"{len(keep)} of {len(model.classes)} labels: highest means and peaks.",
+        "total": len(model.classes),
         "first": int(logits[torch.from_numpy(keep)].argmax()),
     }
 

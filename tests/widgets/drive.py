@@ -13,6 +13,7 @@ class Drive:
     def __init__(self, browser, name: str, number: int = 0):
         self.browser = browser
         self.root = f"[...document.querySelectorAll('.lab-explorer[aria-label=\"{name}\"]')][{number}]"
+        browser.evaluate("document.documentElement.style.scrollBehavior = 'auto'")  # a page that glides is hard to hit
         self.settle()
 
     def settle(self) -> None:
@@ -57,7 +58,7 @@ class Drive:
 
     def press(self, name: str, *keys: str) -> None:
         """Focus a control and press keys."""
-        self.ask(f"{{ {self.one(self.control(name))}.focus(); }}")
+        self.ask(f"{{ {self.one(self.control(name))}.focus({{ preventScroll: true }}); }}")
         for key in keys:
             for kind in ("keyDown", "keyUp"):
                 self.browser.call(

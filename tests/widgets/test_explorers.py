@@ -362,7 +362,7 @@ def test_explore_without_a_model_takes_the_one_that_ships(tmp_path):
     assert len(explorer.html()) < 300_000
 
 
-def test_a_thousand_labels_are_cut_to_those_with_the_highest_peaks(monkeypatch, network):
+def test_a_thousand_labels_are_cut_to_the_highest(monkeypatch, network):
     monkeypatch.setattr(maps, "MOST_LABELS", 3)
     content = maps_of_photographs(network, {"a": Image.new("RGB", (64, 64), "red")})
     assert len(content["classes"]) == 3
