@@ -74,7 +74,8 @@ document.querySelectorAll('.toggle-hidden > .toggle-button').forEach((e) => e.cl
 
 # What axe-core calls serious or critical fails. Drawings are emptied first: a picture is judged by its label, and axe
 # would look at each of its thousand strokes. In the dark, only the colours can differ.
-AXE = """document.querySelectorAll('svg > :not(title)').forEach((e) => e.remove());
+AXE = """document.getAnimations().forEach((a) => a.finish());  // what was opened fades in
+document.querySelectorAll('svg > :not(title)').forEach((e) => e.remove());
 axe.run(document, {resultTypes: ['violations'], elementRef: false, runOnly: RULES}).then((found) => found.violations
   .filter((v) => ['serious', 'critical'].includes(v.impact))
   .flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.target.join(' ')} ${n.failureSummary}`)));"""
@@ -108,3 +109,18 @@ def test_reads_well_with_no_network(html, address, browser, axe, name, over, wid
     browser.evaluate(f"{axe};0")
     found = browser.evaluate(AXE.replace("RULES", json.dumps(RULES[theme])))
     assert [line for line in found if not line.startswith(tuple(EXEMPT))] == []
+
+
+def test_prints_white_with_solutions_open_and_nothing_to_click(html, browser):
+    browser.visit(f"{html.as_uri()}/four_lines.html", width=680, theme="dark")
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+    shown = "[...document.querySelectorAll('SELECTOR')].filter((e) => e.checkVisibility()).length"
+    for gone in (".bd-sidebar-primary", ".bd-header-article", ".toggle-button", ".copybtn", ".prev-next-area"):
+        assert browser.evaluate(shown.replace("SELECTOR", gone)) == 0, gone
+    solutions = browser.evaluate("document.querySelectorAll('.solution').length")
+    assert browser.evaluate(shown.replace("SELECTOR", ".solution section")) >= solutions > 0
+    assert browser.evaluate("document.documentElement.dataset.theme") == "light"
+    assert browser.evaluate("Math.max(...[...document.querySelectorAll('pre')].map((e) => e.scrollWidth))") <= 680
+    browser.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert browser.evaluate("document.documentElement.dataset.theme") == "dark"
