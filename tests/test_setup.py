@@ -153,6 +153,7 @@ FLOORS = {
     "evaluation": 4,
     "features": 4,
     "cost": 4,
+    "export": 4,
     "runs": 4,  # a run is written by training, so it stands beside it
     "ablation": 5,
     "four_lines": 5,

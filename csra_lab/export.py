@@ -1,0 +1,47 @@
+"""A classifier for other runtimes: as a program of `torch.export`, and as an ONNX file."""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import torch
+
+from csra_lab.atomic import written_whole
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.errors import LabError
+
+
+def export_program(model: MultiLabelClassifier) -> torch.export.ExportedProgram:
+    """The classifier in evaluation mode as one graph: normalised images (B, 3, S, S) float32 -> logits (B, C).
+
+    B is free, S is the model's image size. `program.module()` runs it, `torch.export.save` writes it.
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+    images = torch.zeros(2, 3, model.image_size, model.image_size)  # one image would be taken for a constant
+    with torch.no_grad():
+        return torch.export.export(model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+
+
+def export_onnx(model: MultiLabelClassifier, path: str | Path) -> Path:
+    """Write the classifier as an ONNX file and return its path.
+
+    The graph's input is "images", its output "logits", of `export_program`'s shapes. What a caller needs besides
+    (class names, image size, mean and std) is in the file's metadata under "csra_lab", as JSON. The probability of a
+    class is the sigmoid of its logit.
+
+    Raises:
+        LabError: the packages `onnx` and `onnxscript`, which torch writes ONNX with, are not installed.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LabError(f"to write ONNX, torch needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
+    path = Path(path)
+    with contextlib.redirect_stdout(io.StringIO()):  # torch reports its progress there
+        program = torch.onnx.export(export_program(model), dynamo=True, input_names=["images"], output_names=["logits"])
+    program.model.metadata_props["csra_lab"] = json.dumps(model.config())
+    with written_whole(path) as fresh:
+        program.save(fresh)
+    return path

@@ -1,0 +1,58 @@
+"""An exported classifier says what the classifier says, for any number of images."""
+
+import json
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from csra_lab.classifier import create_classifier
+from csra_lab.errors import LabError
+from csra_lab.export import export_onnx, export_program
+
+HEADS = {
+    "one head": {"head": "csra"},
+    "eight heads": {"head": "csra", "heads": 8},
+    "average pooling": {"head": "average", "bias": True},
+}
+
+
+def classifier(backbone="test_efficientnet", **options):
+    return create_classifier(backbone, num_classes=5, image_size=64, **options).eval()
+
+
+@pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)
+def test_a_program_gives_the_same_logits_for_any_batch(options):
+    model = classifier(**options)
+    program = export_program(model).module()
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, 3, 64, 64)
+        torch.testing.assert_close(program(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit"])
+def test_an_onnx_file_gives_the_same_logits_in_onnxruntime(backbone, tmp_path):
+    model = classifier(backbone, heads=8)
+    path = export_onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, 64, 64)
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=0, atol=1e-4)
+    properties = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert json.loads(properties["csra_lab"]) == model.config()
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]  # weights inside, nothing beside it
+
+
+def test_exporting_leaves_the_model_as_it_was():
+    model = classifier().train().to(torch.float64)
+    export_program(model)
+    assert model.training
+    assert next(model.parameters()).dtype == torch.float64
+
+
+def test_absent_packages_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(LabError, match="pip install onnx onnxscript"):
+        export_onnx(classifier(), tmp_path / "model.onnx")
