@@ -1,0 +1,44 @@
+"""README.md says what is true: its commands exist, its pictures are there and small, its claim is in the records."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from csra_lab.cli import HELP
+from csra_lab.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+PICTURES = re.findall(r'(?:src|srcset)="([^"]+)"', README)
+
+
+def test_its_commands_exist():
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.M)) <= targets
+    assert set(re.findall(r"(?:^|`)csra-lab ([a-z-]+)", README, re.M)) <= set(re.findall(r"^  ([a-z-]+)", HELP, re.M))
+    assert set(re.findall(r"csra-lab train ([a-z]\S+)", README)) <= set(RECIPES)
+
+
+def test_its_pictures_are_small_and_there_for_light_and_dark():
+    assert sorted(PICTURES) == [
+        f"pictures/{name}-{theme}.svg" for name in ("gains", "idea") for theme in ("dark", "light")
+    ]
+    for name in PICTURES:
+        assert (ROOT / name).stat().st_size < 100_000
+    assert README.count("alt=") == len(PICTURES) / 2
+
+
+def test_its_picture_of_the_idea_says_what_its_alternative_text_says():
+    (places,) = re.findall(r"climbs from (place \d+ to place \d+)", README)
+    for theme in ("light", "dark"):
+        assert f"Egyptian cat goes from {places}" in (ROOT / f"pictures/idea-{theme}.svg").read_text("utf-8")
+
+
+@pytest.mark.parametrize("source", ["photographs", "emoji", "paperdoll"])
+def test_it_claims_what_the_records_say(source):
+    recorded = pd.read_csv(ROOT / f"data/runs/four-lines/{source}/comparisons.csv")
+    (trained,) = recorded[(recorded.split == "test") & (recorded.label == "CSRA")].itertuples()
+    assert trained.lower > 0
+    assert trained.seeds_a == trained.seeds_b == 5
