@@ -7,6 +7,7 @@ address of the repository in _config.yml, each page also links to its source, to
 import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -96,7 +97,9 @@ def write_notebooks(app, exception) -> None:
         glued = json.loads(glue.read_text("utf-8")) if glue.exists() else {}
         values = {key: value["data"]["text/plain"] for key, value in glued.items() if "text/plain" in value["data"]}
         book = Book(glued=values, citations=citations(app), figures=numbers, labels=labels, repository=url)
-        _, notebook = cache.merge_match_into_notebook(nbformat.read(executed / f"{page}.ipynb", as_version=4))
+        notebook = nbformat.read(executed / f"{page}.ipynb", as_version=4)
+        with suppress(KeyError):  # a page that did not run is not in the cache; the build has said so
+            _, notebook = cache.merge_match_into_notebook(notebook)
         nbformat.write(chapter_notebook(notebook, page, book), folder / f"{page}.ipynb")
 
 

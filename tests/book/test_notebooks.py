@@ -1,5 +1,7 @@
 """The notebooks that the pages offer, and the links of each page that depend on the repository's address."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,7 +140,7 @@ def test_links_to_the_source_of_a_page(url, edit, suggest):
 
 
 def test_one_address_in_the_settings_gives_every_page_its_links(tmp_path):
-    """A book of one page, with the real settings and an address in them."""
+    """A book of one page that does not run, with the real settings and an address in them."""
     settings = {**CONFIG, "repository": {**CONFIG["repository"], "url": "https://github.com/someone/csra"}}
     settings["execute"] = {"execute_notebooks": "off"}
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(settings))
@@ -146,7 +148,8 @@ def test_one_address_in_the_settings_gives_every_page_its_links(tmp_path):
     for name in ("_ext", "_assets"):
         shutil.copytree(REPO / "book" / name, tmp_path / "book" / name)
     (tmp_path / "book/_toc.yml").write_text("format: jb-book\nroot: index\n")
-    (tmp_path / "book/index.md").write_text("# One page\n")
+    head = (REPO / "book/four_lines.md").read_text("utf-8").split("\n# ")[0]
+    (tmp_path / "book/index.md").write_text(f"{head}\n# One page\n\n```{{code-cell}} ipython3\n1 + 1\n```\n")
     (tmp_path / "book/references.bib").touch()
     build = [Path(sys.executable).with_name("jupyter-book"), "build", "book", "--config", "_config.yml"]
     done = subprocess.run([*build, "--path-output", "book", "-W"], cwd=tmp_path, capture_output=True, text=True)
@@ -154,6 +157,19 @@ def test_one_address_in_the_settings_gives_every_page_its_links(tmp_path):
     links = Page(tmp_path / "book/_build/html/index.html").links
     assert "https://github.com/someone/csra/edit/main/book/index.md" in links
     assert any(link.startswith("https://github.com/someone/csra/issues/new?title=") for link in links)
+    assert "https://mybinder.org/v2/gh/someone/csra/main?urlpath=lab/tree/book/index.md" in links
+    notebook = (tmp_path / "book/_build/html/notebooks/index.ipynb").read_text("utf-8")
+    assert "git clone --depth 1 https://github.com/someone/csra" in notebook
+
+
+def test_binder_opens_chapters_as_notebooks(tmp_path):
+    """postBuild, in a home of its own: JupyterLab's setting for Markdown files is then Jupytext's notebook."""
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {name: value for name, value in environment.items() if not name.startswith("JUPYTER")}
+    subprocess.run([REPO / "postBuild"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    (settings,) = tmp_path.rglob("default_setting_overrides.json")
+    viewers = json.loads(settings.read_text())["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"]
+    assert viewers["myst"] == viewers["markdown"] == "Jupytext Notebook"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
