@@ -26,8 +26,8 @@ book: $(READY) ## execute the chapters and build the book
 	    rm -rf $(BUILT) && mkdir -p $(BUILT) && echo "$$now" > $(BUILT)/.sources; \
 	fi
 	@now=$$($(call checksum,$(CELLS) book _config.yml)); \
-	if [ "$$now" = "$$(cat $(BUILT)/.pages 2>/dev/null)" ]; then \
-	    touch $(BUILT)/html/index.html && echo 'Nothing has changed since the last build.'; \
+	if [ "$$now" = "$$(cat $(BUILT)/.pages 2>/dev/null)" ] && [ -e $(BUILT)/html/index.html ]; then \
+	    touch $(BUILT)/html/index.html; echo 'Nothing has changed since the last build.'; \
 	else \
 	    rm -rf $(BUILT)/html $(BUILT)/jupyter_execute $(BUILT)/.doctrees $(BUILT)/.pages; \
 	    $(BIN)/jupyter-book build book --config _config.yml --path-output book --all -W -n --keep-going $(ARGS) && \
