@@ -8,7 +8,7 @@ const PRESETS = {
   "all below zero": [-1.5, -0.4, -2.2, -3, -1, -1.8, -2.6, -0.9],
   "one place": [1.2],
 };
-const WIDE = 360, SCORES = 170, WEIGHTS = 70, LEFT = 34; // of the drawing, in its own units
+const WIDE = 360, TOP = 18, SCORES = 170, WEIGHTS = 70, LEFT = 34; // of the drawing, in its own units
 
 function render({ model, el }) {
   const preset = choice("Scores", "preset", (name) => PRESETS[name] && change(model, { scores: PRESETS[name] }));
@@ -17,7 +17,7 @@ function render({ model, el }) {
     change(model, { scores: Array.from({ length: N }, (_, k) => scores[k] ?? -0.5) });
   });
   const warmth = temperatureSlider(model), weight = lambdaSlider(model);
-  const y = (score) => 10 + ((SCORES - 20) * (LIMIT - score)) / (2 * LIMIT);
+  const y = (score) => TOP + ((SCORES - TOP - 10) * (LIMIT - score)) / (2 * LIMIT);
   const bottom = SCORES + 20 + WEIGHTS;
   const lines = ["mean", "attended", "max"].map((name) => make("line", { class: `lab-line lab-line-${name}`, x1: LEFT, x2: WIDE }));
   const bars = make("g", {});
@@ -53,7 +53,7 @@ function render({ model, el }) {
       } }, score, share, hit);
     onDrag(hit, (event) => {
       const box = drawing.getBoundingClientRect(), units = (event.clientY - box.top) * (WIDE / box.width);
-      setScore(k, LIMIT - ((units - 10) * 2 * LIMIT) / (SCORES - 20));
+      setScore(k, LIMIT - ((units - TOP) * 2 * LIMIT) / (SCORES - TOP - 10));
       element.focus({ preventScroll: true });
     });
     return { element, score, share, hit };
