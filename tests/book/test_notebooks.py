@@ -110,7 +110,7 @@ def test_every_cell_has_run_without_an_error(executed, name):
     # All of them: also the cells that the page hides, and those of the solutions.
     written = jupytext.read(REPO / f"book/{name}.md")
     assert [c.source for c in cells] == [c.source for c in written.cells if c.cell_type == "code"]
-    if name != "index":
+    if "    name: fig-" in (REPO / f"book/{name}.md").read_text("utf-8"):
         assert outputs, "the cells ran, and the notebook shows nothing of it"
 
 

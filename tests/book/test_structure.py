@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,11 @@ def test_figures_have_captions_that_stand_alone(name):
         assert re.search(r"name: fig-[\w-]+\n", name_and_rest)
         assert caption
         assert len(caption.group(1)) > 100
+
+
+def test_no_two_figures_or_exercises_share_a_name():
+    names = [n for f in FILES for n in re.findall(r"^    name: (fig-\S+)|^:label: (\S+)", text(f), re.M)]
+    assert [name for name, times in Counter(names).items() if times > 1] == []
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
