@@ -1,6 +1,7 @@
 """Backbones: any timm network as a feature map (B, d, h, w)."""
 
 import difflib
+import math
 from numbers import Integral
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from csra_lab.errors import LabError
 from csra_lab.weights import has_installed_weights, hub_access, installed_state_dict, load_state, read_state_dict
 
 Weights = str | Path | None
+LARGEST_SIDE = 2048  # pixels; beyond it one picture alone takes gigabytes
 
 
 class Backbone(nn.Module):
@@ -122,8 +124,10 @@ def load_timm(
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     default_size = cfg.input_size[-1]
     image_size = default_size if image_size is None else image_size
-    if not isinstance(image_size, Integral) or image_size < 1:
-        raise LabError(f"{name} cannot take images of {image_size!r} pixels; the size is a whole number, 32 or more.")
+    if isinstance(image_size, bool) or not isinstance(image_size, Integral) or not 1 <= image_size <= LARGEST_SIDE:
+        raise LabError(
+            f"{name} cannot take images of {image_size!r} pixels; the size is a whole number from 32 to {LARGEST_SIDE}."
+        )
     with torch.device("meta"):
         draft = timm.create_model(name)
     options = {}
@@ -179,6 +183,9 @@ def fit_position_embedding(model: nn.Module, name: str, tensor: Tensor) -> Tenso
     ):
         return tensor
     embedded_prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
+    side = math.isqrt(max(tensor.shape[1] - embedded_prefix, 0)) if tensor.ndim == 3 else 0
+    if side == 0 or tensor.shape != (1, embedded_prefix + side**2, model.pos_embed.shape[2]):
+        return tensor  # not of this network, as loading it will say
     return resample_abs_pos_embed(tensor, list(model.patch_embed.grid_size), num_prefix_tokens=embedded_prefix)
 
 

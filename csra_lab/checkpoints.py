@@ -51,21 +51,37 @@ def read_foreign_checkpoint(path: str | Path) -> ForeignCheckpoint:
         if sorted(heads) != list(range(len(heads))):
             raise LabError(f"{path} holds the CSRA heads {sorted(heads)}; one is missing, so the file is not whole.")
         layout = "mmpretrain" if heads[0].startswith("head.") else "authors"
-        try:
-            weight = torch.stack([state[heads[i]].flatten(1) for i in range(len(heads))])  # (heads, C, d)
-        except RuntimeError:
-            raise LabError(f"the CSRA heads in {path} differ in shape, so the file is not one model.") from None
+        shapes = {tuple(state[name].shape) for name in heads.values()}
+        if len(shapes) != 1:
+            raise LabError(f"the CSRA heads in {path} differ in shape, so the file is not one model.")
+        if not _is_linear(state[heads[0]]):
+            raise LabError(
+                f"the CSRA heads in {path} are {state[heads[0]].dtype} of shape {shapes.pop()}; "
+                "they must be fractions of shape (classes, features, 1, 1)."
+            )
+        weight = torch.stack([state[heads[i]].flatten(1) for i in range(len(heads))])  # (heads, C, d)
         return ForeignCheckpoint(dict(_backbone_items(state, set(heads.values()))), weight, None, layout)
     for name in _LINEAR_HEADS:
         weight = state.get(f"{name}.weight")
-        if weight is not None and weight.ndim in (2, 4):
+        if weight is not None and _is_linear(weight):
             used = {f"{name}.weight", f"{name}.bias"}
             bias = state.get(f"{name}.bias")
+            if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_floating_point()):
+                raise LabError(
+                    f"{name}.bias in {path} has the shape {tuple(bias.shape)} for {len(weight)} classes; "
+                    "the file is not one model."
+                )
             return ForeignCheckpoint(dict(_backbone_items(state, used)), weight.flatten(1)[None], bias, "linear")
     raise LabError(
         f"{path} has no classifier in a layout known here (authors' classifier.multi_head.*, "
         "mmpretrain's head.csra_heads.*, or fc/head/classifier.weight); it is a checkpoint of another model."
     )
+
+
+def _is_linear(weight: Tensor) -> bool:
+    """Whether a tensor is a linear classifier, (C, d) or as a 1x1 convolution (C, d, 1, 1)."""
+    shaped = weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2:] == (1, 1))
+    return shaped and weight.is_floating_point() and len(weight) > 0
 
 
 def _backbone_items(state: dict[str, Tensor], head_names: set[str]) -> Iterator[tuple[str, Tensor]]:

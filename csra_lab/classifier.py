@@ -2,13 +2,13 @@
 
 import copy
 import json
-import math
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import timm.data
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from csra_lab.backbones import (
 )
 from csra_lab.checkpoints import read_foreign_checkpoint
 from csra_lab.errors import LabError
+from csra_lab.fields import is_plain
 from csra_lab.heads import CSRA, AveragePooling, ScoreMapHead, create_head, head_kind
 from csra_lab.weights import hub_access, load_state, read_state_dict
 
@@ -73,7 +74,7 @@ class MultiLabelClassifier(
     def _assemble(self, backbone: Backbone, classes, head: dict, mean, std) -> None:
         classes = tuple(classes)
         if not classes or len(set(classes)) != len(classes):
-            raise LabError(f"a classifier needs one or more distinct class names, not {list(classes)}.")
+            raise LabError(f"a classifier needs one or more distinct class names, not {reprlib.repr(list(classes))}.")
         options = {k: v for k, v in head.items() if k != "kind"}
         self.backbone = backbone
         self.head = create_head(head["kind"], backbone.num_features, len(classes), **options)
@@ -135,6 +136,10 @@ class MultiLabelClassifier(
     def from_pretrained(cls, source: str | Path, **options) -> "MultiLabelClassifier":
         """A classifier that `save_pretrained` wrote, from its folder or from the hub.
 
+        Args:
+            source: the folder, or the hub's "owner/name".
+            options: for the hub only, those of `huggingface_hub.snapshot_download` (`revision`, `token`, ...).
+
         Raises:
             LabError: names the folder or file and what is wrong with it.
         """
@@ -143,7 +148,9 @@ class MultiLabelClassifier(
             if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
                 raise LabError(f"there is no model folder {source}; check the path.")
             with hub_access(f"the model {source}"):
-                return super().from_pretrained(str(source), **options)
+                folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **options))
+        elif options:
+            raise LabError(f"{folder} is a folder here, for which {', '.join(options)} would do nothing; leave it out.")
         config = _read_config(folder / "config.json")
         if (folder / HEAD_FILE).exists():
             name = config["backbone"]
@@ -161,7 +168,6 @@ class MultiLabelClassifier(
         `from_pretrained` reads the folder: `config.json` and, some thousand numbers long, `head.safetensors`.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / "config.json") as path:
             path.write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
         with written_whole(folder / HEAD_FILE) as path:
@@ -317,7 +323,7 @@ def _read_config(path: Path) -> dict:
         raise LabError(
             f"{path.parent} holds no {path.name}, so it is not a saved classifier; give a folder that has one."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"{path} cannot be read as JSON ({error}); save the model again.") from None
     problem = _config_problem(config)
     if problem:
@@ -330,21 +336,23 @@ def _config_problem(config) -> str:
     wanted = {"backbone", "classes", "head", "image_size", "mean", "std"}
     if not isinstance(config, dict) or set(config) != wanted:
         return f"it needs the keys {', '.join(sorted(wanted))}, and no others"
-    classes, head = config["classes"], config["head"]
+    classes, head, size = config["classes"], config["head"], config["image_size"]
+    if isinstance(size, bool) or not isinstance(size, int):
+        return f"image_size must be a whole number, not {size!r}"
     if not isinstance(config["backbone"], str):
         return f"backbone must be a name, not {config['backbone']!r}"
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        return f"classes must be a list of names, not {classes!r}"
+    if not isinstance(classes, list) or not all(isinstance(name, str) and is_plain(name) for name in classes):
+        return f"classes must be a list of names without control characters, not {reprlib.repr(classes)}"
     if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
         return f"head must name its kind, and is {head!r}"
     for key in ("mean", "std"):
         values = config[key]
         if not isinstance(values, list) or len(values) != 3 or not all(_is_number(v) for v in values):
-            return f"{key} must be three numbers, not {values!r}"
+            return f"{key} must be three numbers, not {reprlib.repr(values)}"
     if not all(v > 0 for v in config["std"]):
         return f"std must be above 0, not {config['std']}"
     return ""
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38

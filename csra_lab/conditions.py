@@ -14,9 +14,9 @@ import math
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.base import image_size
 from csra_lab.significance import compare
 
 SIZES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
@@ -35,8 +35,7 @@ def largest_shares(dataset: MultiLabelDataset) -> tuple[NDArray[np.float64], NDA
     shares = np.zeros((len(dataset), len(dataset.classes)))
     counts = np.zeros(len(dataset), dtype=np.int64)
     for i, path in enumerate(dataset.paths):
-        with Image.open(path) as picture:  # the header only
-            pixels = picture.width * picture.height
+        pixels = math.prod(image_size(path))
         for box in dataset.boxes(i):
             if not box.difficult:
                 c = dataset.classes.index(box.name)

@@ -46,6 +46,8 @@ def predict_scores(
     """
     if not len(inputs):
         raise LabError("there is nothing to evaluate: the data set is empty.")
+    if batch_size < 1:
+        raise LabError(f"the batch size must be at least 1, not {batch_size}.")
     mine = range(rank, len(inputs), world)
     loader = DataLoader(Subset(inputs, mine) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
     training = network.training
@@ -172,4 +174,6 @@ def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np
     features = model.eval().features(to_device(transform(picture)[None], device))
     probabilities = torch.sigmoid(model.head(features)[0].float())
     attention = model.head.attention(features)[0].float().mean(dim=0)
+    if not probabilities.isfinite().all():
+        raise LabError(f"{model.backbone.name} gives scores that are not finite; look for broken weights.")
     return probabilities.cpu().numpy(), attention.cpu().numpy()

@@ -11,6 +11,7 @@ Every head is a classifier of each location followed by a way to pool the scores
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,9 @@ PAPER_TEMPERATURES: dict[int, tuple[float, ...]] = {
 """Temperatures of the paper for each number of heads (section 3.2); infinity is max pooling."""
 
 
+MOST_WEIGHTS = 2**29  # 2 GB; a file that asks for more is broken
+
+
 class ScoreMapHead(nn.Module):
     """A linear classifier at every location (a 1x1 convolution), the shared part of all heads.
 
@@ -45,8 +49,12 @@ class ScoreMapHead(nn.Module):
     ):
         super().__init__()
         for name, value in (("in_features", in_features), ("num_classes", num_classes), ("heads", heads)):
-            if value < 1:
-                raise LabError(f"{name} must be at least 1, not {value}.")
+            _whole(name, value)
+        if heads * num_classes * in_features > MOST_WEIGHTS:
+            raise LabError(f"{heads} x {num_classes} x {in_features} weights are more than {MOST_WEIGHTS:,}.")
+        for name, value in (("normalize", normalize), ("bias", bias)):
+            if not isinstance(value, bool):
+                raise LabError(f"{name} must be true or false, not {value!r}.")
         if bias and heads > 1:
             raise LabError(
                 f"a bias goes with a single head, not {heads}: the biases of several heads would only add up."
@@ -238,9 +246,7 @@ class TopKMean(ScoreMapHead):
 
     def __init__(self, in_features: int, num_classes: int, *, k: int = 3, normalize=False, bias=False):
         super().__init__(in_features, num_classes, normalize=normalize, bias=bias)
-        if not (k >= 1 and math.isfinite(k) and k == int(k)):
-            raise LabError(f"k must be a whole number of locations, at least 1, not {k}.")
-        self.k = int(k)
+        self.k = _whole("k", k)
 
     def pool(self, scores: Tensor) -> Tensor:
         return scores.topk(min(self.k, scores.shape[-1]), dim=-1).values.mean(dim=-1)[:, 0]
@@ -303,7 +309,7 @@ HEADS: dict[str, type[ScoreMapHead]] = {
 }
 
 
-def create_head(kind: str, in_features: int, num_classes: int, **options) -> ScoreMapHead:
+def create_head(kind: str, in_features: int, num_classes: int, /, **options) -> ScoreMapHead:
     """A head by its short name (a key of `HEADS`) with that head's own options.
 
     Raises:
@@ -313,6 +319,8 @@ def create_head(kind: str, in_features: int, num_classes: int, **options) -> Sco
         raise LabError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}.")
     try:
         return HEADS[kind](in_features, num_classes, **options)
+    except LabError as error:
+        raise LabError(f"head {kind!r}: {error}") from None
     except TypeError as error:
         raise LabError(f"head {kind!r} cannot be made with these options ({error}).") from None
 
@@ -351,8 +359,10 @@ def _temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tup
             )
         return PAPER_TEMPERATURES[heads]
     try:
+        if isinstance(temperatures, str) or any(isinstance(t, bool) for t in temperatures):
+            raise TypeError
         values = tuple(float(t) for t in temperatures)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise LabError(f"temperatures must be numbers or 'inf', not {temperatures!r}.") from None
     if len(values) != heads:
         raise LabError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
@@ -362,13 +372,21 @@ def _temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tup
     return values
 
 
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value != int(value):
+        raise LabError(f"{name} must be a whole number, not {value!r}.")
+    if value < 1:
+        raise LabError(f"{name} must be at least 1, not {value}.")
+    return int(value)
+
+
 def _positive(name: str, value: float) -> float:
-    if not 0 < value < math.inf:
+    if _finite(name, value) <= 0:
         raise LabError(f"{name} must be a positive number, not {value}.")
     return value
 
 
 def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise LabError(f"{name} must be a finite number, not {value}.")
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < 1e38:  # what float32 holds
+        raise LabError(f"{name} must be a finite number, not {value!r}.")
     return float(value)

@@ -204,13 +204,18 @@ def _top_k(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
 
 def _checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
     """Both as (N, C) arrays of finite floats and of int8, or one sentence that says what is wrong."""
-    scores, targets = np.asarray(scores), np.asarray(targets)
+    try:
+        scores, targets = np.asarray(scores), np.asarray(targets)
+    except ValueError:  # rows of different lengths
+        raise LabError("scores and targets must both be (images, classes), with rows of one length.") from None
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise LabError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
     if scores.size == 0:
         raise LabError(f"scores of shape {scores.shape} hold nothing to measure; check that the data set has images.")
     if classes is not None and len(classes) != scores.shape[1]:
         raise LabError(f"{len(classes)} class names were given for {scores.shape[1]} columns of scores.")
+    if scores.dtype.kind not in "fiub" or targets.dtype.kind not in "fiub":
+        raise LabError(f"scores and targets must be numbers, not of type {scores.dtype} and {targets.dtype}.")
     if scores.dtype not in (np.float32, np.float64):
         scores = scores.astype(np.float64)
     if not np.isfinite(scores).all():

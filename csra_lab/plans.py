@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from csra_lab.errors import LabError
+from csra_lab.fields import check_fields
 from csra_lab.recipes import RECIPES, VOC2012_PHOTOGRAPH_CLASSES, Recipe
 
 FOUR_LINES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
@@ -288,7 +289,9 @@ def get_plan(name: str) -> Plan:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = tuple(Entry(**_tuples(entry)) for entry in content.pop("entries"))
         plan = Plan(**_tuples(content), entries=entries)
+        check_fields(plan, "the plan")
         for entry in plan.entries:
+            check_fields(entry, f"entry {entry.label!r}")
             for source in plan.sources:
                 plan.recipe(entry, 0, source)
     except LabError as error:
@@ -297,7 +300,7 @@ def get_plan(name: str) -> Plan:
         raise LabError(
             f"{path} names {error}, which is missing or unknown; sources are {', '.join(SOURCES)}."
         ) from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{path} is not a plan ({error}).") from None
     _check(plan, path)
     return plan
@@ -307,17 +310,24 @@ def _check(plan: Plan, path: Path) -> None:
     labels = [entry.label for entry in plan.entries]
     if not labels or len(set(labels)) != len(labels):
         raise LabError(f"{path}: a plan needs entries, each with a label of its own.")
+    of_the_source = {"name", "dataset", "backbone", "image_size", "classes", "seed"}
+    for changes in (plan.base, *(entry.changes for entry in plan.entries)):
+        if of_the_source & changes.keys():
+            name = min(of_the_source & changes.keys())
+            raise LabError(f"{path}: {name!r} comes from the plan and its sources; no entry can change it.")
     unknown = [label for label in plan.choose if label not in labels]
     if unknown:
         raise LabError(f"{path}: choose names {unknown[0]!r}, which is no entry.")
     for entry in plan.entries:
-        if entry.against and entry.against not in (*labels, *plan.choose.values()):
-            raise LabError(f"{path}: {entry.label!r} is compared with {entry.against!r}, which is no entry.")
+        if entry.against and entry.against not in {*labels, *plan.choose.values()} - {entry.label}:
+            raise LabError(f"{path}: {entry.label!r} is compared with {entry.against!r}, which is no entry beside it.")
         if entry.four_lines and entry.changes.get("head") != "average":
             raise LabError(f"{path}: {entry.label!r} asks for four lines, which need an average-pooling head.")
-    if not isinstance(plan.seeds, int) or plan.seeds < 1:
-        raise LabError(f"{path}: seeds is how many, at least 1, not {plan.seeds!r}.")
-    if not isinstance(plan.name, str) or not plan.name.replace("-", "").isalnum():
+    if not 1 <= plan.seeds <= 1000:
+        raise LabError(f"{path}: seeds is how many, at least 1 and at most 1,000, not {plan.seeds}.")
+    if not plan.sources:
+        raise LabError(f"{path} names no source; there are {', '.join(SOURCES)}.")
+    if not plan.name.replace("-", "").isalnum():
         raise LabError(f"{path}: the name becomes a folder, so it is letters, digits and dashes, not {plan.name!r}.")
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from csra_lab.errors import LabError
+from csra_lab.fields import check_fields
 
 VOC2012_PHOTOGRAPH_CLASSES = (
     "bottle", "car", "cat", "chair", "cow", "dog", "horse", "person", "pottedplant", "sheep", "sofa", "tvmonitor",
@@ -71,29 +72,32 @@ class Recipe:
     workers: int = -1  # loader processes; -1 for a number that suits the machine
 
     def __post_init__(self):
+        check_fields(self, f"recipe {self.name}")
         limits = {
-            **dict.fromkeys(("image_size", "epochs", "batch_size", "accumulate", "heads"), (1, None)),
-            **dict.fromkeys(("backbone_lr", "head_lr", "weight_decay", "warmup_epochs", "seed"), (0, None)),
+            **dict.fromkeys(("epochs", "batch_size", "accumulate"), (1, 1_000_000)),
+            **dict.fromkeys(("backbone_lr", "head_lr"), (0, 1e38)),
+            **dict.fromkeys(("weight_decay", "warmup_epochs"), (0, 1_000_000)),
             **dict.fromkeys(("momentum", "ema_decay", "step_gamma"), (0, 1)),
-            "step_epochs": (0.001, None),
+            "image_size": (1, 2048),
+            "heads": (1, 1000),
+            "lam": (-1e38, 1e38),
+            "seed": (0, 2**63 - 1),
+            "step_epochs": (0.001, 1_000_000),
             "crop_scale": (0.01, 1),
             "validation_fraction": (0, 0.9),
-            "workers": (-1, None),
+            "workers": (-1, 256),
         }
         if self.train_images is not None:
-            limits["train_images"] = (1, None)
+            limits["train_images"] = (1, 1_000_000_000)
         for field, (low, high) in limits.items():
             value = getattr(self, field)
-            if not value >= low or (high is not None and value > high):
-                allowed = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise LabError(f"recipe {self.name}: {field} must be {allowed}, not {value}.")
-        if not math.isfinite(self.lam):
-            raise LabError(f"recipe {self.name}: lam must be a finite number, not {self.lam}.")
-        for field, allowed in _CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise LabError(
-                    f"recipe {self.name}: {field} must be one of {', '.join(allowed)}, not {getattr(self, field)!r}."
-                )
+            if not low <= value <= high:
+                raise LabError(f"recipe {self.name}: {field} must be from {low:,} to {high:,}, not {value}.")
+        for t in self.temperatures:
+            if t < 0:
+                raise LabError(f"recipe {self.name}: a temperature must be a number from 0 to infinity, not {t}.")
+        if len(set(self.classes)) != len(self.classes):
+            raise LabError(f"recipe {self.name}: classes must name each class once, not {', '.join(self.classes)}.")
 
     def head_options(self) -> dict:
         """The keyword arguments of `create_classifier` that make this recipe's head."""
@@ -122,12 +126,6 @@ def learning_rate_factor(epoch: float, recipe: Recipe) -> float:
 def _half_cosine(x: float) -> float:
     """From 1 at x = 0 to 0 at x = 1."""
     return 0.5 * (1 + math.cos(math.pi * min(max(x, 0.0), 1.0)))
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    field.name: field.type.__args__ for field in dataclasses.fields(Recipe) if hasattr(field.type, "__args__")
-    and all(isinstance(a, str) for a in field.type.__args__)
-}  # fmt: skip
 
 
 def average_twin(recipe: Recipe) -> Recipe:

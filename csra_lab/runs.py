@@ -11,7 +11,9 @@ state.pt           only while the run is under way
 import dataclasses
 import json
 import platform
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import accelerate
@@ -31,12 +33,14 @@ def check_run_folder(out: Path, recipe: Recipe) -> None:
     """Raise a LabError unless `out` is free, or holds an unfinished run of this very recipe."""
     record = out / "recipe.json"
     if not record.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        begun = f".{record.name}."  # a kill while the recipe was written
+        if out.exists() and (not out.is_dir() or any(not p.name.startswith(begun) for p in out.iterdir())):
             raise LabError(f"{out} exists and is not a run; choose another --out.")
         return
     try:
         found = json.loads(record.read_text(encoding="utf-8"))["recipe"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = dict(found)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise LabError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from None
     wanted = _json_types(recipe)
     for key, value in wanted.items():
@@ -69,9 +73,9 @@ def read_recipe(folder: Path) -> Recipe:
         raise LabError(
             f"{folder} is not a run (no recipe.json); give the folder that `csra-lab train` wrote."
         ) from None
-    except LabError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except LabError as error:
+        raise LabError(f"{path}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{path} does not hold a recipe of this lab ({error}); train again.") from None
 
 
@@ -123,17 +127,57 @@ def read_evaluation(folder: str | Path) -> Scored:
     """
     path = Path(folder) / "scores.npz"
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return Scored(
-                scores=stored["scores"].astype(np.float32),
-                targets=stored["targets"].astype(np.int8),
-                ids=tuple(stored["ids"].tolist()),
-                classes=tuple(stored["classes"].tolist()),
-            )
+        arrays = _read_arrays(path)
+        found = {name: arrays[name] for name in ("scores", "targets", "ids", "classes")}
     except FileNotFoundError:
         raise LabError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise LabError(f"{path} does not hold scores of this lab ({error}); evaluate again.") from None
+    except KeyError as error:
+        raise LabError(f"{path} does not hold scores of this lab (no {error}); evaluate again.") from None
+    problem = _scores_problem(**found)
+    if problem:
+        raise LabError(f"{path} does not hold scores of this lab ({problem}); evaluate again.")
+    return Scored(
+        scores=found["scores"].astype(np.float32),
+        targets=found["targets"].astype(np.int8),
+        ids=tuple(found["ids"].tolist()),
+        classes=tuple(found["classes"].tolist()),
+    )
+
+
+def _scores_problem(scores: np.ndarray, targets: np.ndarray, ids: np.ndarray, classes: np.ndarray) -> str:
+    """What is wrong with the arrays of a scores.npz, or nothing."""
+    if scores.ndim != 2 or not scores.size or scores.dtype.kind != "f" or not ((scores >= 0) & (scores <= 1)).all():
+        return f"scores of shape {scores.shape} must be probabilities of images and classes"
+    if targets.shape != scores.shape or not np.isin(targets, (-1, 0, 1)).all():
+        return f"targets of shape {targets.shape} must be 1, 0 and -1, one for each score"
+    for name, values, count in (("ids", ids, scores.shape[0]), ("classes", classes, scores.shape[1])):
+        if values.dtype.kind != "U" or values.shape != (count,) or len(set(values.tolist())) != count:
+            return f"{name} of shape {values.shape} must be {count} different names"
+    return ""
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Objects, which could run code, are refused, and so is a file that would
+    unpack to far more than its size."""
+    try:
+        with zipfile.ZipFile(path) as pack:
+            unpacked = sum(member.file_size for member in pack.infolist())
+        if unpacked > 100 * path.stat().st_size + 16e6:
+            raise LabError(f"{path} would unpack to {unpacked / 1e6:,.0f} MB, which no scores do; evaluate again.")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: np.atleast_1d(stored[name]) for name in stored.files}
+    except (LabError, FileNotFoundError):
+        raise
+    except _TORN as error:
+        reason = str(error).split("\n")[0]
+        raise LabError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from None
+
+
+# What zipfile, zlib and NumPy raise for files that are not whole.
+_TORN = (
+    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, struct.error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def _json_types(recipe: Recipe) -> dict:

@@ -5,6 +5,7 @@ import importlib.util
 import pickle
 import struct
 import threading
+import zipfile
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -43,8 +44,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise LabError(f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again.") from None
     else:
         state = _read_pickle_free(path)
+    if not state:
+        raise LabError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+            raise LabError(f"{name!r} in {path} is sparse, quantised or empty; save plain tensors and load those.")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise LabError(
+                f"{name!r} in {path} claims {tensor.numel():,} numbers and holds fewer; fetch the file again."
+            )
+        if not torch.isfinite(tensor).all():
             raise LabError(
                 f"{path} holds NaN or infinite values in {name!r}; take a checkpoint from before training broke."
             )
@@ -53,6 +62,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _read_pickle_free(path: Path) -> dict[str, Tensor]:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as pack:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in pack.infolist()):
+                    raise LabError(f"{path} is compressed, as no checkpoint of PyTorch is; fetch it again.")
         with open(path, "rb") as file:
             begins_as_one = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickle
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -63,7 +76,9 @@ def _read_pickle_free(path: Path) -> dict[str, Tensor]:
                 "save its state_dict as .safetensors where you trust the file, and load that."
             ) from None
         raise LabError(f"{path} is not a PyTorch checkpoint; fetch it again.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
+    except LabError:
+        raise
+    except _TORN as error:
         reason = f" ({_first_line(error)})" if begins_as_one else ""
         raise LabError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from None
     for wrapper in ("state_dict", "model"):
@@ -73,6 +88,13 @@ def _read_pickle_free(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise LabError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
     return tensors
+
+
+# What torch.load and zipfile raise for files that are not whole.
+_TORN = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError, MemoryError,
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def has_installed_weights(name: str) -> bool:
@@ -118,6 +140,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -
                 f"{name!r} in {source} has shape {found} where this model needs {need}; "
                 "choose the model it was made with."
             )
+        if state[name].dtype.is_floating_point != tensor.dtype.is_floating_point:
+            raise LabError(f"{name!r} in {source} is of type {state[name].dtype}, where {tensor.dtype} is needed.")
     left = [name for name in state if name not in wanted]
     if left:
         raise LabError(f"{source} also holds {left[0]!r} ({len(left)} such), so it is a checkpoint of another model.")

@@ -141,6 +141,7 @@ FLOORS = {
     "losses": 1,
     "significance": 1,
     "atomic": 1,
+    "fields": 1,
     "weights": 1,
     "heads": 2,
     "backbones": 2,

@@ -3,6 +3,7 @@
 Every error of the reader's is one sentence on standard error and exit code 2.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ csra-lab COMMAND --help tells more."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the process ends with 0, with 2 after bad input, or with 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be text
     commands = {
         "train": run_train,
         "evaluate": lambda rest: tyro.cli(evaluate_command, args=rest, prog="csra-lab evaluate"),
@@ -52,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands[arguments[0]](arguments[1:])
     except LabError as error:
         _fail(str(error))
+    except MemoryError:
+        _fail("the memory is full; lower --batch-size or --image-size.")
     except torch.OutOfMemoryError:
         _fail("the GPU's memory is full; lower --batch-size, or raise --accumulate.")
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
@@ -65,5 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(sentence: str) -> None:
-    print(f"csra-lab: {sentence}", file=sys.stderr)
+    # File names can hold what would steer a terminal.
+    shown = "".join(c if c.isprintable() or c in "\n\xa0\u202f\u3000" else repr(c)[1:-1] for c in sentence)
+    print(f"csra-lab: {shown}", file=sys.stderr)
     sys.exit(2)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from csra_lab.errors import LabError
+from csra_lab.fields import is_plain
 
 
 def read_annotations(path: Path, *, lists: tuple[str, ...]) -> dict:
@@ -23,8 +24,13 @@ def read_annotations(path: Path, *, lists: tuple[str, ...]) -> dict:
 
 
 def safe_relative(name: object, *, source: Path) -> str:
-    """`name` if it is a relative path below its folder, such as "train/a.jpg". LabError for "..", "/x", "C:x"."""
+    """`name` if it is a relative path below its folder, such as "train/a.jpg", in its plainest spelling.
+
+    LabError for "..", "/x", "C:x" and control characters.
+    """
     bad = not isinstance(name, str) or not name or name.startswith("/") or bool(set(name) & set("\\:\0"))
     if bad or ".." in PurePosixPath(name).parts:
         raise LabError(f"{source}: the file name {name!r} does not lie inside the image folder; correct the file.")
-    return name
+    if not is_plain(name):
+        raise LabError(f"{source}: the file name {name!r} holds characters that no name should; correct the file.")
+    return str(PurePosixPath(name))  # one spelling, so that a name that is listed twice is seen

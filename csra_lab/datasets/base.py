@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,20 +87,24 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         self.classes = tuple(classes)
         self.ids = tuple(ids)
         self.paths = list(paths)
-        self.targets = np.asarray(targets, dtype=np.int8)  # (N, C)
+        targets = np.asarray(targets)  # (N, C)
         self.crops = None if crops is None else np.asarray(crops, dtype=np.float64)  # (N, 4)
         self.transform = transform
         self.box_reader = box_reader
         self._last_image = None  # (path, image): neighbouring persons share a photograph, so WIDER keeps one
-        if self.targets.shape != (len(self.ids), len(self.classes)) or len(self.paths) != len(self.ids):
+        if targets.shape != (len(self.ids), len(self.classes)) or len(self.paths) != len(self.ids):
             raise LabError(
                 f"{name} {split}: {len(self.ids)} ids, {len(self.paths)} paths and {len(self.classes)} classes do not "
-                f"fit targets of shape {self.targets.shape}; targets must be (images, classes)."
+                f"fit targets of shape {targets.shape}; targets must be (images, classes)."
             )
+        for what, names in (("classes", self.classes), ("ids", self.ids)):
+            if len(set(names)) != len(names):
+                raise LabError(f"{name} {split}: some {what} are listed twice; remove one of each.")
         if self.crops is not None and self.crops.shape != (len(self.ids), 4):
             raise LabError(f"{name} {split}: crops have shape {self.crops.shape}; they must be ({len(self.ids)}, 4).")
-        if not np.isin(self.targets, (-1, 0, 1)).all():
-            raise LabError(f"{name} {split}: targets must be 1, 0 or -1, but {np.unique(self.targets)} were found.")
+        if not np.isin(targets, (-1, 0, 1)).all():
+            raise LabError(f"{name} {split}: targets must be 1, 0 or -1, but {np.unique(targets)[:9]} were found.")
+        self.targets = targets.astype(np.int8)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -198,7 +203,8 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
     try:
         if path.stat().st_size == 0:
             raise LabError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        # What matters about a damaged picture is said below, in one sentence.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise LabError(
@@ -223,6 +229,15 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
     except Exception as error:  # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error ...
         raise LabError(f"The image {path} is damaged or cut short ({error}); fetch it again or leave it out.") from None
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Width and height of a photograph as it is stored, from its header alone. LabError names a file that has none."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as image:
+            return image.size
+    except Exception as error:  # as in open_image
+        raise LabError(f"The size of {path} cannot be read ({error}); check that the pictures are there.") from None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -9,7 +9,7 @@ here has the splits "trainval" and "test", those words mean the same two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,29 +76,36 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
     folder = next((p for p in (base / f"{part}2014", base / "images" / f"{part}2014") if p.is_dir()), base)
     content = read_annotations(path, lists=("images", "annotations", "categories"))
     try:
-        category_ids, names = zip(*sorted((int(c["id"]), c["name"]) for c in content["categories"]), strict=True)
-        image_ids = np.array([image["id"] for image in content["images"]], dtype=np.int64)  # (N,)
+        category_ids, names = zip(*sorted((c["id"], c["name"]) for c in content["categories"]), strict=True)
+        category_ids = _whole(category_ids)  # (80,)
+        image_ids = _whole([image["id"] for image in content["images"]])  # (N,)
         file_names = [safe_relative(image["file_name"], source=path) for image in content["images"]]
         objects = content["annotations"]
-        image_of = np.array([o["image_id"] for o in objects], dtype=np.int64)  # (M,)
-        category_of = np.array([o["category_id"] for o in objects], dtype=np.int64)  # (M,)
-        crowd = np.array([o.get("iscrowd", 0) for o in objects], dtype=bool)  # (M,)
-        xywh = np.array([o["bbox"] for o in objects], dtype=np.float32).reshape(len(objects), 4)  # (M, 4)
+        image_of = _whole([o["image_id"] for o in objects])  # (M,)
+        category_of = _whole([o["category_id"] for o in objects])  # (M,)
+        crowd = _whole([o.get("iscrowd", 0) for o in objects])  # (M,)
+        xywh = np.array([[_number(v) for v in o["bbox"]] for o in objects], dtype=np.float64).reshape(-1, 4)  # (M, 4)
     except LabError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise LabError(f"{path} is not in COCO's instances format ({error!r}); fetch the file again.") from None
+    if len(xywh) != len(objects) or not np.isin(crowd, (0, 1)).all():
+        raise LabError(f"{path} has an object whose bbox is not four numbers or whose iscrowd is not 0 or 1.")
     if names != COCO_CLASSES:
         raise LabError(f"{path} does not list COCO's 80 categories; check that it is the instances file of 2014.")
     rows = _positions(image_of, image_ids, what="image_id", path=path)  # (M,)
-    columns = _positions(category_of, np.array(category_ids), what="category_id", path=path)  # (M,)
-    if not (np.isfinite(xywh).all() and (xywh[:, 2:] >= 0).all()):
+    columns = _positions(category_of, category_ids, what="category_id", path=path)  # (M,)
+    if not ((np.abs(xywh) < 1e9).all() and (xywh[:, 2:] >= 0).all()):
         raise LabError(f"{path} has a box with a negative or infinite side; fetch the file again.")
 
     targets = np.zeros((len(image_ids), len(COCO_CLASSES)), dtype=np.int8)  # (N, 80)
     targets[rows, columns] = 1
     order = np.argsort(rows, kind="stable")
     ids = [Path(name).stem for name in file_names]
+    rows_of_ids = {i: row for row, i in enumerate(ids)}
+    if len(rows_of_ids) != len(ids):
+        twice = next(i for row, i in enumerate(ids) if rows_of_ids[i] != row)
+        raise LabError(f"{path} has two images named {twice!r}; fetch the file again.")
     return MultiLabelDataset(
         name="coco2014",
         split=part,
@@ -108,13 +115,26 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
         targets=targets,
         transform=transform,
         box_reader=CocoBoxes(
-            rows={i: row for row, i in enumerate(ids)},
+            rows=rows_of_ids,
             starts=np.searchsorted(rows[order], np.arange(len(ids) + 1)),
-            xywh=xywh[order],
+            xywh=xywh[order].astype(np.float32),
             columns=columns[order],
-            crowd=crowd[order],
+            crowd=crowd[order] == 1,
         ),
     )
+
+
+def _whole(values: Sequence) -> np.ndarray:
+    """(n,) int64, where all are whole numbers; TypeError or OverflowError otherwise."""
+    if not all(type(v) is int for v in values):
+        raise TypeError("an id is not a whole number")
+    return np.array(values, dtype=np.int64)
+
+
+def _number(value: float) -> float:
+    if type(value) not in (int, float):
+        raise TypeError("a side of a box is not a number")
+    return value
 
 
 def _positions(values: np.ndarray, known: np.ndarray, *, what: str, path: Path) -> np.ndarray:

@@ -50,7 +50,7 @@ def drawing(key: str) -> tuple[Image.Image, np.ndarray]:
     if number:
         image = _table(vendor, int(number))
     else:
-        with Image.open(data_file(f"sprites/{key}.png")) as stored:
+        with Image.open(data_file(f"sprites/{key}.png"), formats=["PNG"]) as stored:
             image = stored.convert("RGBA")
     return image, np.asarray(image)[..., 3] >= 128
 

@@ -21,6 +21,7 @@ from csra_lab.datasets.annotations import safe_relative
 from csra_lab.datasets.base import MultiLabelDataset
 from csra_lab.datasets.voc import load_devkit
 from csra_lab.errors import LabError
+from csra_lab.fields import is_plain
 
 _VALUES = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1}
 
@@ -71,8 +72,10 @@ def _load_csv(root: Path, split: str, transform: Callable | None) -> MultiLabelD
     if len(rows) < 2 or len(rows[0]) < 2:
         raise LabError(f"{path} needs a header (image, then the classes) and a line for each picture.")
     classes = [name.strip() for name in rows[0][1:]]
-    if len(set(classes)) != len(classes) or not all(classes):
-        raise LabError(f"{path}, line 1: the class names {classes} must be distinct and not empty.")
+    if len(set(classes)) != len(classes) or not all(map(is_plain, classes)):
+        raise LabError(
+            f"{path}, line 1: the class names {classes} must be distinct, not empty and without control codes."
+        )
     names, targets = [], []
     for number, row in enumerate(rows[1:], start=2):
         if not row:

@@ -10,7 +10,6 @@ loads with every target -1, unknown, and `write_voc_predictions` writes what the
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 
 from csra_lab.datasets.base import Box, MultiLabelDataset
 from csra_lab.errors import LabError
+from csra_lab.fields import is_plain
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -158,20 +158,32 @@ def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
     """
     path = Path(annotations) / f"{image_id}.xml"
     root = _parse_xml(path)
+    if root.tag != "annotation":
+        raise LabError(f"{path} holds <{root.tag[:40]}> where VOC has <annotation>; check that it is the right file.")
     boxes = []
     for number, item in enumerate(root.findall("object"), start=1):
         name = (item.findtext("name") or "").strip()
         corners = item.find("bndbox")
+        if len(item.findall("name")) > 1 or len(item.findall("bndbox")) > 1:
+            raise LabError(f"{path}: object {number} has two names or two boxes; make two objects of it.")
         try:
-            xmin, ymin, xmax, ymax = (float(corners.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))
+            texts = [corners.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")]
+            if any("_" in text for text in texts):  # which Python takes for a digit's neighbour
+                raise ValueError
+            xmin, ymin, xmax, ymax = map(float, texts)
         except (AttributeError, TypeError, ValueError):
             raise LabError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from None
-        if not name or not all(map(math.isfinite, (xmin, ymin, xmax, ymax))) or xmax < xmin or ymax < ymin:
+        inside = all(abs(v) <= 1e6 for v in (xmin, ymin, xmax, ymax))  # of any picture; NaN is not
+        if not is_plain(name) or not inside or xmax < xmin or ymax < ymin:
             raise LabError(
                 f"{path}: object {number} ({name or 'no name'}) has the box {xmin:g} {ymin:g} {xmax:g} {ymax:g}; "
                 "it needs a name, xmin <= xmax and ymin <= ymax."
             )
-        flags = {k: (item.findtext(k) or "0").strip() == "1" for k in ("difficult", "truncated", "occluded")}
+        flags = {k: (item.findtext(k) or "0").strip() for k in ("difficult", "truncated", "occluded")}
+        odd = next((k for k, value in flags.items() if value not in ("0", "1")), None)
+        if odd is not None:
+            raise LabError(f"{path}: object {number} is {odd} {flags[odd]!r:.40}; it must be 0 or 1.")
+        flags = {k: value == "1" for k, value in flags.items()}
         boxes.append(Box(name, xmin - 1, ymin - 1, xmax, ymax, **flags))
     return boxes
 

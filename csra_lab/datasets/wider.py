@@ -53,7 +53,7 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
         raise LabError(f"There is no Annotations/{file_name} under {root}.\n{WIDER_STEPS}")
     images = next((p for d in ("Image", "Images", "images") if (p := root / d).is_dir()), root)
 
-    ids, paths, crops, attributes = [], [], [], []
+    ids, paths, crops, attributes, listed = [], [], [], [], set()
     for number, image in enumerate(read_annotations(path, lists=("images",))["images"]):
         people = image.get("targets") if isinstance(image, dict) else None
         if not isinstance(people, list):
@@ -61,6 +61,9 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
         name = safe_relative(image.get("file_name"), source=path)
         if not name.startswith(prefix):
             continue
+        if name in listed:
+            raise LabError(f"{path} lists {name!r} twice; fetch the file again.")
+        listed.add(name)
         for k, person in enumerate(people):
             where = f"{path}: person {k} of {name}"
             crops.append(_box(person, where))
@@ -84,8 +87,10 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
 
 def _box(person: object, where: str) -> list[float]:
     try:
+        if not all(type(v) in (int, float) for v in person["bbox"]):
+            raise TypeError
         x, y, w, h = (float(v) for v in person["bbox"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise LabError(f"{where} has no bbox of four numbers; correct the file.") from None
     if not (np.isfinite((x, y, w, h)).all() and w > 0 and h > 0):
         raise LabError(f"{where} has the box x={x:g} y={y:g} w={w:g} h={h:g}; width and height must be above 0.")
@@ -99,5 +104,5 @@ def _attributes(person: dict, where: str) -> list[int]:
         raise LabError(f"{where} has {count} attribute values; there must be {len(WIDER_ATTRIBUTES)}.")
     wrong = [v for v in values if v not in (-1, 0, 1)]
     if wrong:
-        raise LabError(f"{where} has the attribute value {wrong[0]!r}; only 1, 0 and -1 are known.")
+        raise LabError(f"{where} has the attribute value {wrong[0]!r:.40}; only 1, 0 and -1 are known.")
     return values
