@@ -35,7 +35,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         _flush_to_disk(fresh)
         _move(fresh, path, aside=scratch / f"{path.name}.before")
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not _is_write_failure(error):
+        if not _is_write_failure(error, scratch):
             raise
         reason = (error.strerror or error) if isinstance(error, OSError) else "the disk may be full"
         raise LabError(f"{path} could not be written whole ({reason}); what stood there before is unchanged.") from None
@@ -68,9 +68,17 @@ def _move(fresh: Path, path: Path, aside: Path) -> None:
         raise
 
 
-def _is_write_failure(error: Exception) -> bool:
-    """Whether the disk refused: safetensors and torch.save have their own words for an OSError."""
-    return isinstance(error, OSError) or "I/O error" in str(error) or "inline_container" in str(error)
+def _is_write_failure(error: Exception, scratch: Path) -> bool:
+    """Whether the disk refused, and not a file elsewhere or the network.
+
+    Safetensors and torch.save have their own words for an OSError; of others not all name a file.
+    """
+    if not isinstance(error, OSError):
+        return "I/O error" in str(error) or "inline_container" in str(error)
+    if isinstance(error, ConnectionError | TimeoutError):
+        return False
+    names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None]
+    return not names or any(name.is_relative_to(scratch) for name in names)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -6,3 +6,7 @@ class LabError(ValueError):
 
     The command line prints the sentence and exits with code 2; nothing has been overwritten.
     """
+
+    def __init__(self, sentence: str):
+        # A process that reads pictures for torch's DataLoader hands its error over inside a whole traceback.
+        super().__init__(sentence.rpartition(f"{__name__}.LabError: ")[2].rstrip("\n"))

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from csra_lab.ablation import TrainedHead, score_heads, train_heads
-from csra_lab.atomic import written_whole
+from csra_lab.atomic import clear_leftovers, written_whole
 from csra_lab.backbones import best_weights, create_backbone
 from csra_lab.batches import hold_out
 from csra_lab.conditions import gains
@@ -199,6 +199,7 @@ def write_record(
     results = results_of(rows.values(), sets)
     seconds = {**seconds, "comparisons": time.perf_counter() - start}
     kept = {f"{r.label} on {split}": r.scores[split] for r in rows.values() if r.keep for split in where.splits}
+    clear_leftovers(folder)
     with written_whole(folder) as path:
         path.mkdir()
         run = {

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from csra_lab.atomic import written_whole
+from csra_lab.atomic import clear_leftovers, written_whole
 from csra_lab.backbones import Backbone
 from csra_lab.batches import mix_seed
 from csra_lab.datasets import MultiLabelDataset
@@ -108,8 +110,14 @@ def keep_features(
                     f"features of {dataset.name} {dataset.split} by {backbone.name} at {backbone.image_size} px: "
                     f"{size / 1e9:.2f} GB in {folder}",
                 )
-                _compute_into(part, shape, backbone, dataset, mirror=mirror, progress=progress, **computing)
-                part.rename(folder)
+                try:
+                    _compute_into(part, shape, backbone, dataset, mirror=mirror, progress=progress, **computing)
+                    part.rename(folder)
+                except OSError as error:
+                    raise LabError(
+                        f"{part} cannot be written ({error.strerror or error}); make room, or set CSRA_LAB_CACHE to a "
+                        "folder that you may write."
+                    ) from None
     return FeatureMaps(_open(folder, shape).permute(0, 1, 4, 2, 3), dataset.targets)
 
 
@@ -118,6 +126,7 @@ def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, datase
     file, note = part / "maps.f16", part / "features.json"
     item = 2 * int(np.prod(shape[1:]))  # bytes
     part.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(note)
     sums = _noted(note, file, item)
     _check_room(part, item * (shape[0] - BLOCK * len(sums)))
     first = min(BLOCK * len(sums), shape[0])
@@ -137,8 +146,16 @@ def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, datase
             handle.write(content)
             if (start + len(batch)) % BLOCK == 0 or start + len(batch) == shape[0]:
                 handle.flush()
+                _check_still_there(handle, part)
                 with written_whole(note) as path:
                     path.write_text(json.dumps({"shape": shape, "crc32": sums}), encoding="utf-8")
+        _check_still_there(handle, part)
+
+
+def _check_still_there(handle: BinaryIO, part: Path) -> None:
+    """A file that was deleted can be written on and on, and then it is gone."""
+    if os.fstat(handle.fileno()).st_nlink == 0:
+        raise LabError(f"{part} was deleted while it was being filled; give the same command again.")
 
 
 def _noted(note: Path, file: Path, item: int) -> list[int]:
@@ -150,7 +167,7 @@ def _noted(note: Path, file: Path, item: int) -> list[int]:
             while good < len(sums) and zlib.crc32(handle.read(BLOCK * item)) == sums[good]:
                 good += 1
         return sums[:good]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
@@ -164,7 +181,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
         whole = file.stat().st_size == item * shape[0] and len(sums) == -(-shape[0] // BLOCK)
         with open(file, "rb") as handle:
             whole = whole and all(zlib.crc32(handle.read(BLOCK * item)) == expected for expected in sums)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise LabError(damaged) from None
     if not whole:
         raise LabError(damaged)

@@ -319,23 +319,23 @@ class _Run:
     def _resume(self) -> None:
         path = self.out / "state.pt"
         if self.accelerator.is_main_process:
-            for written in (path, self.out / "model", self.out / "history.csv"):
-                clear_leftovers(written)
+            for name in ("state.pt", "model", "recipe.json", "history.csv", "metrics.json", "scores.npz"):
+                clear_leftovers(self.out / name)
         self.accelerator.wait_for_everyone()
         if not path.exists():
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
+            self.trained.load_state_dict(state["trained"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.epoch, self.best, self.history = state["epoch"], state["best"], list(state["history"])
         except Exception as error:  # torch raises many kinds here; each means the same to the reader
             raise LabError(
                 f"{path} cannot be read ({type(error).__name__}); delete it to start this run again."
             ) from None
-        self.trained.load_state_dict(state["trained"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
 
 
 def _build(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from csra_lab.datasets.prepare import only_one
 from csra_lab.datasets.unpack import unpack
 from csra_lab.datasets.wider import WIDER_STEPS
 from csra_lab.errors import LabError
@@ -117,26 +118,28 @@ def download(name: str, root: str | Path, *, progress: bool = True) -> Path:
         raise LabError(f"There is no download for {name!r}; there are {', '.join(SOURCES)}, and steps for wider.")
     source = SOURCES[name]
     root = Path(root)
-    final = root / source.folder
-    if final.exists():
-        return final
-    archives = root / f".{name}.download"
-    unpacking = root / f".{name}.unpacking"
+    final, archives, unpacking = root / source.folder, root / f".{name}.download", root / f".{name}.unpacking"
     with _readable_disk_errors(root):
-        archives.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
-        _check_space(source, root, archives)
-        files = [fetch(a, archives, progress=progress) for a in source.archives]
-        try:
-            for file in files:
-                unpack(file, unpacking / source.unpack_into, progress=progress)
-            if not (unpacking / source.folder).is_dir():
-                raise LabError(f"The archives of {name} hold no folder {source.folder}; remove {archives} and retry.")
-            final.parent.mkdir(parents=True, exist_ok=True)
-            (unpacking / source.folder).rename(final)
-        finally:
-            shutil.rmtree(unpacking, ignore_errors=True)
-        shutil.rmtree(archives)
+        root.mkdir(parents=True, exist_ok=True)
+    with _readable_disk_errors(root), only_one(final, lock=root / f".{name}.lock") as mine:
+        if mine:
+            archives.mkdir(exist_ok=True)
+            shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
+            _check_space(source, root, archives)
+            files = [fetch(a, archives, progress=progress) for a in source.archives]
+            try:
+                for file in files:
+                    unpack(file, unpacking / source.unpack_into, progress=progress)
+                if not (unpacking / source.folder).is_dir():
+                    raise LabError(
+                        f"The archives of {name} hold no folder {source.folder}; remove {archives} and retry."
+                    )
+                final.parent.mkdir(parents=True, exist_ok=True)
+                (unpacking / source.folder).rename(final)
+            finally:
+                shutil.rmtree(unpacking, ignore_errors=True)
+        for left in (archives, unpacking):  # by this run, or by one that was killed just before
+            shutil.rmtree(left, ignore_errors=True)
     return final
 
 
@@ -184,13 +187,14 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
                 return
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
+                    reason = str(error.reason).split("\n")[0]  # of a redirect in a circle it is several lines
                     raise LabError(
-                        f"{archive.url} answers {error.code} {error.reason}; the address may have moved, "
+                        f"{archive.url} answers {error.code} {reason}; the address may have moved, "
                         "so try later, or put the files in place by hand."
                     ) from None
                 problem = f"{error.code} {error.reason}"
-            except (http.client.HTTPException, ConnectionError) as error:
-                problem = str(error) or type(error).__name__
+            except (http.client.HTTPException, ConnectionError, ValueError) as error:  # ValueError: a bad redirect
+                problem = str(error).split("\n")[0] or type(error).__name__
             if _size(part) > before:
                 pauses = iter(PAUSES)
             pause = next(pauses, None)
@@ -222,7 +226,7 @@ def _one_connection(archive: Archive, part: Path, bar: tqdm) -> None:
     with response:
         if response.status == 206:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                part.unlink()
+                part.unlink(missing_ok=True)
                 raise ConnectionError("the server continued at another place")
         else:  # ranges are ignored: this is the file from its first byte
             have = 0

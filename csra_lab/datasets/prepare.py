@@ -1,18 +1,26 @@
 """Data sets that are drawn on this machine: made once, whole or not at all, in a cache folder."""
 
 import os
-import time
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
-from csra_lab.atomic import written_whole
+from csra_lab.atomic import clear_leftovers, written_whole
 from csra_lab.errors import LabError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def cache_folder() -> Path:
@@ -21,7 +29,7 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csra-lab"
 
 
-def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = None, patience: float = 600) -> Path:
+def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = None) -> Path:
     """The folder `name` below the cache (or `root`), made by `build` if it is not there yet.
 
     `build` is given a folder to fill, which gets its final name only when it is whole; a kill leaves nothing half-made.
@@ -30,11 +38,11 @@ def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = No
     Args:
         name: with its version, as "emoji-voc-1-224px"; another version is another folder.
         build: fills the folder it is given.
-        patience: seconds to wait for another process before drawing ourselves.
     """
     folder = (root or cache_folder()) / name
-    with only_one(folder, patience=patience) as mine:
+    with only_one(folder) as mine:
         if mine:
+            clear_leftovers(folder)
             with written_whole(folder) as fresh:
                 fresh.mkdir()
                 build(fresh)
@@ -42,25 +50,29 @@ def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = No
 
 
 @contextmanager
-def only_one(folder: Path, *, patience: float = 86_400) -> Iterator[bool]:
+def only_one(folder: Path, *, lock: Path | None = None) -> Iterator[bool]:
     """Let one process at a time make `folder`: true for the one that is to make it, false where it is there by now.
 
+    The others wait. The lock is the kernel's, so a process that dies gives it back, however it died.
+
     Args:
-        patience: seconds to wait for another process before making it ourselves.
+        lock: the file to lock; FOLDER.lock beside the folder if left out.
     """
-    lock = folder.with_name(f"{folder.name}.lock")
+    lock = lock or folder.with_name(f"{folder.name}.lock")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        mine = not folder.is_dir() and _take(lock, patience, done=folder.is_dir)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = None if folder.is_dir() else _locked(lock)
     except OSError as error:
         raise LabError(
-            f"{folder} cannot be made ({error.strerror}); set CSRA_LAB_CACHE to a folder that you may write."
+            f"{folder} cannot be made ({error.strerror}); name a folder that you may write, "
+            "or set CSRA_LAB_CACHE to one."
         ) from None
     try:
-        yield mine
+        yield file is not None and not folder.is_dir()
     finally:
-        if mine:
-            lock.unlink(missing_ok=True)
+        if file is not None:
+            lock.unlink(missing_ok=True)  # before others can lock it; see _locked
+            file.close()
 
 
 def in_parallel(
@@ -75,35 +87,37 @@ def in_parallel(
     if workers == 1:
         return list(bar(map(work, range(count))))
     # spawn: a forked child of a process that has used torch's threads can hang
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(bar(pool.map(work, range(count), chunksize=max(1, count // (workers * 20)))))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        try:
+            return list(bar(pool.map(work, range(count), chunksize=max(1, count // (workers * 20)))))
+        except BrokenProcessPool:
+            raise LabError(
+                f"a process that worked on {label} was ended, perhaps for lack of memory; give the same command again."
+            ) from None
 
 
-def _take(lock: Path, patience: float, done: Callable[[], bool]) -> bool:
-    """Take the lock file (a dead owner's too); False if another process did the work while we waited."""
-    start = time.monotonic()
+def _locked(path: Path) -> BinaryIO:
+    """The file at `path`, open and locked. Who had to wait finds it removed by then, and takes a new one."""
     while True:
-        if done():
-            return False
-        with suppress(FileExistsError):
-            with open(lock, "x") as file:
-                file.write(str(os.getpid()))
-            return True
-        with suppress(FileNotFoundError, ValueError):
-            owner = int(lock.read_text() or "0")
-            if not _alive(owner) or time.monotonic() - start > patience:
-                lock.unlink(missing_ok=True)
-                continue
-        time.sleep(0.2)
+        file = open(path, "ab")  # noqa: SIM115 - it stays open as long as the lock is held
+        if fcntl is None:  # Windows: there two processes would both do the work
+            return file
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that holds {path}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
-def _alive(process: int) -> bool:
-    if process <= 0:
-        return True  # the owner has made the file and not yet written its number
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, even by a kill."""
+
+    def watch():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -35,8 +38,19 @@ def unpack(archive: Path, folder: Path, *, progress: bool = True) -> None:
                 with content, open(target, "wb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
                 bar.update()
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise LabError(f"The archive {archive} is damaged ({error}); remove it and download again.") from None
+    except LabError:
+        raise
+    except _TORN as error:
+        reason = str(error).split("\n")[0]
+        raise LabError(f"The archive {archive} is damaged ({reason}); remove it and download again.") from None
+
+
+# What tarfile, zipfile and the packers raise for archives that are not whole, and what the disk says to members that
+# are a file and a folder at once. A full disk is not among them.
+_TORN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, LookupError,
+    struct.error, OverflowError, FileExistsError, IsADirectoryError, NotADirectoryError, gzip.BadGzipFile,
+)  # fmt: skip
 
 
 def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
@@ -53,6 +67,8 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
             for info in pack:
                 if not (info.isreg() or info.isdir()):
                     raise LabError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
+                if info.issparse():  # a few bytes can be a file that fills the disk
+                    raise LabError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
                 yield info.name, None if info.isdir() else pack.extractfile(info)
 
 
