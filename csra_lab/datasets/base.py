@@ -252,8 +252,11 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
         raise LabError(f"The image {path} holds floating-point values with no agreed range; save it with 8 bits.")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).astype(np.int32)
+        np.clip(grey, 0, 65535, out=grey)  # in place: such a picture may have 89 million pixels
+        grey += 128
+        grey //= 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
