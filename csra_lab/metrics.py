@@ -159,38 +159,26 @@ def average_precision(
     if ap not in get_args(AveragePrecision):
         raise LabError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
     scores, targets = _checked(scores, targets)
-    precision, hits, positive = _ranking(scores, targets)  # (C, N) each, best score first
-    total = hits[:, -1]  # (C,) positives of the class
+    columns = zip(np.ascontiguousarray(scores.T), np.ascontiguousarray(targets.T), strict=True)
+    return np.array([_class_AP(*column, ap) for column in columns])
+
+
+def _class_AP(scores: NDArray, targets: NDArray, ap: AveragePrecision) -> float:
+    """AP of one class, from (N,) scores and targets. Precision is needed at the positives only, the worst first."""
+    positive = np.sort(scores[targets == 1])
+    if not len(positive):
+        return np.nan
+    known = np.sort(scores[targets != -1])
+    # How many entries score as high as each positive or higher, and how many positives. Equal scores are one threshold.
+    seen = len(known) - np.searchsorted(known, positive)
+    hits = len(positive) - np.searchsorted(positive, positive)
+    precision = hits / seen
     if ap == "voc11":
         # Recall t is reached where 10 hits >= 10 t total: whole numbers, so that no 0.3 falls short of 3/10.
-        reached = (10 * hits >= tenths * total[:, None] for tenths in range(11))  # (C, N) each
-        area = np.mean([np.where(there, precision, 0).max(axis=1) for there in reached], axis=0)  # (C,)
-    else:
-        if ap == "envelope":
-            precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        area = np.where(positive, precision, 0).sum(axis=1) / np.maximum(total, 1)  # (C,)
-    return np.where(total > 0, area, np.nan)
-
-
-def _ranking(scores: NDArray, targets: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Every class's entries in the order of their scores, best first: three (C, N) arrays.
-
-    Returns:
-        Of all entries that score as high or higher: their precision, and how many are positive. Third, which entries
-        are positive themselves.
-    """
-    scores, targets = np.ascontiguousarray(scores.T), np.ascontiguousarray(targets.T)  # (C, N)
-    order = np.argsort(-scores, axis=1)
-    scores, targets = np.take_along_axis(scores, order, axis=1), np.take_along_axis(targets, order, axis=1)
-    positive = targets == 1
-
-    # Equal scores are one threshold: each entry looks at the last of its equals. An ignored entry adds to no count.
-    last = np.full(scores.shape, scores.shape[1] - 1)
-    np.copyto(last[:, :-1], np.arange(scores.shape[1] - 1), where=scores[:, :-1] != scores[:, 1:])
-    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-    hits = np.take_along_axis(positive.cumsum(axis=1), last, axis=1)
-    seen = np.take_along_axis((targets != -1).cumsum(axis=1), last, axis=1)
-    return hits / np.maximum(seen, 1), hits, positive
+        return np.mean([precision[10 * hits >= tenths * len(positive)].max() for tenths in range(11)])
+    if ap == "envelope":
+        precision = np.maximum.accumulate(precision)
+    return precision.mean()
 
 
 def _top_k(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
