@@ -164,6 +164,8 @@ FLOORS = {
     "plans": 5,
     "conditions": 5,
     "interpretation": 5,
+    "detection": 5,
+    "attention_record": 6,
     "plots": 5,
     "result_plots": 5,
     "widgets": 6,
