@@ -190,7 +190,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
     )  # "c": ours to write, not the file
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which would leave a backbone moved below untrainable
 def _batches(
     backbone: Backbone,
     inputs: MultiLabelDataset,

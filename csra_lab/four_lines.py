@@ -57,7 +57,7 @@ class MeanAndMax:
         return self.mean + lam * self.maximum
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which would leave a model moved below untrainable
 def mean_and_max(
     model: MultiLabelClassifier,
     inputs: Dataset,

@@ -54,6 +54,14 @@ def test_kept_features_are_the_computed_ones(data, tmp_path):
     assert torch.equal(target, torch.from_numpy(data.targets[3]))
 
 
+def test_a_backbone_can_be_trained_after_it_gave_features(data, tmp_path):
+    backbone = network()
+    backbone.model.conv_stem.weight.data = backbone.model.conv_stem.weight.data.contiguous()  # so that it is moved
+    keep_features(backbone, data.subset(range(4)), root=tmp_path)
+    backbone.train()(torch.randn(2, 3, 64, 64)).mean().backward()
+    assert backbone.model.conv_stem.weight.grad is not None
+
+
 def test_the_second_time_nothing_is_computed(data, tmp_path, monkeypatch):
     first = keep_features(network(), data, root=tmp_path)
     monkeypatch.setattr(module, "_batches", None)
