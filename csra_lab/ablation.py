@@ -83,7 +83,7 @@ def train_heads(
 def score_heads(
     heads: Sequence[ScoreMapHead], features: FeatureMaps, *, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> np.ndarray:
-    """Probabilities of many heads on the first view of every picture: (K, N, C) float32."""
+    """Probabilities of many heads on the first view of every picture: (K, N, C) float64."""
     stack = HeadStack(heads).to(device).eval()
     return _scores(stack, features, np.arange(len(features)), batch_size, device)
 
@@ -307,7 +307,7 @@ def _scores(stack: HeadStack, features: FeatureMaps, indices: np.ndarray, batch_
     for start in range(0, len(indices), batch_size):
         part = indices[start : start + batch_size]
         logits = stack(_locations(features, part, np.zeros(len(part), dtype=np.int64), device))
-        parts.append(torch.sigmoid(logits).cpu().numpy())
+        parts.append(torch.sigmoid(logits.cpu().double()).numpy())
     return np.concatenate(parts, axis=1)
 
 

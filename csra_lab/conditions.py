@@ -84,7 +84,7 @@ def gains(scores: dict[str, NDArray], pairs: list[tuple[str, str]], dataset: Mul
         classes = (targets == 1).any(axis=0)
         part = np.ix_(seen, classes)
         for method, reference in pairs:
-            a, b = (scores[m][:, seen][:, :, classes].astype(np.float32) for m in (reference, method))
+            a, b = (scores[m][:, seen][:, :, classes] for m in (reference, method))
             result = compare(a, b, targets[part], comparisons=int(bins_of[condition]) * len(pairs))
             line = {"condition": condition, "bin": name, "label": method, "against": reference}
             line |= {"positives": int((targets == 1).sum()), "pictures": int(seen.sum())}

@@ -42,7 +42,7 @@ def predict_scores(
             every process gets the whole array.
 
     Returns:
-        (N, C) float32 probabilities, in the order of `inputs`.
+        (N, C) float64 probabilities, in the order of `inputs`; float32 would tie all logits above 17.
     """
     if not len(inputs):
         raise LabError("there is nothing to evaluate: the data set is empty.")
@@ -57,14 +57,14 @@ def predict_scores(
         for batch, _ in loader:
             with autocast(device, dtype):
                 logits = network(to_device(batch, device))
-            parts.append(torch.sigmoid(logits.float()).cpu().numpy())
+            parts.append(torch.sigmoid(logits.cpu().double()).numpy())
             bar.update(len(batch))
     network.train(training)
     scores = np.concatenate(parts)  # (N / world, C)
     if world == 1:
         return scores
     shares = gather_object([scores])  # one array a process, in the order of the ranks
-    whole = np.empty((len(inputs), scores.shape[1]), dtype=np.float32)
+    whole = np.empty((len(inputs), scores.shape[1]), dtype=np.float64)
     for r, share in enumerate(shares):
         whole[r::world] = share
     return whole

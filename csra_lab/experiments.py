@@ -7,7 +7,7 @@ results.csv        a line for each row, seed and split: all metrics
 comparisons.csv    a line for each comparison and split: difference, interval, verdict
 history.csv        loss and validation mAP of every row after every epoch, means over the seeds
 conditions.csv     of plans that ask for it: the same comparisons by object size, number of objects and of labels
-scores.npz         test scores of the rows that keep them, (seeds, N, C) float16, with ids and targets of each split
+scores.npz         test logits of the rows that keep them, (seeds, N, C) float16, with ids and targets of each split
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from csra_lab.features import FeatureMaps, keep_features
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.plans import SOURCES, Plan, Source
 from csra_lab.recipes import Recipe
-from csra_lab.runs import environment
+from csra_lab.runs import environment, from_logits, to_logits
 from csra_lab.significance import compare
 
 METRICS = ("mAP", "CP", "CR", "CF1", "CF1_macro", "OP", "OR", "OF1")
@@ -45,7 +45,7 @@ class Row:
 
     Attributes:
         label: as in the table. against: label of the row it is compared with, or empty.
-        scores: split -> (S, N, C) float16 probabilities, S seeds.
+        scores: split -> (S, N, C) float64 probabilities of S seeds, as they are read back from a record.
         keep: whether the record keeps the scores.
         trained: the heads, one a seed; empty for four-line rows.
     """
@@ -134,7 +134,7 @@ def plan_rows(
             keep = entry.keep and lam in entry.keep_lines
             rows.append((four_lines_label(lam), entry.label, keep, (), lines))
         heads += [head for row in rows[len(rows) - 1 - len(entry.four_lines) :] for head in row[4]]
-    scores = {split: score_heads(heads, maps[split]).astype(np.float16) for split in SOURCES[source].splits}
+    scores = {s: from_logits(to_logits(score_heads(heads, maps[s]))) for s in SOURCES[source].splits}
     table, start = {}, 0
     for label, against, keep, seeds, row_heads in rows:
         part = {split: all_scores[start : start + len(row_heads)] for split, all_scores in scores.items()}
@@ -157,8 +157,8 @@ def comparisons_of(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], sou
         photographs = _photographs(sets[split]) if source.by_photograph else None
         for row, reference in pairs:
             result = compare(
-                reference.scores[split].astype(np.float32),
-                row.scores[split].astype(np.float32),
+                reference.scores[split],
+                row.scores[split],
                 sets[split].targets,
                 groups=photographs,
                 comparisons=len(pairs),
@@ -179,7 +179,7 @@ def results_of(rows: Iterable[Row], sets: dict[str, MultiLabelDataset]) -> pd.Da
                 if trained is not None and trained.diverged is not None:
                     lines.append({**line, "diverged": trained.diverged})
                     continue
-                metrics = multilabel_metrics(each.astype(np.float32), sets[split].targets)
+                metrics = multilabel_metrics(each, sets[split].targets)
                 line |= {name: getattr(metrics, name) for name in METRICS}
                 if trained is not None:
                     line["train_loss"] = trained.history.train_loss.iloc[-1]
@@ -198,7 +198,9 @@ def write_record(
     comparisons = comparisons_of(rows, sets, where)
     results = results_of(rows.values(), sets)
     seconds = {**seconds, "comparisons": time.perf_counter() - start}
-    kept = {f"{r.label} on {split}": r.scores[split] for r in rows.values() if r.keep for split in where.splits}
+    kept = {
+        f"{r.label} on {split}": to_logits(r.scores[split]) for r in rows.values() if r.keep for split in where.splits
+    }
     clear_leftovers(folder)
     with written_whole(folder) as path:
         path.mkdir()
@@ -242,22 +244,22 @@ def describe(dataset: MultiLabelDataset) -> dict:
     }
 
 
-def read_scores(folder: Path) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]]:
+def read_scores(folder: str | Path) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]]:
     """The kept scores of a record, and what they are measured by.
 
     Returns:
-        (label, split) -> (S, N, C) scores; and ("targets", split) -> (N, C), ("ids", split) -> (N,), and where people
-        share photographs ("photographs", split) -> (N,) numbers of the photographs.
+        (label, split) -> (S, N, C) float64 probabilities; and ("targets", split) -> (N, C), ("ids", split) -> (N,), and
+        where people share photographs ("photographs", split) -> (N,) numbers of the photographs.
     """
     scores, truth = {}, {}
-    with np.load(folder / "scores.npz", allow_pickle=False) as content:
+    with np.load(Path(folder) / "scores.npz", allow_pickle=False) as content:
         for key in content.files:
             kind, _, split = key.partition(" ")
             if kind in ("targets", "ids", "photographs"):
                 truth[kind, split] = content[key]
             elif key != "classes":
                 label, split = re.fullmatch(r"(.*) on ([\w-]+)", key).groups()
-                scores[label, split] = content[key]
+                scores[label, split] = from_logits(content[key])
     return scores, truth
 
 

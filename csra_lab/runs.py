@@ -4,7 +4,7 @@ recipe.json        the recipe, and the versions and device it ran with
 history.csv        a line an epoch
 model/             the best weights, as `MultiLabelClassifier.from_pretrained` reads them
 metrics.json       metrics of the test split
-scores.npz         ids, classes, (N, C) float16 scores and targets of the test split
+scores.npz         ids, classes, (N, C) float16 logits and targets of the test split
 state.pt           only while the run is under way
 """
 
@@ -94,7 +94,7 @@ def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: Multilabe
     with written_whole(folder / "scores.npz") as path, open(path, "wb") as file:
         np.savez_compressed(
             file,
-            scores=scores.astype(np.float16),
+            logits=to_logits(scores),
             targets=dataset.targets,
             ids=np.array(dataset.ids),
             classes=np.array(dataset.classes),
@@ -104,12 +104,29 @@ def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: Multilabe
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def to_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities as float16 logits, for keeping.
+
+    The probabilities themselves must not be rounded to float16: it has no number between 0.9995 and 1, so the surest
+    labels would tie, and ties cost average precision most where the scores are largest.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        logits = np.log(probabilities) - np.log1p(-probabilities)
+    return np.clip(logits, -1000, 40).astype(np.float16)  # float64 has no probability beyond
+
+
+def from_logits(logits: np.ndarray) -> np.ndarray:
+    """Kept logits as float64 probabilities."""
+    return torch.sigmoid(torch.from_numpy(np.asarray(logits, dtype=np.float64))).numpy()
+
+
 @dataclasses.dataclass(frozen=True)
 class Scored:
     """A test split as a run scored it.
 
     Attributes:
-        scores: (N, C) probabilities; they were stored as float16. targets: (N, C) in {1, 0, -1}.
+        scores: (N, C) float64 probabilities; their logits were stored as float16. targets: (N, C) in {1, 0, -1}.
         ids: N strings. classes: C names.
     """
 
@@ -128,7 +145,7 @@ def read_evaluation(folder: str | Path) -> Scored:
     path = Path(folder) / "scores.npz"
     try:
         arrays = _read_arrays(path)
-        found = {name: arrays[name] for name in ("scores", "targets", "ids", "classes")}
+        found = {name: arrays[name] for name in ("logits", "targets", "ids", "classes")}
     except FileNotFoundError:
         raise LabError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from None
     except KeyError as error:
@@ -137,20 +154,20 @@ def read_evaluation(folder: str | Path) -> Scored:
     if problem:
         raise LabError(f"{path} does not hold scores of this lab ({problem}); evaluate again.")
     return Scored(
-        scores=found["scores"].astype(np.float32),
+        scores=from_logits(found["logits"]),
         targets=found["targets"].astype(np.int8),
         ids=tuple(found["ids"].tolist()),
         classes=tuple(found["classes"].tolist()),
     )
 
 
-def _scores_problem(scores: np.ndarray, targets: np.ndarray, ids: np.ndarray, classes: np.ndarray) -> str:
+def _scores_problem(logits: np.ndarray, targets: np.ndarray, ids: np.ndarray, classes: np.ndarray) -> str:
     """What is wrong with the arrays of a scores.npz, or nothing."""
-    if scores.ndim != 2 or not scores.size or scores.dtype.kind != "f" or not ((scores >= 0) & (scores <= 1)).all():
-        return f"scores of shape {scores.shape} must be probabilities of images and classes"
-    if targets.shape != scores.shape or not np.isin(targets, (-1, 0, 1)).all():
-        return f"targets of shape {targets.shape} must be 1, 0 and -1, one for each score"
-    for name, values, count in (("ids", ids, scores.shape[0]), ("classes", classes, scores.shape[1])):
+    if logits.ndim != 2 or not logits.size or logits.dtype.kind != "f" or not np.isfinite(logits).all():
+        return f"logits of shape {logits.shape} must be finite numbers of images and classes"
+    if targets.shape != logits.shape or not np.isin(targets, (-1, 0, 1)).all():
+        return f"targets of shape {targets.shape} must be 1, 0 and -1, one for each logit"
+    for name, values, count in (("ids", ids, logits.shape[0]), ("classes", classes, logits.shape[1])):
         if values.dtype.kind != "U" or values.shape != (count,) or len(set(values.tolist())) != count:
             return f"{name} of shape {values.shape} must be {count} different names"
     return ""

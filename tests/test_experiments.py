@@ -73,7 +73,7 @@ def test_every_metric_comes_from_the_recorded_scores(records):
     results = pd.read_csv(folder / "results.csv")
     assert len(results) == 4 * 2
     for line in results[results.label.isin([label for label, _ in scores])].itertuples():
-        metrics = multilabel_metrics(scores[line.label, "test"][line.seed].astype(np.float32), truth["targets", "test"])
+        metrics = multilabel_metrics(scores[line.label, "test"][line.seed], truth["targets", "test"])
         for name in experiments.METRICS:
             assert getattr(metrics, name) == pytest.approx(getattr(line, name), abs=1e-6)
 
@@ -84,7 +84,7 @@ def test_every_verdict_comes_from_the_recorded_scores(records):
     comparisons = pd.read_csv(folder / "comparisons.csv")
     assert comparisons.label.tolist() == ["four lines, lam = 0.5", "four lines, lam = 1", "CSRA"]
     for line in comparisons[comparisons.label != "four lines, lam = 1"].itertuples():
-        a, b = (scores[label, "test"].astype(np.float32) for label in (line.against, line.label))
+        a, b = (scores[label, "test"] for label in (line.against, line.label))
         again = compare(a, b, truth["targets", "test"], comparisons=3)
         assert again.difference == pytest.approx(line.difference, abs=1e-6)
         assert (again.lower, again.upper) == pytest.approx((line.lower, line.upper), abs=1e-6)

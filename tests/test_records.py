@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,7 +16,7 @@ RUNS = Path(__file__).resolve().parents[1] / "data" / "runs"
 RECORDS = sorted(path.parent for path in RUNS.glob("*/*/run.json"))
 WITH_SCORES = [folder for folder in RECORDS if (folder / "scores.npz").exists()]
 TRAINED = sorted(path.parent for path in RUNS.glob("*/*/recipe.json"))
-SCORED = sorted(path.parent for path in RUNS.glob("*/*/**/metrics.json"))  # with what was scored again, such as four lines
+SCORED = sorted(path.parent for path in RUNS.glob("*/*/**/metrics.json"))  # with what was scored once more
 
 
 def name(folder):
@@ -71,7 +70,7 @@ def test_every_metric_comes_from_the_recorded_scores(folder):
         targets = truth["targets", split]
         assert len(truth["ids", split]) == len(targets) == runs.shape[1]
         for seed, each in enumerate(runs):
-            metrics = multilabel_metrics(each.astype(np.float32), targets)
+            metrics = multilabel_metrics(each, targets)
             found = [getattr(metrics, metric) for metric in METRICS]
             assert results.loc[(label, split, seed), list(METRICS)].tolist() == pytest.approx(found, abs=2e-6)
 
@@ -83,7 +82,7 @@ def test_verdicts_come_from_the_recorded_scores(folder):
     for line in comparisons.itertuples():
         pair = (line.against, line.split), (line.label, line.split)
         if all(key in scores for key in pair):
-            a, b = (scores[key].astype(np.float32) for key in pair)
+            a, b = (scores[key] for key in pair)
             groups = truth.get(("photographs", line.split))
             again = compare(a, b, truth["targets", line.split], groups=groups, comparisons=line.comparisons)
             assert (again.lower, again.upper) == pytest.approx((line.lower, line.upper), abs=2e-6)

@@ -6,7 +6,7 @@ import pytest
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import LabError
 from csra_lab.metrics import multilabel_metrics
-from csra_lab.runs import read_evaluation, save_evaluation
+from csra_lab.runs import from_logits, read_evaluation, save_evaluation, to_logits
 
 
 @pytest.fixture
@@ -26,9 +26,22 @@ def written(tmp_path):
 def test_scores_come_back_as_they_were(written):
     folder, data, scores = written
     found = read_evaluation(folder)
-    np.testing.assert_array_equal(found.scores, scores.astype(np.float16).astype(np.float32))
+    np.testing.assert_allclose(found.scores, scores, rtol=2e-3)
     np.testing.assert_array_equal(found.targets, data.targets)
     assert (found.ids, found.classes) == (tuple(data.ids), data.classes)
+
+
+def test_sure_labels_do_not_tie():
+    """Rounded to float16, probabilities from 0.9998 are all 1, and large residuals looked bad for it."""
+    logits = np.linspace(-30, 30, 100)
+    probabilities = from_logits(logits)
+    assert len(np.unique(probabilities.astype(np.float16))) < 80
+    kept = from_logits(to_logits(probabilities))
+    assert (np.diff(kept) > 0).all()
+    np.testing.assert_allclose(np.log(kept) - np.log1p(-kept), logits, rtol=1e-3)
+    assert to_logits(np.array([0.0, 1.0])).tolist() == [-1000, 40]
+    np.testing.assert_array_equal(from_logits(to_logits(from_logits(to_logits(probabilities)))), kept)
+    assert np.isnan(to_logits(np.array([np.nan]))).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip"])
@@ -49,10 +62,10 @@ def test_one_bare_array_is_named(written):
 
 def test_other_arrays_and_objects_are_refused(written):
     folder = written[0]
-    np.savez(folder / "scores.npz", scores=np.zeros((2, 2)))
+    np.savez(folder / "scores.npz", logits=np.zeros((2, 2)))
     with pytest.raises(LabError, match="targets"):
         read_evaluation(folder)
-    np.savez(folder / "scores.npz", scores=np.array([{}], dtype=object), targets=1, ids=1, classes=1)
+    np.savez(folder / "scores.npz", logits=np.array([{}], dtype=object), targets=1, ids=1, classes=1)
     with pytest.raises(LabError, match=r"scores\.npz"):
         read_evaluation(folder)
 

@@ -36,7 +36,7 @@ def test_the_folder_holds_what_is_tested_here():
 def test_a_model_is_small_and_its_card_says_what_was_recorded(name):
     assert sum(path.stat().st_size for path in (MODELS / name).iterdir()) < 200_000
     scores, truth = read_scores(RUNS / name)
-    metrics = multilabel_metrics(scores["CSRA", "test"][0].astype(np.float32), truth["targets", "test"])
+    metrics = multilabel_metrics(scores["CSRA", "test"][0], truth["targets", "test"])
     card = (MODELS / name / "README.md").read_text()
     said = re.search(r"mAP ([\d.]+) %, CF1 ([\d.]+) %, OF1 ([\d.]+) %", card).groups()
     assert said == tuple(f"{100 * value:.1f}" for value in (metrics.mAP, metrics.CF1, metrics.OF1))
@@ -54,7 +54,7 @@ def test_the_paperdoll_model_gives_the_recorded_scores(tmp_path):
     assert model.classes == people.classes
     for i in range(5):
         probabilities, _ = predict_image(model, people.image(i))
-        recorded = scores["CSRA", "test"][0][ids.index(people.ids[i])].astype(np.float32)
+        recorded = scores["CSRA", "test"][0][ids.index(people.ids[i])]
         np.testing.assert_allclose(probabilities, recorded, atol=0.02)  # features were kept in half precision
 
 

@@ -186,7 +186,7 @@ def foreign() -> list[Case]:
 # ---- score files -----------------------------------------------------------------------------------------------------
 
 SCORES = {
-    "scores": np.full((2, 3), 0.5, np.float16), "targets": np.array([[1, 0, -1]] * 2, np.int8),
+    "logits": np.zeros((2, 3), np.float16), "targets": np.array([[1, 0, -1]] * 2, np.int8),
     "ids": np.array(["a", "b"]), "classes": np.array(["x", "y", "z"]),
 }  # fmt: skip
 
@@ -207,11 +207,11 @@ def score_files() -> list[Case]:
     whole = npz(**SCORES)
     change = lambda **arrays: npz(**(SCORES | arrays))  # noqa: E731
     values = {
-        "nan": np.full((2, 3), np.nan), "inf": np.full((2, 3), np.inf), "logits": np.full((2, 3), 7.5),
-        "negative": np.full((2, 3), -0.5), "words": np.full((2, 3), "x"), "complex": np.full((2, 3), 1j),
+        "nan": np.full((2, 3), np.nan), "inf": np.full((2, 3), np.inf),
+        "words": np.full((2, 3), "x"), "complex": np.full((2, 3), 1j),
         "another shape": np.full((3, 3), 0.5), "one dimension": np.full(6, 0.5), "nothing": np.zeros((0, 3)),
     }  # fmt: skip
-    cases = [Case(f"scores {name}", change(scores=array)) for name, array in values.items()]
+    cases = [Case(f"scores {name}", change(logits=array)) for name, array in values.items()]
     cases += [
         Case("targets 2", change(targets=np.full((2, 3), 2))),
         Case("targets 257", change(targets=np.full((2, 3), 257))),
@@ -226,13 +226,13 @@ def score_files() -> list[Case]:
         Case("harm", change(ids=np.array([Harm(), Harm()], dtype=object))),
         *(Case(f"no {key}", npz(**{k: v for k, v in SCORES.items() if k != key})) for key in SCORES),
         *(Case(f"{share} of a file", whole[: int(share * len(whole))]) for share in (0, 0.3, 0.9)),
-        Case("20 TB", repacked(whole, scores_npy=npy_claiming("(10000000, 1000000)"))),
+        Case("20 TB", repacked(whole, logits_npy=npy_claiming("(10000000, 1000000)"))),
         Case("150 MB in 150 kB", repacked(npz(**SCORES, compressed=False), compressed=True,
-                                          scores_npy=npy_claiming("(75000000,)")[:-12] + bytes(150_000_000))),
-        Case("sides that overflow", repacked(whole, scores_npy=npy_claiming(f"({2**62}, 4)"))),
-        Case("code in the header", repacked(whole, scores_npy=npy_claiming("__import__('os').system('touch w')"))),
-        Case("an object's type", repacked(whole, scores_npy=npy_claiming("(2, 3)", "'|O'"))),
-        Case("no header", repacked(whole, scores_npy=b"")),
+                                          logits_npy=npy_claiming("(75000000,)")[:-12] + bytes(150_000_000))),
+        Case("sides that overflow", repacked(whole, logits_npy=npy_claiming(f"({2**62}, 4)"))),
+        Case("code in the header", repacked(whole, logits_npy=npy_claiming("__import__('os').system('touch w')"))),
+        Case("an object's type", repacked(whole, logits_npy=npy_claiming("(2, 3)", "'|O'"))),
+        Case("no header", repacked(whole, logits_npy=b"")),
         Case("one array", npy_claiming("(2, 3)")),
         Case("pickle", pickle.dumps(Harm())),
         Case("text", b"scores"),

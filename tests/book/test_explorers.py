@@ -146,7 +146,7 @@ def test_metrics_explorer(page, choice):
     drive.choose("scores", str(choice))
     method, source = (("CSRA", "photographs"), ("average pooling", "paperdoll"))[choice // 3]
     scores, truth = read_scores(RUNS / source)
-    scores, targets = scores[method, "test"][0].astype(np.float32), truth["targets", "test"]
+    scores, targets = scores[method, "test"][0], truth["targets", "test"]
 
     def check():
         threshold, c = drive.number("threshold"), int(drive.value("label"))

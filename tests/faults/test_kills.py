@@ -170,7 +170,7 @@ def test_training(tools, tmp_path, devkit):
         if (out / "history.csv").exists():
             assert pd.read_csv(out / "history.csv").train_loss.notna().all()
         if (out / "scores.npz").exists():
-            assert np.load(out / "scores.npz")["scores"].shape == (10, 3)
+            assert np.load(out / "scores.npz")["logits"].shape == (10, 3)
 
     def result(root):
         files = tree(root / "run")
