@@ -42,3 +42,22 @@ def test_it_claims_what_the_records_say(source):
     (trained,) = recorded[(recorded.split == "test") & (recorded.label == "CSRA")].itertuples()
     assert trained.lower > 0
     assert trained.seeds_a == trained.seeds_b == 5
+
+
+def test_its_picture_of_the_gains_shows_what_its_alternative_text_says():
+    shown = {}
+    for source in ("photographs", "emoji", "paperdoll"):
+        recorded = pd.read_csv(ROOT / f"data/runs/four-lines/{source}/comparisons.csv")
+        for row in recorded[recorded.split == "test"].itertuples():
+            if row.label == "CSRA" or row.label in {f"four lines, lam = {lam}" for lam in (0.05, 0.1, 0.2, 0.3)}:
+                shown[source, row.label] = row
+    assert [key for key, row in shown.items() if row.lower <= 0] == [("paperdoll", "four lines, lam = 0.3")]
+    least, most, trained_least, trained_most = re.search(
+        r"four lines gain ([\d.]+) to ([\d.]+) points, CSRA ([\d.]+) to ([\d.]+), each most on EmojiVOC", README
+    ).groups()
+    trained = {key: row.difference for key, row in shown.items() if key[1] == "CSRA"}
+    four = {key: row.difference for key, row in shown.items() if key[1] != "CSRA"}
+    assert len(four) == 12 and len(trained) == 3
+    for gains, low, high in ((four, least, most), (trained, trained_least, trained_most)):
+        assert (f"{100 * min(gains.values()):.1f}", f"{100 * max(gains.values()):.1f}") == (low, high)
+        assert max(gains, key=gains.get)[0] == "emoji"
