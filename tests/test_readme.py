@@ -57,7 +57,8 @@ def test_its_picture_of_the_gains_shows_what_its_alternative_text_says():
     ).groups()
     trained = {key: row.difference for key, row in shown.items() if key[1] == "CSRA"}
     four = {key: row.difference for key, row in shown.items() if key[1] != "CSRA"}
-    assert len(four) == 12 and len(trained) == 3
+    assert len(four) == 12
+    assert len(trained) == 3
     for gains, low, high in ((four, least, most), (trained, trained_least, trained_most)):
         assert (f"{100 * min(gains.values()):.1f}", f"{100 * max(gains.values()):.1f}") == (low, high)
         assert max(gains, key=gains.get)[0] == "emoji"
