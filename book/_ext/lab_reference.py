@@ -1,7 +1,7 @@
 """Docstrings as pages: what is laid out by spaces in them keeps its layout.
 
-Docstrings here are plain text, with two things that reStructuredText reads otherwise: an indented paragraph (a formula, a
-command) and a table whose columns are made with spaces. Both become literal blocks.
+Docstrings here are plain text, with two things that reStructuredText reads otherwise: an indented paragraph (a formula,
+a command) and a table whose columns are made with spaces. Both become literal blocks.
 """
 
 import re
@@ -23,8 +23,8 @@ def keep_layout(app, what, name, obj, options, lines: list[str]) -> None:
     for paragraph in paragraphs:
         indented = all(line.startswith("  ") for line in paragraph)
         if paragraph and (indented or any(LAID_OUT.search(line) for line in paragraph)):
-            indent = "" if indented else "    "
-            rewritten += ["::", "", *(indent + line for line in paragraph), ""]
+            indent = "" if indented else "    "  # the block's own lines must be indented
+            rewritten += [".. code-block:: text", "", *(indent + line for line in paragraph), ""]
         elif paragraph:
             rewritten += [*paragraph, ""]
     lines[:end] = rewritten
