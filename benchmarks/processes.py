@@ -24,6 +24,7 @@ from machine import options, report
 
 from csra_lab.datasets import MultiLabelDataset, load_dataset
 from csra_lab.recipes import Recipe
+from csra_lab.runs import read_evaluation
 from csra_lab.training import train
 from data import write_devkit
 
@@ -67,12 +68,12 @@ def launch(devkit: Path, out: Path, *, processes: int, threads: int, tiny: bool)
     history = (out / "history.csv").read_text().splitlines()
     columns = dict(zip(history[0].split(","), history[-1].split(","), strict=True))
     read = [x for file in (out.parent / f"{out.name}-read").iterdir() for x in file.read_text().split()]
-    scores = np.load(out / "scores.npz")
+    run = read_evaluation(out)
     return {
         "speed": float(columns["images_per_second"]),
         "read": read,
-        "scores": scores["scores"],
-        "ids": scores["ids"],
+        "scores": run.scores,
+        "ids": run.ids,
     }
 
 
