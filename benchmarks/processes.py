@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     rows = []
     for way, runs in found.items():
         times_read = collections.Counter(runs[0]["read"])
-        assert sorted(times_read) == sorted(one["ids"].tolist()), f"{way} scored another set of images"
+        assert sorted(times_read) == sorted(one["ids"]), f"{way} scored another set of images"
         assert set(times_read.values()) == {1}, f"{way} scored an image more than once"
         speed = max(run["speed"] for run in runs)
         rows.append(
