@@ -66,7 +66,7 @@ class Entry:
         changes: fields of the base recipe that this entry changes.
         against: label of the entry that it is compared with; empty for a row that is only shown.
         four_lines: add rows for the trained average-pooling head with these residuals, without training.
-        keep: keep the test scores of this entry in the recorded run (fp16), and those of its four-line rows named here.
+        keep: keep the test logits of this entry in the recorded run (fp16), and those of its four-line rows named here.
     """
 
     label: str
