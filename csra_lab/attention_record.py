@@ -42,7 +42,7 @@ from csra_lab.interpretation import (
 )
 from csra_lab.plans import PLANS, SOURCES
 from csra_lab.runs import environment
-from csra_lab.significance import _critical_t, draw_images
+from csra_lab.significance import difference_errors, draw_images
 
 HEADS = {"average pooling": "average", "CSRA": "csra"}
 TEMPERATURES = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0, math.inf)
@@ -190,13 +190,7 @@ def interval(seen: NDArray, drawn: NDArray, *, units: int, comparisons: int) -> 
         seen: (S,) differences on all pictures, fractions. drawn: (S, R) on R draws of the pictures.
         units: how many pictures were drawn from. comparisons: of the table.
     """
-    seeds, resamples = drawn.shape
-    by_seeds = seen.var(ddof=1) / seeds
-    alone = (drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).sum() / (seeds - 1)  # pictures moving one seed
-    by_images = max(drawn.mean(axis=0).var(ddof=1) - alone / seeds, 0.0) * units / (units - 1)
-    t_images = _critical_t(0.95, comparisons, 1 / (1 / (units - 1) + 1 / (resamples - 1)))
-    t_seeds = _critical_t(0.95, comparisons, seeds - 1)
-    half = math.sqrt(t_images**2 * by_images + t_seeds**2 * by_seeds)
+    *_, half = difference_errors([(seen, drawn)], drawn.mean(axis=0), units=units, comparisons=comparisons)
     middle = float(seen.mean())
     ends = {"difference": middle, "lower": middle - half, "upper": middle + half}
     return {key: round(100 * value, 4) for key, value in ends.items()} | {"comparisons": comparisons}

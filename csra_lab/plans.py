@@ -224,7 +224,10 @@ PLANS: dict[str, Plan] = {
                     for t in (1.0, math.inf)
                 ),
                 # The scores of H heads add up, so that at one rate H heads move H times as fast as one.
-                *(Entry(f"H = {h}, rate / {h}", _heads(h) | {"head_lr": 3e-3 / h}, against="H = 1") for h in (2, 4, 8)),
+                *(
+                    Entry(f"H = {h}, rate / {h}", _heads(h) | {"head_lr": BASE.head_lr / h}, against="H = 1")
+                    for h in (2, 4, 8)
+                ),
             ),
         ),
         Plan(

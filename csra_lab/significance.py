@@ -23,6 +23,7 @@ ranking, and a class without a positive in a draw is left out of that draw's mea
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -133,20 +134,14 @@ def compare(
     num_images = a.shape[1]
     weights = draw_images(num_images, groups=groups, resamples=resamples, seed=seed)
     units = num_images if groups is None else len(np.unique(np.asarray(groups)))
-    t_images = _critical_t(confidence, comparisons, 1 / (1 / (units - 1) + 1 / (resamples - 1)))
     drawn_a, drawn_b = (_weighted(arrays, np.asarray(targets), weights) for arrays in (a, b))  # (Sa, R), (Sb, R)
 
     # What is independent over seeds: the pairs' differences, or each side by itself. (S,), (S, R)
     sides = [(seen_b - seen_a, drawn_b - drawn_a)] if paired_seeds else [(seen_a, drawn_a), (seen_b, drawn_b)]
-    by_images, by_seeds, squares = (drawn_b.mean(axis=0) - drawn_a.mean(axis=0)).var(ddof=1), 0.0, 0.0
-    for seen, draws in sides:
-        part = seen.var(ddof=1) / len(seen)
-        by_seeds += part
-        squares += _critical_t(confidence, comparisons, len(seen) - 1) ** 2 * part
-        alone = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / (len(seen) - 1)  # images moving one seed
-        by_images -= alone / len(seen)
-    by_images = max(by_images, 0.0) * units / (units - 1)
-    half = math.sqrt(t_images**2 * by_images + squares)
+    means = drawn_b.mean(axis=0) - drawn_a.mean(axis=0)  # (R,)
+    by_images, by_seeds, half = difference_errors(
+        sides, means, units=units, confidence=confidence, comparisons=comparisons
+    )
     difference, (sd_a, sd_b) = float(seen_b.mean() - seen_a.mean()), (float(x.std(ddof=1)) for x in (seen_a, seen_b))
     return Comparison(
         difference=difference,
@@ -168,6 +163,37 @@ def compare(
         groups=None if groups is None else units,
         resamples=int(resamples),
     )
+
+
+def difference_errors(
+    sides: Sequence[tuple[NDArray, NDArray]],
+    means: NDArray,
+    *,
+    units: int,
+    confidence: float = 0.95,
+    comparisons: int = 1,
+) -> tuple[float, float, float]:
+    """How far other images and other seeds move a difference: of mAP in `compare`, or of any other statistic.
+
+    Args:
+        sides: what is independent over seeds, each (S,) as seen on all images and (S, R) on R draws of them: the
+            differences of paired runs, or each of two methods by itself.
+        means: (R,) the difference on each draw, its mean over the seeds.
+        units: how many images, or groups of them, were drawn from. confidence, comparisons: see `compare`.
+
+    Returns:
+        The variance from images, the variance from seeds, and half the width of the interval.
+    """
+    t_images = _critical_t(confidence, comparisons, 1 / (1 / (units - 1) + 1 / (len(means) - 1)))
+    by_images, by_seeds, squares = means.var(ddof=1), 0.0, 0.0
+    for seen, draws in sides:
+        part = seen.var(ddof=1) / len(seen)
+        by_seeds += part
+        squares += _critical_t(confidence, comparisons, len(seen) - 1) ** 2 * part
+        alone = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / (len(seen) - 1)  # images moving one seed
+        by_images -= alone / len(seen)
+    by_images = max(by_images, 0.0) * units / (units - 1)
+    return by_images, by_seeds, math.sqrt(t_images**2 * by_images + squares)
 
 
 def seed_spread(mAPs: ArrayLike, *, confidence: float = 0.95) -> SeedSpread:
