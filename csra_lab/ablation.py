@@ -57,7 +57,8 @@ def train_heads(
     Args:
         recipes: differing in head, lam, temperatures, normalisation, loss, optimiser, rates, schedule, or seed; the
             backbone's fields are not read.
-        features: of the training split. fit, held_out: see `batches.hold_out`; held-out items choose the best epoch.
+        features: of the training split.
+        fit, held_out: (n,) and (m,) indices, see `hold_out`; held-out items choose the best epoch. None fits all.
 
     Raises:
         LabError: a recipe that keeps an average of the weights, which is not done here.

@@ -134,10 +134,14 @@ def best_weights(name: str) -> str:
 def load_timm(
     name: str, *, weights: Weights = None, image_size: int | None = None, with_classifier: bool = False
 ) -> tuple[nn.Module, int]:
-    """A whole timm network, and its image size. See `create_backbone`.
+    """A whole timm network, and the side of its square input in pixels.
 
     Args:
+        name, weights, image_size: see `create_backbone`.
         with_classifier: a weight file must hold the network's ImageNet classifier too, and it is loaded.
+
+    Raises:
+        LabError: see `create_backbone`.
     """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4)

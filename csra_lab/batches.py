@@ -84,7 +84,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a training part and a validation part, decided by the hash of each file name.
+    """Indices (n,) of a training part and (m,) of a validation part, decided by the hash of each file name.
 
     The same pictures are held out whatever their order, and people who share a picture stay together.
 
@@ -104,7 +104,7 @@ def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, n
 
 
 def keep_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
-    """Indices of the items in `count` pictures, the same ones for every seed; a larger count keeps the same and more.
+    """Indices (n,) of the items in `count` pictures, the same for every seed; a larger count keeps these and more.
 
     Raises:
         LabError: the data set has fewer pictures.

@@ -112,7 +112,11 @@ class MultiLabelClassifier(
         return self.head.attention(self.backbone(images))
 
     def with_head(self, head: ScoreMapHead) -> "MultiLabelClassifier":
-        """This classifier with another head on the same backbone (shared, not copied)."""
+        """This classifier with another head on the same backbone (shared, not copied).
+
+        Raises:
+            LabError: the head has another number of classes.
+        """
         if head.num_classes != len(self.classes):
             raise LabError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
         model = copy.copy(self)
@@ -121,13 +125,21 @@ class MultiLabelClassifier(
         return model
 
     def with_four_lines(self, lam: float) -> "MultiLabelClassifier":
-        """The trained average-pooling classifier plus lam times its largest score; nothing is retrained or copied."""
+        """The trained average-pooling classifier plus lam times its largest score; nothing is retrained or copied.
+
+        Raises:
+            LabError: the head pools in another way.
+        """
         if not isinstance(self.head, AveragePooling):
             raise LabError(f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}.")
         return self.with_head(self.head.with_four_lines(lam))
 
     def without_residual(self) -> "MultiLabelClassifier":
-        """The average-pooling classifier inside a one-head CSRA."""
+        """The average-pooling classifier inside a one-head CSRA.
+
+        Raises:
+            LabError: the head is not CSRA, or has several heads.
+        """
         if not isinstance(self.head, CSRA):
             raise LabError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
         return self.with_head(self.head.without_residual())

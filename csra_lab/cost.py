@@ -10,7 +10,12 @@ from csra_lab.classifier import MultiLabelClassifier, create_classifier
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image. `parameters` and `multiply_adds` are of the whole model, `head_...` of the head's part of them."""
+    """What one image costs.
+
+    Attributes:
+        parameters, multiply_adds: how many, in the whole model.
+        head_parameters, head_multiply_adds: the head's part of them.
+    """
 
     parameters: int
     multiply_adds: int

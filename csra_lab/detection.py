@@ -92,6 +92,9 @@ def parts_above(maps: Tensor, threshold: float, *, size: int = 56) -> Parts:
     Args:
         maps: (P, h, w) maps >= 0, such as `activation_maps` or `attention_maps`.
         threshold: in (0, 1]. size: side of the grid to which maps are upsampled before.
+
+    Raises:
+        LabError: a threshold outside its range.
     """
     if not 0 < threshold <= 1:
         raise LabError(f"the threshold is a share of the map's maximum, above 0 and at most 1, not {threshold}.")

@@ -67,7 +67,11 @@ def mean_and_max(
     workers: int = 0,
     progress: bool = False,
 ) -> MeanAndMax:
-    """One pass over the pictures. Items of `inputs` are (image tensor, anything); all in float32, on `device`."""
+    """One pass over the pictures. Items of `inputs` are (image tensor, anything); all in float32, on `device`.
+
+    Raises:
+        LabError: a batch size below 1, or scores that are not finite.
+    """
     if batch_size < 1:
         raise LabError(f"the batch size must be at least 1, not {batch_size}.")
     model = model.to(device).eval()

@@ -176,7 +176,10 @@ def points_inside(points: NDArray, boxes: NDArray, *, tolerance: float = 0.0) ->
         tolerance: Euclidean distance in fractions of a side; the pointing game's 15 pixels are 15 / 224 at 224.
 
     Returns:
-        (P, Q).
+        (P, Q) truth values.
+
+    Raises:
+        LabError: a negative tolerance.
     """
     if not tolerance >= 0:
         raise LabError(f"the tolerance is a distance of 0 or more, in fractions of a side, not {tolerance}.")

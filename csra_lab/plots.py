@@ -256,7 +256,7 @@ def heat_map(matrix: np.ndarray, names: Sequence[str], *, title: str, label: str
     """A square matrix as coloured cells (yellow is high). Zeros and NaN stay empty, the colour of the page.
 
     Args:
-        names: of the rows, and of the columns. label: what a cell is, for the colour bar.
+        matrix: (n, n) numbers. names: n, of the rows and of the columns. label: what a cell is, for the colour bar.
         limit: the value of the brightest colour; a quarter of it has the middle one, so that small values differ.
     """
     fig, ax = _axes(4.6, 5.2)

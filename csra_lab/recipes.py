@@ -145,7 +145,7 @@ PAPER_BACKBONES = {
     "mobilenetv2": "mobilenetv2_100",
     "efficientnetb3": "efficientnet_b3",
 }
-"""Short names in recipes, and timm's. ResNet-cut is resnet101 started from CutMix weights: --weights FILE."""
+"""Short names in recipes, and timm's. ResNet-cut is resnet101 started from CutMix weights: `--weights FILE`."""
 
 _PAPER_DATA = {
     # The authors ran batches of 16 at 448 pixels on VOC and COCO, of 64 at 224 on WIDER. Their lam on VOC2007 is 0.1.

@@ -17,6 +17,7 @@ from torch import Tensor
 from csra_lab.errors import LabError
 
 Temperatures = float | Sequence[float] | Tensor
+"""One temperature for each head; a single number for a single head."""
 
 
 def attention_scores(scores: Tensor, temperature: float) -> Tensor:
@@ -28,6 +29,9 @@ def attention_scores(scores: Tensor, temperature: float) -> Tensor:
 
     Returns:
         (..., N) weights that sum to 1 over the locations, in the type of `scores`.
+
+    Raises:
+        LabError: a temperature that is negative or not a number.
     """
     _check_temperatures([temperature])
     if math.isinf(temperature):
@@ -48,7 +52,7 @@ def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tenso
         (B, C) logits, in the type of `scores`. Sums run in float32 at least, so bfloat16 loses nothing here.
 
     Raises:
-        LabError: the scores are not 4-d, or the number of temperatures is not the number of heads.
+        LabError: the scores are not 4-d, a temperature is negative, or there is not one for each head.
     """
     if scores.ndim != 4:
         raise LabError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
@@ -70,6 +74,9 @@ def attended_scores(scores: Tensor, temperatures: Temperatures) -> Tensor:
     Returns:
         (B, H, C) attended scores: the mean at T = 0, the maximum at T = inf, in between otherwise. In the type of
         `scores`, summed in float32 at least.
+
+    Raises:
+        LabError: a temperature is negative, or there is not one for each head.
     """
     temperatures = _for_heads(temperatures, scores.shape[1])
     wide = at_least_float32(scores)
@@ -99,6 +106,9 @@ def residual_max(scores: Tensor, lam: float) -> Tensor:
 
     Returns:
         (B, C) logits.
+
+    Raises:
+        LabError: scores of another shape.
     """
     if scores.ndim not in (3, 4):
         raise LabError(f"residual_max needs scores of shape (B, C, N) or (B, C, h, w), not {tuple(scores.shape)}.")
@@ -120,6 +130,9 @@ def residual_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
 
     Returns:
         (..., N) weights that sum to 1 + lam.
+
+    Raises:
+        LabError: see `attention_scores`.
     """
     return 1 / scores.shape[-1] + lam * attention_scores(scores, temperature)
 
@@ -133,6 +146,9 @@ def gap_to_max(scores: Tensor, temperature: float) -> Tensor:
 
     Returns:
         (...) gaps, in the unit of the scores.
+
+    Raises:
+        LabError: see `attention_scores`.
     """
     below = scores.amax(dim=-1, keepdim=True) - scores  # (..., N), zero at the best location
     return (attention_scores(scores, temperature) * below).sum(dim=-1)
@@ -148,12 +164,15 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
         gap <= min((N - 1) phi(m), log(N) / T)
 
     Args:
-        margin: best minus second-best score, >= 0.
+        margin: (...) best minus second-best score, >= 0.
         num_locations: N.
         temperature: T in (0, inf].
 
     Returns:
-        Bounds, in the shape of `margin` and the unit of the scores. At T = inf they are 0.
+        (...) bounds, in the unit of the scores. At T = inf they are 0.
+
+    Raises:
+        LabError: a temperature that is not above 0.
     """
     if not temperature > 0:
         raise LabError(f"gap_bound needs a temperature above 0, not {temperature}.")
@@ -181,7 +200,7 @@ def _softmax(scores: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def at_least_float32(scores: Tensor) -> Tensor:
-    """Half-precision numbers as float32, in which sums lose nothing; others as they are."""
+    """Half-precision numbers of any shape as float32, in which sums lose nothing; others as they are."""
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 

@@ -90,7 +90,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MultilabelMetrics, scores: np.ndarray) -> None:
-    """Write `metrics.json` and `scores.npz` of a split into a run folder."""
+    """Write `metrics.json` and `scores.npz` of a split, from its (N, C) scores, into a run folder."""
     with written_whole(folder / "scores.npz") as path, open(path, "wb") as file:
         np.savez_compressed(
             file,
@@ -105,7 +105,7 @@ def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: Multilabe
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities as float16 logits, for keeping.
+    """Probabilities of any shape as float16 logits, for keeping.
 
     The probabilities themselves must not be rounded to float16: it has no number between 0.9995 and 1, so the surest
     labels would tie, and ties cost average precision most where the scores are largest.
@@ -117,7 +117,7 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def from_logits(logits: np.ndarray) -> np.ndarray:
-    """Kept logits as float64 probabilities."""
+    """Kept logits of any shape as float64 probabilities."""
     return torch.sigmoid(torch.from_numpy(np.asarray(logits, dtype=np.float64))).numpy()
 
 

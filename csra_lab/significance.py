@@ -89,7 +89,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """mAP over the seeds of one method, as fractions: mean, standard deviation (ddof 1), and the mean's t interval."""
+    """mAP over the seeds of one method, as fractions.
+
+    Attributes:
+        mean: over the seeds. standard_deviation: ddof 1.
+        lower, upper: the t interval of the mean. confidence: that it holds the mean, such as 0.95.
+        seeds: how many.
+    """
 
     mean: float
     standard_deviation: float
@@ -111,7 +117,7 @@ def compare(
     seed: int = 0,
     paired_seeds: bool = True,
 ) -> Comparison:
-    """Is the mAP of b another than that of a, for other test images and other seeds? The top of this file says how.
+    """Is the mAP of b another than that of a, for other test images and other seeds? `csra_lab.significance` says how.
 
     Args:
         a, b: (Sa, N, C) and (Sb, N, C) scores of the same images, a row a seed; only their order in a class matters.

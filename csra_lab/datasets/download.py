@@ -148,6 +148,9 @@ def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
 
     An unfinished download lies beside it as `NAME.part` and is continued by the next call. A wrong checksum removes it
     and tries once from the start.
+
+    Raises:
+        LabError: no connection, no room, or a wrong checksum twice.
     """
     file_name = archive.url.rsplit("/", 1)[-1]
     target, part = folder / file_name, folder / f"{file_name}.part"

@@ -71,6 +71,9 @@ def load_emoji_voc(root: Path | None, split: str, transform: Callable | None = N
     Args:
         root: the prepared set itself (of any size), or the folder that holds the one of 224 px. None draws that one
             on first use, in the cache, which takes about a minute.
+
+    Raises:
+        LabError: no such set in the folder, or another split.
     """
     folder = prepare_emoji_voc() if root is None else Path(root)
     if (folder / _folder_name(224, "full")).is_dir():
@@ -101,6 +104,9 @@ def prepare_emoji_voc(
         image_size: pixels a side. Labels are the same at every size.
         size: "full" (2,000 trainval, 1,000 test, 1,000 test-unseen) or "tiny" (60, 30, 30; for tests).
         workers: processes, by default one a core. The result does not depend on them.
+
+    Raises:
+        LabError: another size, a side outside 32 to 2048 pixels, or a folder that cannot be written.
     """
     if size not in IMAGES:
         raise LabError(f"EmojiVOC's size is {' or '.join(IMAGES)}, not {size!r}.")

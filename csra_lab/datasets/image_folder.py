@@ -20,7 +20,7 @@ from csra_lab.errors import LabError
 class ImageFolder(torch.utils.data.Dataset):
     """Pictures with one ImageNet class each. Item i is `(transform(image), target)`.
 
-    Attributes, all plain:
+    Attributes:
         paths: N image files. They are not looked at before an item is asked for.
         targets: (N,) int64 ImageNet indices, 0..999.
         folders: name of the sub-folder -> its ImageNet index.
@@ -105,7 +105,7 @@ def imagenet_index(folder: Path) -> int:
 
 
 def evenly(count: int, limit: int) -> np.ndarray:
-    """Indices of at most `limit` of `count` items, evenly spread and sorted. LabError where limit is below 1."""
+    """Indices (n,) of at most `limit` of `count` items, evenly spread and sorted. LabError where limit is below 1."""
     if limit < 1:
         raise LabError(f"the limit must be at least 1 picture, not {limit}.")
     return np.arange(count) if limit >= count else np.arange(limit) * count // limit

@@ -50,7 +50,7 @@ def folder_splits(root: Path) -> list[str]:
 
 
 def devkit_classes(root: Path) -> tuple[str, ...]:
-    """The classes that have a list in ImageSets/Main, over all splits, sorted."""
+    """The classes that have a list in ImageSets/Main, over all splits, sorted. LabError if there is none."""
     main = Path(root) / "ImageSets" / "Main"
     endings = [f"_{split}" for split in folder_splits(root)]
     stems = [p.stem for p in main.glob("*_*.txt")]

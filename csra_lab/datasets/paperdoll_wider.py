@@ -38,7 +38,8 @@ def load_paperdoll_wider(root: Path | None, split: str, transform: Callable | No
         root: the folder that `prepare_paperdoll_wider` returned, or the one that it was given; None: the cache, where
             the set is drawn on first use.
 
-    Raises LabError for an unknown split, and for a folder that holds no such set.
+    Raises:
+        LabError: an unknown split, or a folder that holds no such set.
     """
     if root is None:
         folder = prepare_paperdoll_wider()
@@ -65,6 +66,9 @@ def prepare_paperdoll_wider(
     Args:
         size: "full", or "tiny" (32 scenes) for tests, in a folder of its own.
         workers: processes that draw; None takes one for each core. The files do not depend on it.
+
+    Raises:
+        LabError: another size, or a folder that cannot be written.
     """
     if size not in SCENES:
         raise LabError(f"PaperdollWIDER has no size {size!r}; it has {', '.join(SCENES)}.")

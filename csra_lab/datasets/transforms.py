@@ -29,6 +29,9 @@ def train_transform(
 
     `crop_scale` is the range of the crop's area as a part of the image, `crop_ratio` that of its width over its height.
     `randaugment` adds two operations of RandAugment at its default strength.
+
+    Raises:
+        LabError: a range of areas or ratios that is none.
     """
     _check(image_size)
     low, high = crop_scale

@@ -57,7 +57,11 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
 def load_devkit(
     folder: Path, split: str, *, name: str, classes: Sequence[str], transform: Callable | None = None
 ) -> MultiLabelDataset:
-    """One split of any folder in the devkit's layout, with the class lists of `classes`. See `load_voc`."""
+    """One split of any folder in the devkit's layout, with the class lists of `classes`.
+
+    Raises:
+        LabError: see `load_voc`.
+    """
     main = folder / "ImageSets" / "Main"
     id_list = main / f"{split}.txt"
     splits = sorted(p.stem for p in main.glob("*.txt") if "_" not in p.stem)
@@ -155,6 +159,9 @@ def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
     """The objects in Annotations/ID.xml. Coordinates may be fractions; 1-based inclusive becomes 0-based half-open.
 
     A file with a DOCTYPE or an ENTITY is refused unread, as is one above 1 MiB.
+
+    Raises:
+        LabError: names the file, and the object that is not as VOC has it.
     """
     path = Path(annotations) / f"{image_id}.xml"
     root = _parse_xml(path)
@@ -219,6 +226,10 @@ def write_voc_predictions(
     `results` folder as .tar.gz to submit it. "comp1" is for methods that saw only VOC's own training data, "comp2" for
     any other data too: ImageNet weights make it comp2. All files appear at once or none does; existing results are
     refused, not overwritten.
+
+    Raises:
+        LabError: another data set's classes, scores that are not finite or not (N, C), or a folder that cannot be
+            written.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if competition not in ("comp1", "comp2"):

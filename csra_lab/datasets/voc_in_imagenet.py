@@ -18,7 +18,7 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 def read_voc_table(path: Path = VOC_TABLE) -> dict[str, tuple[int, ...]]:
-    """VOC class -> its ImageNet indices, 0..999."""
+    """VOC class -> its ImageNet indices, 0..999. LabError where the table is not there."""
     if not path.is_file():
         raise LabError(f"there is no {path}; it comes with a clone of the repository: run `pip install -e .` in one.")
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -42,6 +42,9 @@ def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]], pooling: P
 
     Returns:
         (N, C) float64; with "softmax", `torch.sigmoid` of it is p.
+
+    Raises:
+        LabError: another pooling.
     """
     if pooling not in POOLINGS:
         raise LabError(f"there is no pooling {pooling!r} of ImageNet's classes; choose {' or '.join(POOLINGS)}.")
@@ -56,7 +59,7 @@ def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]], pooling: P
 
 
 def covered_classes(dataset: MultiLabelDataset, *, min_positives: int = 1) -> tuple[list[str], dict[str, str]]:
-    """The data set's classes that can be scored, and of each other one why not."""
+    """The data set's classes that can be scored, and of each other one why not. LabError if none can."""
     table, covered, left_out = read_voc_table(), [], {}
     for name, count in zip(dataset.classes, dataset.positives().tolist(), strict=True):
         if name not in table:

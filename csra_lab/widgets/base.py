@@ -73,7 +73,7 @@ def module(name: str) -> str:
 
 
 def packed(array: np.ndarray) -> dict:
-    """An array of float16, float32 or int8 as JSON; `unpack` in arithmetic.js reads it."""
+    """An array of any shape, of float16, float32 or int8, as JSON; `unpack` in arithmetic.js reads it."""
     content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
     return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": content}
 
@@ -88,7 +88,7 @@ def picture_url(picture: Image.Image, *, side: int = 400) -> str:
 
 
 def as_temperature(value: float | str) -> float | str:
-    """A temperature from 0 to infinity as JSON holds it: a number, or "inf"."""
+    """A temperature from 0 to infinity as JSON holds it: a number, or "inf". LabError for another."""
     number = float(value)
     if not number >= 0:
         raise LabError(f"a temperature must be a number from 0 to infinity, not {value}.")

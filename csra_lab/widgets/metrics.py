@@ -29,7 +29,7 @@ class MetricsExplorer(Explorer):
 
 
 def explore_metrics(*sets: dict) -> MetricsExplorer:
-    """The metrics explorer on one or more sets made by `score_set`."""
+    """The metrics explorer on one or more sets made by `score_set`. LabError without one."""
     if not sets:
         raise LabError("explore_metrics needs a score_set: names of classes, targets, and the scores of a method.")
     return MetricsExplorer(data={"sets": list(sets)})
