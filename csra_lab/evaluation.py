@@ -43,6 +43,9 @@ def predict_scores(
 
     Returns:
         (N, C) float64 probabilities, in the order of `inputs`; float32 would tie all logits above 17.
+
+    Raises:
+        LabError: nothing to score, or a batch size below 1.
     """
     if not len(inputs):
         raise LabError("there is nothing to evaluate: the data set is empty.")
@@ -71,7 +74,7 @@ def predict_scores(
 
 
 def to_device(batch: Tensor, device: torch.device | str) -> Tensor:
-    """Float input on the device, images in `channels_last` memory (twice as fast for convolutions on a CPU)."""
+    """(B, ...) input as float32 on the device, images in `channels_last` memory, where convolutions are faster."""
     memory = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
     return batch.to(device, torch.float32, non_blocking=True, memory_format=memory)
 
@@ -102,6 +105,9 @@ def evaluate(
 
     Returns:
         The metrics, and the (N, C) probabilities.
+
+    Raises:
+        LabError: see `check_classes`, `predict_scores` and `metrics_of`.
     """
     check_classes(model, dataset)
     inputs = dataset.with_transform(eval_transform(model.image_size, mean=model.mean, std=model.std))
@@ -112,7 +118,11 @@ def evaluate(
 def metrics_of(
     scores: np.ndarray, dataset: MultiLabelDataset, *, difficult: Literal["ignore", "negative"] = "ignore", **options
 ) -> MultilabelMetrics:
-    """Metrics of scores already computed; see `evaluate`."""
+    """Metrics of (N, C) probabilities already computed; see `evaluate`.
+
+    Raises:
+        LabError: no label is known, or what `multilabel_metrics` raises.
+    """
     targets = dataset.targets
     if not (targets >= 0).any():
         raise LabError(
@@ -168,6 +178,9 @@ def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np
 
     Returns:
         (C,) probabilities, and (C, h, w) attention: the mean over the heads, each map summing to 1.
+
+    Raises:
+        LabError: scores that are not finite.
     """
     transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
     device = next(model.parameters()).device

@@ -50,6 +50,7 @@ class FeatureMaps(Dataset):
         return self.maps[i, view], torch.from_numpy(self.targets[i])
 
     def subset(self, indices: np.ndarray) -> "FeatureMaps":
+        """The items at (n,) `indices`, in that order."""
         return FeatureMaps(self.maps[indices], self.targets[indices])
 
     def drawn_views(self, indices: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
@@ -68,8 +69,8 @@ def compute_features(
     """The feature maps of every picture, resized to a square as in testing, and of its mirror image where asked for.
 
     Args:
-        backbone: (B, 3, S, S) -> (B, d, h, w).
-        computing: see `_batches`.
+        backbone: (B, 3, S, S) -> (B, d, h, w). image_size: S. mean, std: of the input's normalisation.
+        computing: `batch_size`, `device`, `dtype` of autocast, `workers` that read pictures, `progress`.
     """
     inputs = dataset.with_transform(eval_transform(image_size, mean=mean, std=std))
     parts = list(_batches(backbone, inputs, mirror=mirror, **computing))
@@ -91,7 +92,7 @@ def keep_features(
 
     Args:
         root: folder that holds the files; the lab's cache if left out.
-        computing: see `_batches`.
+        computing: `device`, `dtype` of autocast, `workers` that read pictures.
 
     Raises:
         LabError: the disk has no room, a kept file is damaged, or a picture cannot be read.

@@ -3,8 +3,8 @@
 Every head is a classifier of each location followed by a way to pool the scores, and all share one interface:
 
     head.score_maps(x) -> (B, heads, C, h, w)    the classifiers at every location
-    head.attention(x)  -> (B, heads, C, h, w)    how each location weighs in the pooled score; sums to 1
-    head(x)            -> (B, C)                 logits
+    head.attention(x) -> (B, heads, C, h, w)     how each location weighs in the pooled score; sums to 1
+    head(x) -> (B, C)                            logits
 
 `x` is a feature map (B, d, h, w), or tokens (B, N, d); for tokens N stands where h, w stand above.
 """
@@ -153,7 +153,11 @@ class CSRA(ScoreMapHead):
         return {"heads": self.heads, "lam": self.lam, "temperatures": temperatures, **super().config()}
 
     def without_residual(self) -> "AveragePooling":
-        """The average-pooling head on this head's classifier: the four-line change taken back. One head only."""
+        """The average-pooling head on this head's classifier: the four-line change taken back.
+
+        Raises:
+            LabError: several heads, which are more than one linear classifier.
+        """
         if self.heads != 1:
             raise LabError(
                 f"only a one-head CSRA is an average-pooling classifier with a residual; this one has {self.heads}."
@@ -307,6 +311,7 @@ HEADS: dict[str, type[ScoreMapHead]] = {
     "gem": GeM,
     "topk": TopKMean,
 }
+"""The heads by their short names, as recipes and `create_head` know them."""
 
 
 def create_head(kind: str, in_features: int, num_classes: int, /, **options) -> ScoreMapHead:

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from csra_lab.errors import LabError
 
 AveragePrecision = Literal["average", "voc11", "envelope"]
+"""The three definitions of average precision, by their names above."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,11 @@ def multilabel_metrics(
         threshold: labels with this probability or more are predicted.
         top_k: instead, predict the k highest-scored labels of each image, whatever their scores (of equal ones the
             first class); ML-GCN's code asks for 0.5 on top of that. Ignored labels are passed over.
-        ap: the definition of average precision, see the top of this file.
+        ap: the definition of average precision, see `csra_lab.metrics`.
         classes: C names, for `excluded_classes` and for messages.
+
+    Returns:
+        The metrics, fractions from 0 to 1.
 
     Raises:
         LabError: shapes that do not fit, no images, no positive at all, a score that is no probability, a target other
@@ -146,7 +150,7 @@ def multilabel_metrics(
 def average_precision(
     scores: ArrayLike, targets: ArrayLike, *, ap: AveragePrecision = "average"
 ) -> NDArray[np.float64]:
-    """Average precision of every class, by one of the three definitions at the top of this file.
+    """Average precision of every class, by one of the three definitions of `csra_lab.metrics`.
 
     Args:
         scores: (N, C) finite numbers; only their order within a class matters, so logits do as well.
@@ -155,6 +159,9 @@ def average_precision(
 
     Returns:
         (C,) average precisions from 0 to 1; NaN where a class has no positive.
+
+    Raises:
+        LabError: shapes that do not fit, a score that is not finite, a target other than 1, 0 and -1, or another `ap`.
     """
     if ap not in get_args(AveragePrecision):
         raise LabError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")

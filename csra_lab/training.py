@@ -1,8 +1,9 @@
 """The training loop: plain PyTorch, under accelerate for several processes or machines.
 
-    python:     train(get_recipe("voc2012-lite0-csra"), train_set, test_set, out="runs/x")
-    several:    accelerate launch -m csra_lab.cli train RECIPE --data DIR --out runs/x
-    notebook:   accelerate.notebook_launcher(train, (recipe, train_set, test_set), num_processes=2)
+    # in Python, from several processes, from several processes of a notebook
+    train(get_recipe("voc2012-lite0-csra"), train_set, test_set, out="runs/x")
+    accelerate launch -m csra_lab.cli train RECIPE --data DIR --out runs/x
+    accelerate.notebook_launcher(train, (recipe, train_set, test_set), num_processes=2)
 
 A run is a folder (see `runs`). While it is under way, `state.pt` lets the same command go on after a kill; on a CPU the
 resumed run ends with the same bits.

@@ -58,7 +58,7 @@ class Box:
 class MultiLabelDataset(torch.utils.data.Dataset):
     """Images with several labels each. Item i is `(image, target)`.
 
-    Attributes, all plain:
+    Attributes:
         name, split: for messages and file names.
         classes: C class names, in the order of the columns of `targets`.
         ids: N identifiers. For VOC and COCO the file stem; for WIDER one a person.
@@ -146,7 +146,11 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         return other
 
     def subset(self, indices: Iterable[int]) -> MultiLabelDataset:
-        """The items at `indices`, in that order (integers, or a boolean mask of length N)."""
+        """The items at `indices`, in that order (integers, or a boolean mask of length N).
+
+        Raises:
+            LabError: an index that there is not, or a mask of another length.
+        """
         index = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
         if index.dtype == bool:
             if index.shape != (len(self),):
@@ -164,7 +168,11 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         return other
 
     def select_classes(self, names: Sequence[str]) -> MultiLabelDataset:
-        """The same items with only these classes, in this order. Items that then have no positive stay."""
+        """The same items with only these classes, in this order. Items that then have no positive stay.
+
+        Raises:
+            LabError: a class that the set has not, a class twice, or none.
+        """
         names = tuple(names)
         unknown = [n for n in names if n not in self.classes]
         if unknown:
