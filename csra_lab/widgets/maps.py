@@ -44,6 +44,8 @@ class MapExplorer(Explorer):
 class AttentionExplorer(MapExplorer):
     """Where a classifier looks, a logit in its two parts (Eq. 7), and the ranking of labels as it changes.
 
+    Its other traits are those of `MapExplorer`.
+
     Attributes:
         label: place of the label looked at. view: "attention", "scores" or "picture".
         heads: "one", or for a model of several heads "trained" or "head-1", ...; or "2", "4", "6", "8": the paper's
@@ -60,7 +62,7 @@ class AttentionExplorer(MapExplorer):
 class HeadComposer(MapExplorer):
     """Six poolings of the same score maps, and the labels that each ranks above the threshold.
 
-    GeM is not among them: it pools features, and a score map holds none.
+    GeM is not among them: it pools features, and a score map holds none. Its other traits are those of `MapExplorer`.
 
     Attributes:
         threshold: probability from which a label is named. r: sharpness of log-sum-exp. k: places of the top-k mean.
