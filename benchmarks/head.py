@@ -92,7 +92,7 @@ def predict(shape: Sequence[int], classes: int, heads: int, layout: str, top: Ce
     n = math.prod(side)
     X, S, M = 4 * batch * d * n, 4 * batch * heads * classes * n, batch * n * d
     contiguous = layout == "contiguous"
-    batched = contiguous and 2 * heads * classes <= n
+    batched = contiguous and heads * classes <= n
 
     def seconds(channels: int, copied: bool) -> tuple[float, float]:
         product = top.seconds(M * 16 * math.ceil(channels / 16), X)

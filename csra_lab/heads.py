@@ -340,12 +340,12 @@ def _classify(weight: Tensor, x: Tensor) -> Tensor:
 
     All heads are one product, so the features are read once. Which operation reads them where they lie depends on the
     memory layout: a convolution copies a contiguous map first, which few classifiers do not pay for, but a batched
-    product makes a weight gradient (R, d) for each image. It is used where those are at most half the features.
+    product makes a weight gradient (R, d) for each image. It is used where those are no larger than the features.
     """
     if x.ndim == 3:
         return F.linear(x, weight).transpose(1, 2).contiguous()
-    if x.is_contiguous() and 2 * len(weight) <= x.shape[2] * x.shape[3]:
-        return weight.expand(len(x), -1, -1) @ x.flatten(2)
+    if x.is_contiguous() and len(weight) <= x.shape[2] * x.shape[3]:
+        return weight.expand(x.shape[0], -1, -1) @ x.flatten(2)  # len(x) would be a constant when exported
     return F.conv2d(x, weight[:, :, None, None]).flatten(2).contiguous()
 
 

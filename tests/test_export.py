@@ -9,7 +9,7 @@ import torch
 
 from csra_lab.classifier import create_classifier
 from csra_lab.errors import LabError
-from csra_lab.export import export_onnx, export_program
+from csra_lab.export import export_onnx, export_program, save_program
 
 HEADS = {
     "one head": {"head": "csra"},
@@ -18,13 +18,14 @@ HEADS = {
 }
 
 
-def classifier(backbone="test_efficientnet", **options):
-    return create_classifier(backbone, num_classes=5, image_size=64, **options).eval()
+def classifier(backbone="test_efficientnet", num_classes=5, **options):
+    return create_classifier(backbone, num_classes=num_classes, image_size=64, **options).eval()
 
 
+@pytest.mark.parametrize("num_classes", [3, 5])  # a map of 2 x 2 places: a batched product, and a convolution
 @pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)
-def test_a_program_gives_the_same_logits_for_any_batch(options):
-    model = classifier(**options)
+def test_a_program_gives_the_same_logits_for_any_batch(options, num_classes):
+    model = classifier(num_classes=num_classes, **options)
     program = export_program(model).module()
     for batch in (1, 2, 5):
         images = torch.randn(batch, 3, 64, 64)
@@ -43,6 +44,17 @@ def test_an_onnx_file_gives_the_same_logits_in_onnxruntime(backbone, tmp_path):
     properties = {p.key: p.value for p in onnx.load(path).metadata_props}
     assert json.loads(properties["csra_lab"]) == model.config()
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]  # weights inside, nothing beside it
+
+
+def test_a_saved_program_gives_the_same_logits_and_knows_its_classes(tmp_path):
+    model = classifier(heads=2)
+    path = save_program(model, tmp_path / "model.pt2")
+    extra = {"csra_lab": ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(program(images), model(images), rtol=1e-5, atol=1e-5)
+    assert json.loads(extra["csra_lab"]) == model.config()
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
 
 
 def test_exporting_leaves_the_model_as_it_was():
