@@ -17,12 +17,23 @@ from csra_lab.errors import LabError
 def export_program(model: MultiLabelClassifier) -> torch.export.ExportedProgram:
     """The classifier in evaluation mode as one graph: normalised images (B, 3, S, S) float32 -> logits (B, C).
 
-    B is free, S is the model's image size. `program.module()` runs it, `torch.export.save` writes it.
+    B is free, S is the model's image size. `program.module()` runs it.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     images = torch.zeros(2, 3, model.image_size, model.image_size)  # one image would be taken for a constant
     with torch.no_grad():
         return torch.export.export(model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+
+
+def save_program(model: MultiLabelClassifier, path: str | Path) -> Path:
+    """Write `export_program(model)` as a .pt2 file and return its path; `torch.export.load` reads it.
+
+    What a caller needs besides is in its extra file "csra_lab", as in `export_onnx`.
+    """
+    path = Path(path)
+    with written_whole(path) as fresh:
+        torch.export.save(export_program(model), fresh, extra_files={"csra_lab": json.dumps(model.config())})
+    return path
 
 
 def export_onnx(model: MultiLabelClassifier, path: str | Path) -> Path:

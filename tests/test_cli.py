@@ -169,6 +169,14 @@ def test_models_counts_parameters_and_multiply_adds(capsys):
     assert resnet["parameters"] == pytest.approx(42.5e6, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_export_writes_a_file_and_says_how_to_use_it(run, tmp_path, capsys, name):
+    shown = output(capsys, "export", run, tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 1e5
+    assert "(batch, 3, 64, 64)" in shown
+    assert all(c in shown for c in toy.CLASSES)
+
+
 def test_the_installed_command_starts_from_any_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "csra_lab.cli", "train", "nope"], capture_output=True, text=True, cwd=tmp_path,
@@ -180,6 +188,13 @@ def test_the_installed_command_starts_from_any_folder(tmp_path):
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_export_to_a_format_that_it_does_not_write(run, tmp_path, capsys):
+    sentence = refused(capsys, "export", run, tmp_path / "model.tflite")
+    assert "model.tflite" in sentence
+    assert ".onnx or .pt2" in sentence
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_command_and_an_unknown_recipe(capsys):

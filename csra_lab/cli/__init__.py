@@ -1,4 +1,4 @@
-"""The command `csra-lab`: train | evaluate | predict | four-lines | ablate | models | data.
+"""The command `csra-lab`: train | evaluate | predict | four-lines | ablate | models | export | data.
 
 Every error of the reader's is one sentence on standard error and exit code 2.
 """
@@ -12,7 +12,7 @@ import tyro
 
 from csra_lab.cli.data import run_data
 from csra_lab.cli.experiments import four_lines_command, run_ablate
-from csra_lab.cli.models import models_command
+from csra_lab.cli.models import export_command, models_command
 from csra_lab.cli.predict import predict_command
 from csra_lab.cli.train import evaluate_command, run_train
 from csra_lab.errors import LabError
@@ -25,6 +25,7 @@ HELP = """usage: csra-lab COMMAND ...
   four-lines MODEL FOLDER ...   lambda on an ImageNet classifier, with no training
   ablate PLAN       train many heads on kept features, and say which differences are real
   models            parameters and multiply-adds of the published models
+  export RUN FILE   write a trained classifier for other runtimes, as FILE.onnx or FILE.pt2
   data download NAME      fetch a data set
   data prepare NAME       draw an embedded data set: emoji-voc, paperdoll-wider
   data check FOLDER       look for what spoils training on pictures of your own
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "predict": lambda rest: tyro.cli(predict_command, args=rest, prog="csra-lab predict"),
         "four-lines": lambda rest: tyro.cli(four_lines_command, args=rest, prog="csra-lab four-lines"),
         "models": lambda rest: tyro.cli(models_command, args=rest, prog="csra-lab models"),
+        "export": lambda rest: tyro.cli(export_command, args=rest, prog="csra-lab export"),
         "data": run_data,
         "ablate": run_ablate,
     }

@@ -1,4 +1,4 @@
-"""The models that commands work with: found, loaded, given a device; and `csra-lab models`, which counts them."""
+"""The models that commands work with: found, loaded, given a device; and the commands `models` and `export`."""
 
 import dataclasses
 import os
@@ -12,9 +12,11 @@ from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.output import as_json, as_table
 from csra_lab.cost import model_cost
 from csra_lab.errors import LabError
+from csra_lab.export import export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"  # heads that come with the lab
+EXPORTS = {".onnx": export_onnx, ".pt2": save_program}
 
 
 def is_model(path: Path) -> bool:
@@ -45,6 +47,25 @@ def scoring_options(*, batch_size: int, progress: bool) -> dict:
     device = best_device()
     workers = {"workers": min(8, os.cpu_count() or 1)} if device == "cuda" else {}
     return {"device": device, "batch_size": batch_size, "progress": progress, **workers}
+
+
+def export_command(run: Annotated[Path, tyro.conf.Positional], out: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Write a trained classifier for other runtimes: out.onnx for ONNX, out.pt2 for torch.export.
+
+    Args:
+        run: A run, a saved model, or one that comes with the lab (photographs, paperdoll).
+        out: The file to write; its ending says the format.
+    """
+    if out.suffix not in EXPORTS:
+        raise LabError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
+    model = load_model(run)
+    EXPORTS[out.suffix](model, out)
+    size = model.image_size
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (model.mean, model.std))
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    print(f"images  (batch, 3, {size}, {size}) float32, RGB from 0 to 1, minus {mean}, over {std}")
+    print(f"logits  (batch, {len(model.classes)}); the probability of a class is the sigmoid of its logit")
+    print(f"classes {', '.join(model.classes)}")
 
 
 def models_command(
