@@ -8,8 +8,8 @@ Predictions.
                 parsing and building dictionaries, so 1 s. The 40 lists hold 200,000 short lines, split and compared at
                 0.1 us a line, so 20 ms: 50 times.
     boxes       both parse every file with the same parser; ours checks the text first and builds no dictionary: 1.
-    decode      ours is Pillow and checks: 1. Decoded at 1/4, a JPEG still has its bits read, about half of the work,
-                and the transform and the colours of 1 pixel in 16: 2.
+    decode      ours is Pillow and checks: 1. Decoded at 1/4, as training at 224 pixels does with so large a one, a JPEG
+                still has its bits read, about half of the work, and the transform and the colours of 1 pixel in 16: 2.
     crops       WIDER has 57,524 people in 13,789 photographs, 4.2 in each, and a photograph is read once for all
                 of them: 4 with 4 in each. In random order nothing can be shared: 1.
 """

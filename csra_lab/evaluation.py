@@ -110,7 +110,8 @@ def evaluate(
         LabError: see `check_classes`, `predict_scores` and `metrics_of`.
     """
     check_classes(model, dataset)
-    inputs = dataset.with_transform(eval_transform(model.image_size, mean=model.mean, std=model.std))
+    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
+    inputs = dataset.for_size(model.image_size).with_transform(transform)
     scores = predict_scores(model, inputs, **scoring)
     return metrics_of(scores, dataset, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult), scores
 

@@ -72,7 +72,7 @@ def compute_features(
         backbone: (B, 3, S, S) -> (B, d, h, w). image_size: S. mean, std: of the input's normalisation.
         computing: `batch_size`, `device`, `dtype` of autocast, `workers` that read pictures, `progress`.
     """
-    inputs = dataset.with_transform(eval_transform(image_size, mean=mean, std=std))
+    inputs = dataset.for_size(image_size).with_transform(eval_transform(image_size, mean=mean, std=std))
     parts = list(_batches(backbone, inputs, mirror=mirror, **computing))
     return FeatureMaps(torch.cat(parts).permute(0, 1, 4, 2, 3), dataset.targets)
 
@@ -131,9 +131,8 @@ def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, datase
     sums = _noted(note, file, item)
     _check_room(part, item * (shape[0] - BLOCK * len(sums)))
     first = min(BLOCK * len(sums), shape[0])
-    inputs = dataset.subset(range(first, shape[0])).with_transform(
-        eval_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
-    )
+    transform = eval_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
+    inputs = dataset.subset(range(first, shape[0])).for_size(backbone.image_size).with_transform(transform)
     with open(file, "r+b" if file.exists() else "w+b") as handle:
         handle.truncate(first * item)
         handle.seek(first * item)

@@ -121,6 +121,7 @@ class _Run:
 
     def _prepare_data(self, train_set: MultiLabelDataset) -> None:
         recipe, model = self.recipe, self.model
+        train_set = train_set.for_size(recipe.image_size)
         if recipe.train_images is not None:
             train_set = train_set.subset(keep_images(train_set, recipe.train_images))
         fit_part, self.held_out = hold_out(train_set, recipe.validation_fraction)

@@ -66,6 +66,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         targets: (N, C) int8. 1 present, 0 absent, -1 ignore (difficult, unspecified, or unknown).
         crops: None, or (N, 4) float x, y, w, h in pixels: item i is that part of its image (WIDER's persons).
         transform: None, or a callable on the PIL RGB image.
+        min_side: None, or pixels: large JPEGs are decoded smaller than they are; see `for_size`.
         box_reader: None, or a callable from an id to its boxes.
     """
 
@@ -90,6 +91,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         targets = np.asarray(targets)  # (N, C)
         self.crops = None if crops is None else np.asarray(crops, dtype=np.float64)  # (N, 4)
         self.transform = transform
+        self.min_side: int | None = None
         self.box_reader = box_reader
         self._last_image = None  # (path, image): neighbouring persons share a photograph, so WIDER keeps one
         if targets.shape != (len(self.ids), len(self.classes)) or len(self.paths) != len(self.ids):
@@ -125,7 +127,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         """The PIL RGB image of item i, cut to its crop where the set has crops. LabError names a bad file."""
         path = self.paths[i]
         if self.crops is None:
-            return open_image(path)
+            return open_image(path, min_side=self.min_side)
         last = self._last_image
         if last is None or last[0] != path:
             # Person boxes were drawn on the pixels as stored, so the image is not turned upright first.
@@ -143,6 +145,16 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         """The same set with another transform. The arrays are shared."""
         other = copy.copy(self)
         other.transform = transform
+        return other
+
+    def for_size(self, image_size: int) -> MultiLabelDataset:
+        """The same set for a network of S x S pixels: large JPEGs are decoded at 1/2, 1/4 or 1/8, never below 2 S.
+
+        Twice what is needed leaves the picture to the antialiased resize. Pictures that have crops are read in full,
+        and so is everything but JPEG.
+        """
+        other = copy.copy(self)
+        other.min_side = 2 * image_size
         return other
 
     def subset(self, indices: Iterable[int]) -> MultiLabelDataset:

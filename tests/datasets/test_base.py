@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageOps
 
 from csra_lab.datasets import MultiLabelDataset, open_image
+from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import LabError
 
 
@@ -183,6 +184,22 @@ def test_min_side_decodes_small_but_not_too_small(tmp_path):
     assert open_image(path, min_side=1).size == (100, 75)
     png = picture(tmp_path / "big.png", size=(80, 60))
     assert open_image(png, min_side=1).size == (80, 60)
+
+
+def test_a_set_for_a_size_decodes_large_photographs_small_and_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, size=(6, 8, 3), dtype=np.uint8))
+    path = tmp_path / "big.jpg"
+    coarse.resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95)
+    options = {"name": "x", "split": "test", "classes": ["a"], "ids": ["0"], "paths": [path]}
+    whole = MultiLabelDataset(**options, targets=np.ones((1, 1)))
+    assert whole.for_size(64).image(0).size == (200, 150)
+    assert whole.for_size(700).image(0).size == whole.image(0).size == (1600, 1200)
+    transform = eval_transform(64, mean=(0, 0, 0), std=(1, 1, 1))
+    apart = whole.with_transform(transform)[0][0] - whole.for_size(64).with_transform(transform)[0][0]
+    assert apart.abs().max() < 0.02  # of 1
+    cut = MultiLabelDataset(**options, targets=np.ones((1, 1)), crops=np.array([[100.0, 200.0, 300.0, 400.0]]))
+    assert cut.for_size(64).image(0).size == (300, 400)  # boxes are in pixels of the whole picture
 
 
 def write(path, content):
