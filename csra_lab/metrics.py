@@ -21,7 +21,9 @@ OP and OR are the same ratios of the sums over all classes, and OF1 is their har
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -166,8 +168,11 @@ def average_precision(
     if ap not in get_args(AveragePrecision):
         raise LabError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
     scores, targets = _checked(scores, targets)
-    columns = zip(np.ascontiguousarray(scores.T), np.ascontiguousarray(targets.T), strict=True)
-    return np.array([_class_AP(*column, ap) for column in columns])
+    columns = np.ascontiguousarray(scores.T), np.ascontiguousarray(targets.T)
+    if scores.size < 2**18:  # threads would cost more than they save
+        return np.array([_class_AP(*column, ap) for column in zip(*columns, strict=True)])
+    with ThreadPoolExecutor() as threads:  # nearly all of the work is sorting, which lets other threads run
+        return np.array(list(threads.map(partial(_class_AP, ap=ap), *columns)))
 
 
 def _class_AP(scores: NDArray, targets: NDArray, ap: AveragePrecision) -> float:

@@ -358,3 +358,13 @@ def test_bad_input_is_one_sentence(scores, targets, options, words):
     with pytest.raises(LabError, match=words) as error:
         multilabel_metrics(scores, targets, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ap", DEFINITIONS)
+def test_many_scores_in_several_threads_are_each_class_alone(ap):
+    rng = np.random.default_rng(0)
+    scores = rng.random((4_100, 64)).astype(np.float32)
+    targets = (rng.random(scores.shape) < 0.1).astype(np.int8)
+    assert scores.size > 2**18
+    alone = [average_precision(scores[:, [c]], targets[:, [c]], ap=ap)[0] for c in range(64)]
+    assert average_precision(scores, targets, ap=ap).tolist() == alone
