@@ -1,4 +1,4 @@
-"""Do two processes train faster than one, and is each test image scored exactly once? `accelerate launch` on the CPU.
+"""Do two processes train faster than one, and is each test image scored exactly once? torch's launcher, on the CPU.
 
 Each process has one thread, so that one process leaves the other core idle: that is what a second machine or GPU adds.
 The same batch is split over the processes. On the side, one process with two threads on the same two cores.
@@ -56,22 +56,25 @@ def work(devkit: Path, out: Path, tiny: bool) -> None:
 
 
 def launch(devkit: Path, out: Path, *, processes: int, threads: int, tiny: bool) -> dict:
-    """Run `work` under accelerate; images a second of the second epoch, and what was read and scored."""
+    """Run `work` in so many processes; images a second of the second epoch, and what was read and scored.
+
+    `accelerate launch` would start one process on CPUs, whatever it is asked for.
+    """
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process",
-        str(threads), "--main_process_port", "0", __file__, "--part", json.dumps([str(devkit), str(out)]),
-        *["--tiny"] * tiny,
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), __file__,
+        "--part", json.dumps([str(devkit), str(out)]), *["--tiny"] * tiny,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     history = (out / "history.csv").read_text().splitlines()
     columns = dict(zip(history[0].split(","), history[-1].split(","), strict=True))
-    read = [x for file in (out.parent / f"{out.name}-read").iterdir() for x in file.read_text().split()]
+    files = list((out.parent / f"{out.name}-read").iterdir())
+    read = [x for file in files for x in file.read_text().split()]
     run = read_evaluation(out)
     return {
         "speed": float(columns["images_per_second"]),
         "read": read,
+        "readers": len(files),
         "scores": run.scores,
         "ids": run.ids,
     }
@@ -103,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
         times_read = collections.Counter(runs[0]["read"])
         assert sorted(times_read) == sorted(one["ids"]), f"{way} scored another set of images"
         assert set(times_read.values()) == {1}, f"{way} scored an image more than once"
+        assert runs[0]["readers"] == ways[way][0], f"{way} was {runs[0]['readers']} process(es)"
         speed = max(run["speed"] for run in runs)
         rows.append(
             {

@@ -147,13 +147,15 @@ def test_a_killed_process_resumes_to_the_same_bits(devkit, sets, tmp_path):
 def test_two_processes_give_what_one_gives(devkit, sets, tmp_path):
     recipe = dataclasses.replace(VIT, optimizer="sgd", head_lr=0.1, backbone_lr=0.01)
     split = dataclasses.replace(recipe, accumulate=2)  # four parts of a batch, two in each process
+    # On CPUs `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two.
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         "-m", "tests.train_toy", devkit, tmp_path / "two", json.dumps(dataclasses.asdict(split)),
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    setting = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=setting)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split()) == ["0/2", "1/2"]
     one = train(recipe, *sets, tmp_path / "one", progress=False)
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in a:

@@ -1,6 +1,7 @@
 """A training run in a process of its own, for tests that kill it or start two: DEVKIT OUT RECIPE_JSON."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,3 +17,4 @@ if __name__ == "__main__":
     recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(fields).items()})
     sets = [toy.load(Path(devkit), split) for split in ("trainval", "test")]
     train(recipe, *sets, out, progress=False)
+    print(f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}")
