@@ -2,7 +2,8 @@
 
 The plain loop is what a tutorial has: float32, contiguous images, photographs opened by Pillow in full and transformed
 in as many worker processes as there are cores. Ours is `csra_lab.training.train` as it is, with its own choices: on a
-CPU `channels_last` and photographs read in the training process, on a GPU bfloat16 and workers.
+CPU `channels_last` and photographs read in the training process, on a GPU bfloat16 and workers. On a CPU a run may ask
+for bfloat16 too (`--precision bf16`), which has rows of its own.
 
 Prediction on a CPU. An image takes 3 m multiply-adds (forward, and backward for inputs and weights) at the ceiling, and
 moves the outputs of its convolutions, a bytes, 16 times: convolutions read and write them in all three directions, so
@@ -10,6 +11,8 @@ do normalisation (5 passes) and activation (5). On contiguous memory a convoluti
 in and out of its own layout in all three directions, 12 passes more. Reading a photograph, r seconds, is in both.
 
     ratio = (3 m / ceiling + 28 a / bandwidth + r) / (3 m / ceiling + 16 a / bandwidth + r)
+
+In bfloat16 our side has that type's ceiling and half of the bytes.
 
 On a GPU the plain loop is bound by 3 m at float32's ceiling, ours by 3 m at bfloat16's, if the photographs come in
 time; a network reaches about half of the ceiling of a large product.
@@ -39,9 +42,16 @@ from data import pillow, write_devkit
 
 VOC2007 = 5011  # trainval images, 30 epochs of them in the paper
 PHOTOGRAPH = (500, 375)
-CPU = (("tf_efficientnet_lite0", 224, 16, 128), ("resnet18", 224, 16, 128), ("resnet101", 448, 4, 8))
-GPU = (("resnet18", 448, 16, 1024), ("resnet101", 448, 16, 1024), ("vit_base_patch16_224", 448, 16, 1024))
-TINY = (("test_efficientnet", 64, 4, 8),)
+# backbone, pixels, batch, images, precision of our loop
+CPU = (
+    ("tf_efficientnet_lite0", 224, 16, 128, "fp32"),
+    ("resnet18", 224, 16, 128, "fp32"),
+    ("resnet18", 224, 16, 128, "bf16"),
+    ("resnet101", 448, 4, 8, "fp32"),
+    ("resnet101", 448, 4, 8, "bf16"),
+)
+GPU = tuple((name, 448, 16, 1024, "bf16") for name in ("resnet18", "resnet101", "vit_base_patch16_224"))
+TINY = (("test_efficientnet", 64, 4, 8, "fp32"), ("test_efficientnet", 64, 4, 8, "bf16"))
 READING = 8e-3  # seconds of one core to open and transform a photograph of VOC's size
 
 
@@ -58,10 +68,10 @@ class PlainItems(Dataset):
         return self.transform(pillow(self.paths[i])), self.targets[i]
 
 
-def recipe_for(backbone: str, image_size: int, batch_size: int) -> Recipe:
+def recipe_for(backbone: str, image_size: int, batch_size: int, precision: str) -> Recipe:
     return Recipe(
         name="benchmark", dataset="voc2007", backbone=backbone, image_size=image_size, batch_size=batch_size,
-        weights="none", epochs=1, warmup_epochs=0.0,
+        precision=precision, weights="none", epochs=1, warmup_epochs=0.0,
     )  # fmt: skip
 
 
@@ -120,14 +130,15 @@ def activations(backbone: str, image_size: int) -> int:
     return total
 
 
-def predict(recipe: Recipe, top: Ceilings, half: Ceilings | None) -> float:
-    """Images a second of ours over the plain loop's; see the top of this file."""
+def predict(recipe: Recipe, top: Ceilings, ours_top: Ceilings, device: torch.device) -> float:
+    """Images a second of ours over the plain loop's; see the top of this file. `ours_top`: of our loop's precision."""
+    if device.type == "cuda":
+        return ours_top.multiply_adds_per_second / top.multiply_adds_per_second
     products = 3 * model_cost(recipe.backbone, num_classes=20, image_size=recipe.image_size).multiply_adds
-    if half is not None:
-        return half.multiply_adds_per_second / top.multiply_adds_per_second
-    moved = 4 * activations(recipe.backbone, recipe.image_size)
-    slow = top.seconds(products) + top.seconds(0, 28 * moved) + READING
-    fast = top.seconds(products) + top.seconds(0, 16 * moved) + READING
+    numbers = activations(recipe.backbone, recipe.image_size)
+    size = 2 if recipe.precision == "bf16" else 4  # bytes
+    slow = top.seconds(products) + top.seconds(0, 28 * 4 * numbers) + READING
+    fast = ours_top.seconds(products) + top.seconds(0, 16 * size * numbers) + READING
     return slow / fast
 
 
@@ -135,34 +146,35 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     chosen = options(argv, __doc__)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     top = ceilings(device, tiny=chosen.tiny)
-    half = ceilings(device, torch.bfloat16, tiny=chosen.tiny) if device.type == "cuda" else None
+    half = ceilings(device, torch.bfloat16, tiny=chosen.tiny)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = TINY if chosen.tiny else GPU if half else CPU
-        most = max(images for *_, images in settings)
+        settings = TINY if chosen.tiny else GPU if device.type == "cuda" else CPU
+        most = max(images for *_, images, _ in settings)
         devkit = write_devkit(folder, {"trainval": most}, photographs=PHOTOGRAPH, boxes=False)
         everything = load_dataset("voc2007", devkit, "trainval")
-        for backbone, image_size, batch_size, images in settings:
-            recipe, dataset = recipe_for(backbone, image_size, batch_size), everything.subset(range(images))
+        for backbone, image_size, batch_size, images, precision in settings:
+            recipe, dataset = recipe_for(backbone, image_size, batch_size, precision), everything.subset(range(images))
+            ours_top = half if precision == "bf16" else top
             best = {"ours": float("inf"), "plain": float("inf")}
-            for turn in range(1 if chosen.tiny else 3):
+            for turn in range(1 if chosen.tiny else 2):
                 seeded = dataclasses.replace(recipe, seed=turn)
-                best["ours"] = min(best["ours"], ours(seeded, dataset, folder / f"{backbone}-{image_size}-{turn}"))
+                best["ours"] = min(best["ours"], ours(seeded, dataset, folder / f"{backbone}-{precision}-{turn}"))
                 best["plain"] = min(best["plain"], plain(seeded, dataset, device))
             a_second = {k: images / seconds for k, seconds in best.items()}
             work = 3 * model_cost(backbone, num_classes=20, image_size=image_size).multiply_adds
-            most_a_second = (half or top).multiply_adds_per_second
             rows.append(
                 {
                     "backbone": backbone,
                     "pixels": image_size,
                     "batch": batch_size,
+                    "our_precision": precision,
                     "images_per_second": a_second["ours"],
                     "plain_images_per_second": a_second["plain"],
                     "ratio": a_second["ours"] / a_second["plain"],
-                    "predicted": predict(recipe, top, half),
-                    "share_of_ceiling": work * a_second["ours"] / most_a_second,
+                    "predicted": predict(recipe, top, ours_top, device),
+                    "share_of_ceiling": work * a_second["ours"] / ours_top.multiply_adds_per_second,
                     "minutes_of_the_papers_voc2007_schedule": 30 * VOC2007 / a_second["ours"] / 60,
                 }
             )
