@@ -1,4 +1,4 @@
-"""Figures of results: differences with their intervals. Beside `plots`, whose style they share."""
+"""Figures of results: differences with intervals, predictions against measurements. Beside `plots`, in its style."""
 
 from collections.abc import Mapping, Sequence
 
@@ -68,6 +68,35 @@ def differences(
     else:
         ax.set_xticks(range(len(rows)), rows)
         ax.set(ylabel=label, xlabel=unit, ylim=limits, xlim=(-0.5, len(rows) - 0.5))
+    if len(series) > 1:
+        ax.legend(**_LEGEND, ncols=2)
+    return _inline(fig, alt)
+
+
+def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, alt: str) -> Inline:
+    """Pairs (predicted, measured) on logarithmic axes of one scale, with the line where both are equal.
+
+    A point above the line is more than was predicted. All numbers must be above 0.
+
+    Raises:
+        LabError: more than four series, or a number that has no logarithm.
+    """
+    if len(series) > len(SERIES):
+        raise LabError(f"agreement draws at most {len(SERIES)} series, one a colour, not {len(series)}.")
+    pairs = np.array([pair for each in series.values() for pair in each], dtype=float)  # (K, 2)
+    if not (pairs > 0).all() or not np.isfinite(pairs).all():
+        raise LabError("agreement needs predictions and measurements above 0.")
+    fig, ax = _axes(4.8, 4.6)
+    ends = pairs.min() / 1.15, pairs.max() * 1.15
+    ax.plot(ends, ends, color=INK, lw=1, zorder=1)
+    for i, (name, each) in enumerate(series.items()):
+        ax.plot(*np.array(each).T, ls="", marker=MARKERS[i], ms=6, mew=1.4, color=SERIES[i], mfc="none", label=name)
+    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel=xlabel, ylabel=ylabel)
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if ends[0] <= t <= ends[1]]
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
+        axis.set_ticks([], minor=True)
+    ax.grid(axis="x", color=GRID, lw=0.7)
     if len(series) > 1:
         ax.legend(**_LEGEND, ncols=2)
     return _inline(fig, alt)

@@ -1,5 +1,6 @@
 """README.md says what is true: its commands exist, its pictures are there and small, its claim is in the records."""
 
+import json
 import re
 from pathlib import Path
 
@@ -62,3 +63,23 @@ def test_its_picture_of_the_gains_shows_what_its_alternative_text_says():
     for gains, low, high in ((four, least, most), (trained, trained_least, trained_most)):
         assert (f"{100 * min(gains.values()):.1f}", f"{100 * max(gains.values()):.1f}") == (low, high)
         assert max(gains, key=gains.get)[0] == "emoji"
+
+
+def results(name):
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text("utf-8"))["rows"]
+
+
+def test_its_table_of_speeds_is_the_recorded_one():
+    head = [r for r in results("head") if r["H"] == 8 and r["layout"] == "contiguous"]
+    training = results("training_step")
+    expected = [
+        [r["both_ratio"] for r in head if r["C"] in (14, 20)],
+        [r["both_ratio"] for r in head if r["C"] == 80],
+        [r["ratio"] for r in training if r["our_precision"] == "fp32"],
+        [r["ratio"] for r in training if r["our_precision"] == "bf16"],
+        [r["times_ours"] for r in results("metrics") if r.get("by") == "scikit-learn"],
+        [r["ratio"] for r in results("heads_together") if r["heads"] == 100],
+        [r["ratio"] for r in results("data") if r["what"] == "labels"],
+    ]
+    shown = re.findall(r"\| ([\d.]+)(?: to ([\d.]+))? \|$", README, re.M)
+    assert shown == [(f"{min(e):.1f}", f"{max(e):.1f}" if f"{min(e):.1f}" != f"{max(e):.1f}" else "") for e in expected]

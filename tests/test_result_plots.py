@@ -74,3 +74,22 @@ def test_points_lie_in_the_order_of_their_differences():
 def test_refuses_what_cannot_be_drawn(series, message):
     with pytest.raises(LabError, match=message):
         chart(series)
+
+
+def test_agreement_puts_equal_numbers_on_the_line():
+    pairs = {"heads": [(2.0, 2.0), (4.0, 4.0)], "metrics": [(10.0, 5.0)]}
+    drawn = result_plots.agreement(pairs, xlabel="predicted", ylabel="measured", alt="pairs")
+    words = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawn.html)).split()
+    assert {"heads", "metrics", "predicted", "measured"} <= set(words)
+    points = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*stroke: var\(--lab-([12])', drawn.html)
+    (x1, y1), (x2, y2), (x3, y3) = [(float(x), float(y)) for x, y, _ in points][:3]
+    slope = (y2 - y1) / (x2 - x1)
+    assert slope < 0  # y goes down the page
+    assert x3 > x2
+    assert y3 > y2 + slope * (x3 - x2) + 10  # less than predicted lies below the line
+
+
+@pytest.mark.parametrize("pair", [(0.0, 1.0), (1.0, float("nan")), (-1.0, 2.0)])
+def test_agreement_refuses_what_has_no_logarithm(pair):
+    with pytest.raises(LabError, match="above 0"):
+        result_plots.agreement({"a": [pair]}, xlabel="x", ylabel="y", alt="a")
