@@ -1,16 +1,16 @@
 # `make` says what there is to do. Everything runs in .venv, made on first use; another interpreter: make PYTHON=python3.13 test
 .DEFAULT_GOAL := help
-.PHONY: help book notebooks test lab lint bench clean
+.PHONY: help book notebooks test test-oldest lab lint bench clean
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
 BUILT := book/_build
-CELLS := csra_lab data pyproject.toml $(wildcard book/*.py) # what the cells of the chapters read
+CELLS := csra_lab data benchmarks/results pyproject.toml $(wildcard book/*.py) # what the cells of the chapters read
 
 help: ## say what there is to do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'The first run makes .venv, which takes up to 6 GB of disk, most of it torch.'
 	@echo 'ARGS goes to the program: make test ARGS="-k metrics", make lab ARGS="--no-browser".'
@@ -40,6 +40,14 @@ notebooks: book ## write the executed chapters as notebooks, for Jupyter and Col
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+# A second environment: as large as the first, and made anew each time.
+test-oldest: ## run all tests with the oldest versions that are allowed
+	rm -rf .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest.py > .venv-oldest/oldest.txt
+	.venv-oldest/bin/pip install -q -c .venv-oldest/oldest.txt -e '.[book,test]'
+	.venv-oldest/bin/python -m pytest $(ARGS)
 
 # The setting lives inside .venv: JupyterLab elsewhere on this machine stays as it is.
 lab: $(READY) ## open the chapters in JupyterLab; a double click opens one as a notebook

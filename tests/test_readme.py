@@ -16,8 +16,8 @@ PICTURES = re.findall(r'(?:src|srcset)="([^"]+)"', README)
 
 
 def test_its_commands_exist():
-    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.M)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M)) <= targets
     assert set(re.findall(r"(?:^|`)csra-lab ([a-z-]+)", README, re.M)) <= set(re.findall(r"^  ([a-z-]+)", HELP, re.M))
     assert set(re.findall(r"csra-lab train ([a-z]\S+)", README)) <= set(RECIPES)
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-TARGETS = re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE)
+TARGETS = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE)
 
 # ---- what is installed -------------------------------------------------------------------------------------------
 
@@ -73,9 +73,9 @@ def test_make_help_lists_every_target():
     # Under `make test` this is a make below a make, which would announce itself.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     shown = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"^make (\w+)", shown, re.MULTILINE) == TARGETS
+    assert re.findall(r"^make ([\w-]+)", shown, re.MULTILINE) == TARGETS
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
-    assert phony == TARGETS == ["help", "book", "notebooks", "test", "lab", "lint", "bench", "clean"]
+    assert phony == TARGETS == ["help", "book", "notebooks", "test", "test-oldest", "lab", "lint", "bench", "clean"]
 
 
 @pytest.mark.parametrize("path", [ROOT / ".ci/run", *WORKFLOWS], ids=lambda path: path.name)
@@ -255,3 +255,12 @@ def test_every_imported_package_is_declared():
         used = {canonicalize_name(names.get(top, top)) for top in tops}
         allowed = declared | set(requirements("book")) if module.startswith("csra_lab.widgets") else declared
         assert used <= allowed, f"{module} imports {used - allowed}, which pyproject.toml does not list"
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    lines = subprocess.run([sys.executable, ROOT / "tests" / "oldest.py"], capture_output=True, text=True, check=True)
+    pins = dict(line.split("==") for line in lines.stdout.split())
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = [Requirement(text) for text in (*PROJECT["dependencies"], *(x for extra in extras for x in extra))]
+    assert pins.keys() == {requirement.name for requirement in wanted}
+    assert all(pins[requirement.name] in requirement.specifier for requirement in wanted)
