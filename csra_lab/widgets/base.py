@@ -1,6 +1,6 @@
 """What an explorer is: an anywidget whose JavaScript does the arithmetic, so that it lives with no kernel too.
 
-In Jupyter it is a widget: its traits can be read and set from Python. In a static page (the book, also from file://)
+In Jupyter it is a widget: its traits can be read and set from Python. In a static page (the book, also from `file://`)
 the same JavaScript runs on the same traits, embedded as JSON.
 """
 
