@@ -18,6 +18,7 @@ from pathlib import Path
 
 import accelerate
 import numpy as np
+import PIL
 import timm
 import torch
 import torchvision
@@ -86,6 +87,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": name,
         "python": platform.python_version(),
         **{module.__name__: module.__version__ for module in (torch, torchvision, timm, accelerate, np)},
+        "pillow": PIL.__version__,  # 13 resizes some pictures otherwise than 12 did
     }
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -62,6 +63,7 @@ def test_emoji_maps_pool_to_the_recorded_scores(atlas, row):
         np.testing.assert_allclose(1 / (1 + np.exp(-logit)), recorded, atol=0.02)  # both in half precision
 
 
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13 resizes some pictures otherwise")
 def test_paperdoll_maps_are_computed_again_from_the_shipped_head(atlas):
     model = MultiLabelClassifier.from_pretrained(DATA / "models/paperdoll")
     transform = eval_transform(model.image_size, mean=model.mean, std=model.std)

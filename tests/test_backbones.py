@@ -5,6 +5,7 @@ import warnings
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from safetensors.torch import save_file
 from torch import nn
 
@@ -13,6 +14,7 @@ from csra_lab.backbones import Backbone, best_weights, create_backbone, load_bac
 from csra_lab.errors import LabError
 from csra_lab.weights import has_installed_weights
 
+OLD_TIMM = Version(timm.__version__) < Version("1.0.31")
 # name, image size, channels, side of the grid
 FAMILIES = [
     ("resnet10t", 64, 512, 2),
@@ -34,7 +36,9 @@ FAMILIES = [
     ("eva02_tiny_patch14_224", 70, 192, 5),  # rotary positions
     ("vit_tiny_r_s16_p8_224", 64, 192, 2),  # patches cut from a convolution's map
     ("swin_tiny_patch4_window7_224", 96, 768, 3),  # works channels-last
-    ("swinv2_tiny_window8_256", 96, 768, 3),
+    pytest.param(
+        "swinv2_tiny_window8_256", 96, 768, 3, marks=pytest.mark.skipif(OLD_TIMM, reason="mended in timm 1.0.31")
+    ),
     ("test_convnext", 64, 64, 2),
     ("pvt_v2_b0", 64, 256, 2),
 ]

@@ -35,7 +35,7 @@ def requirements(extra=None):
     {
         "torch": ["2.11.0", "2.15.0"],
         "torchvision": ["0.26.0", "0.29.2"],
-        "timm": ["1.0.20", "1.0.31"],
+        "timm": ["1.0.22", "1.0.31"],
         "accelerate": ["1.15.0"],
         "huggingface-hub": ["2.4.0"],
         "numpy": ["2.4.6"],
