@@ -327,7 +327,8 @@ def create_head(kind: str, in_features: int, num_classes: int, /, **options) -> 
     except LabError as error:
         raise LabError(f"head {kind!r}: {error}") from None
     except TypeError as error:
-        raise LabError(f"head {kind!r} cannot be made with these options ({error}).") from None
+        reason = str(error).partition("\n")[0]  # torch lists on further lines what it would have taken
+        raise LabError(f"head {kind!r} cannot be made with these options ({reason}).") from None
 
 
 def head_kind(head: ScoreMapHead) -> str:

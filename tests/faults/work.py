@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -44,8 +45,8 @@ PLAN = Plan(
 
 
 def draw_emoji(root: Path) -> None:
-    emoji_voc.IMAGES["tiny"] = (10, 5, 5)
-    emoji_voc.prepare_emoji_voc(root, size="tiny", image_size=32, progress=False, workers=1)
+    with patch.dict(emoji_voc.IMAGES, tiny=(10, 5, 5)):  # put back where a test calls this in its own process
+        emoji_voc.prepare_emoji_voc(root, size="tiny", image_size=32, progress=False, workers=1)
 
 
 def with_helpers(marks: Path) -> None:
