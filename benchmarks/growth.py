@@ -39,12 +39,13 @@ PREDICTED = {
 }  # fmt: skip
 
 
-def training_step(backbone: str, *, images: int, pixels: int, classes: int, heads: int) -> Callable[[], None]:
-    """Forward, backward and SGD with momentum on one batch."""
-    model = create_classifier(backbone, num_classes=classes, image_size=pixels, heads=heads).train()
-    model = model.to(memory_format=torch.channels_last)
+def training_step(backbone: str, *, images: int, pixels: int | None, classes: int, **head) -> Callable[[], None]:
+    """Forward, backward and SGD with momentum on one batch; `head`: options of `create_classifier`."""
+    model = create_classifier(backbone, num_classes=classes, image_size=pixels, **head).train()
+    if model.backbone.convolutional:
+        model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    batch = torch.randn(images, 3, pixels, pixels).to(memory_format=torch.channels_last)
+    batch = torch.randn(images, 3, model.image_size, model.image_size).to(memory_format=torch.channels_last)
     targets = torch.zeros(images, classes, dtype=torch.int8)
 
     def step() -> None:

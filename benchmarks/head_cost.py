@@ -14,12 +14,10 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
+from growth import training_step
 from machine import frugal, options, peak_memory, report, take_turns
 
-from csra_lab.classifier import create_classifier
 from csra_lab.cost import model_cost
-from csra_lab.losses import binary_cross_entropy
 from csra_lab.recipes import PAPER_BACKBONES
 
 CLASSES, BATCH = 20, 4
@@ -27,30 +25,17 @@ HEADS = {"average pooling": {"head": "average"}, **{f"H = {h}": {"heads": h} for
 TINY = ("test_efficientnet",)
 
 
-def training_step(backbone: str, image_size: int | None, head: dict) -> Callable[[], None]:
-    """One step of a classifier of `CLASSES` classes on `BATCH` random images."""
-    model = create_classifier(backbone, num_classes=CLASSES, image_size=image_size, **head).train()
-    if model.backbone.convolutional:
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    images = torch.randn(BATCH, 3, model.image_size, model.image_size).to(memory_format=torch.channels_last)
-    targets = torch.zeros(BATCH, CLASSES, dtype=torch.int8)
-
-    def step() -> None:
-        binary_cross_entropy(model(images), targets).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+def step_of(backbone: str, image_size: int | None, head: dict) -> Callable[[], None]:
+    return training_step(backbone, images=BATCH, pixels=image_size, classes=CLASSES, **head)
 
 
 def memory(backbone: str, image_size: int | None) -> list[int | None]:
     """Peak bytes of a step above the model at rest, for each head."""
-    return [peak_memory(training_step(backbone, image_size, head)) for head in HEADS.values()]
+    return [peak_memory(step_of(backbone, image_size, head)) for head in HEADS.values()]
 
 
 def rows_of(backbone: str, image_size: int | None, held: Sequence[int | None], repeats: int) -> list[dict]:
-    steps = {name: training_step(backbone, image_size, head) for name, head in HEADS.items()}
+    steps = {name: step_of(backbone, image_size, head) for name, head in HEADS.items()}
     best = take_turns(steps, repeats=repeats)
     costs = {
         name: model_cost(backbone, num_classes=CLASSES, image_size=image_size, **head) for name, head in HEADS.items()
