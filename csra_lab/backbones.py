@@ -106,9 +106,7 @@ def create_backbone(name: str, *, weights: Weights = None, image_size: int | Non
         model, image_size = load_timm(name, weights=weights, image_size=image_size)
         return Backbone(model, name, image_size)
     model, image_size = load_timm(name, image_size=image_size)
-    backbone = Backbone(
-        model, name, image_size
-    )  # such a file holds what a backbone keeps, so the rest is dropped first
+    backbone = Backbone(model, name, image_size)  # drops the classifier, which such a file does not hold either
     state = {k.removeprefix(_OWN): v for k, v in read_state_dict(weights).items() if k.startswith(_OWN)}
     load_backbone_state(backbone.model, state, weights)
     return backbone

@@ -35,8 +35,7 @@ def differences(
     Raises:
         LabError: more than four series, a series of another length, or a difference outside its interval.
     """
-    if len(series) > len(SERIES):
-        raise LabError(f"differences draws at most {len(SERIES)} series, one a colour, not {len(series)}.")
+    _check_colours("differences", series)
     height = 0.75 + 0.17 * (len(series) > 1) * ((len(series) + 1) // 2) + len(rows) * (0.15 + 0.13 * len(series))
     fig, ax = _axes(4.8, height if across else 3.5)
     (ax.axvline if across else ax.axhline)(0, color=INK, lw=1, zorder=1)
@@ -81,8 +80,7 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
     Raises:
         LabError: more than four series, or a number that has no logarithm.
     """
-    if len(series) > len(SERIES):
-        raise LabError(f"agreement draws at most {len(SERIES)} series, one a colour, not {len(series)}.")
+    _check_colours("agreement", series)
     pairs = np.array([pair for each in series.values() for pair in each], dtype=float)  # (K, 2)
     if not (pairs > 0).all() or not np.isfinite(pairs).all():
         raise LabError("agreement needs predictions and measurements above 0.")
@@ -100,3 +98,8 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
     if len(series) > 1:
         ax.legend(**_LEGEND, ncols=2)
     return _inline(fig, alt)
+
+
+def _check_colours(figure: str, series: Mapping) -> None:
+    if len(series) > len(SERIES):
+        raise LabError(f"{figure} draws at most {len(SERIES)} series, one a colour, not {len(series)}.")

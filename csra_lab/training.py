@@ -121,7 +121,6 @@ class _Run:
 
     def _prepare_data(self, train_set: MultiLabelDataset) -> None:
         recipe, model = self.recipe, self.model
-        train_set = train_set.for_size(recipe.image_size)
         if recipe.train_images is not None:
             train_set = train_set.subset(keep_images(train_set, recipe.train_images))
         fit_part, self.held_out = hold_out(train_set, recipe.validation_fraction)
@@ -135,9 +134,10 @@ class _Run:
         else:
             crop = (recipe.crop_scale, 1.0)
             transform = train_transform(recipe.image_size, crop_scale=crop, randaugment=recipe.randaugment, **pixels)
-            fit_items = train_set.subset(fit_part)
+            pictures = train_set.for_size(recipe.image_size)
+            fit_items = pictures.subset(fit_part)
             plain = eval_transform(recipe.image_size, **pixels)
-            self.validation = train_set.subset(self.held_out).with_transform(plain)
+            self.validation = pictures.subset(self.held_out).with_transform(plain)
         self.items = SeededItems(fit_items, recipe.seed, transform)
         self.targets_held_out = train_set.targets[self.held_out]
 

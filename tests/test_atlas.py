@@ -4,7 +4,6 @@ import json
 import shutil
 
 import numpy as np
-import PIL
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +15,7 @@ from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import LabError
 from csra_lab.experiments import read_scores
 from csra_lab.make_atlas import add_run, main
+from tests import toy
 
 DATA = ATLAS.parent
 
@@ -63,7 +63,7 @@ def test_emoji_maps_pool_to_the_recorded_scores(atlas, row):
         np.testing.assert_allclose(1 / (1 + np.exp(-logit)), recorded, atol=0.02)  # both in half precision
 
 
-@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13 resizes some pictures otherwise")
+@pytest.mark.skipif(not toy.SAME_PIXELS, reason="Pillow 13 resizes some pictures otherwise")
 def test_paperdoll_maps_are_computed_again_from_the_shipped_head(atlas):
     model = MultiLabelClassifier.from_pretrained(DATA / "models/paperdoll")
     transform = eval_transform(model.image_size, mean=model.mean, std=model.std)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from skimage import data
 
 from csra_lab.runs import read_evaluation
@@ -49,8 +50,6 @@ def csra_lab(folder: Path, *arguments) -> subprocess.CompletedProcess:
 
 
 def test_a_photograph_is_read_and_its_attention_drawn(folder):
-    from PIL import Image
-
     Image.fromarray(data.chelsea()).save(folder / "un chat.jpg")
     done = csra_lab(folder, "predict", "un chat.jpg", "--attention", "où/", "--json")
     assert done.returncode == 0, done.stderr

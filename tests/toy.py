@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from csra_lab.datasets import VOC_CLASSES, MultiLabelDataset, load_dataset
 
 COLOURS = {"cat": (230, 40, 40), "dog": (40, 200, 60), "person": (50, 80, 240)}
 CLASSES = tuple(COLOURS)
+# Pillow 13 resizes some pictures otherwise than the versions before it, with which what is recorded was not made.
+SAME_PIXELS = int(PIL.__version__.split(".")[0]) >= 13
 
 
 def write_devkit(root: Path, *, trainval: int = 24, test: int = 10, seed: int = 0) -> Path:

@@ -65,8 +65,7 @@ def devkit(tmp_path_factory):
     return toy.write_devkit(tmp_path_factory.mktemp("toy"), trainval=70, test=10)
 
 
-def test_a_full_disk_while_drawing(tmp_path, monkeypatch, inject):
-    monkeypatch.setitem(emoji_voc.IMAGES, "tiny", (4, 2, 2))
+def test_a_full_disk_while_drawing(tmp_path, inject):
     inject("full disk")
     with no_file_above(600), pytest.raises(LabError) as caught:
         work.draw_emoji(tmp_path)
@@ -211,7 +210,6 @@ def test_pictures_that_are_deleted_while_they_are_trained_on(tmp_path, monkeypat
 
 
 def test_a_set_that_is_deleted_while_it_is_drawn(tmp_path, monkeypatch, inject):
-    monkeypatch.setitem(emoji_voc.IMAGES, "tiny", (4, 2, 2))
     picture = emoji_voc.picture
 
     def deleting(split, index, image_size):
