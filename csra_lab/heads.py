@@ -339,15 +339,50 @@ def head_kind(head: ScoreMapHead) -> str:
 def _classify(weight: Tensor, x: Tensor) -> Tensor:
     """(R, d) classifiers at every location of (B, d, h, w) or tokens (B, N, d) -> (B, R, N), N last in memory.
 
-    All heads are one product, so the features are read once. Which operation reads them where they lie depends on the
-    memory layout: a convolution copies a contiguous map first, which few classifiers do not pay for, but a batched
-    product makes a weight gradient (R, d) for each image. It is used where those are no larger than the features.
+    All heads are one product, so the features are read once. A convolution copies a contiguous map into a layout of
+    its own on a CPU; `_PerImage` reads it where it lies.
     """
     if x.ndim == 3:
         return F.linear(x, weight).transpose(1, 2).contiguous()
-    if x.is_contiguous() and len(weight) <= x.shape[2] * x.shape[3]:
-        return weight.expand(x.shape[0], -1, -1) @ x.flatten(2)  # len(x) would be a constant when exported
+    if x.is_contiguous() and x.device.type == "cpu":
+        return _PerImage.apply(*_as_autocast(weight, x.flatten(2)))
     return F.conv2d(x, weight[:, :, None, None]).flatten(2).contiguous()
+
+
+class _PerImage(torch.autograd.Function):
+    """(R, d), (B, d, N) -> (B, R, N): one matrix product for each image.
+
+    Left to itself, torch holds a gradient of the weights (R, d) for each image before it adds them up, often more than
+    the features. Here each product adds to the one gradient there is.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, x: Tensor) -> Tensor:
+        return weight.expand(x.shape[0], -1, -1) @ x  # len(x) would be a constant when exported
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weight, x = ctx.saved_tensors
+        grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_weight = (grad[:1] @ x[:1].mT).sum(dim=0)  # zeros where there is no image
+            for grad_of_one, features in zip(grad[1:], x[1:], strict=True):
+                grad_weight.addmm_(grad_of_one, features.T)
+        grad_x = weight.T.expand(x.shape[0], -1, -1) @ grad if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_x
+
+
+def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the type that torch would choose for a product here: a function of our own has to ask for it."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    return tuple(t.to(torch.get_autocast_dtype("cpu")) for t in tensors)
 
 
 def _share(source: ScoreMapHead, target: ScoreMapHead) -> ScoreMapHead:

@@ -68,6 +68,8 @@ class Recipe:
     ema_decay: float = 0.0  # keep and use an average of the weights with this decay; 0 for none
     validation_fraction: float = 0.0  # share of the training split that chooses the best epoch; 0 takes the last epoch
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile's mode; it takes a minute to start
+    images: Literal["auto", "keep", "read"] = "auto"  # keep them decoded in memory, or read them in every epoch
     seed: int = 0  # of weights, order and augmentation
     workers: int = -1  # loader processes; -1 for a number that suits the machine
 

@@ -187,15 +187,28 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
 
 def _expectation(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
     """(B, H, C, N) scores -> (B, H, C) means under the softmax of each head's temperature."""
-    t = torch.tensor(temperatures, dtype=scores.dtype, device=scores.device).view(-1, 1, 1)
+    one = len(set(temperatures)) == 1
+    t = temperatures[0] if one else _column(temperatures, scores)
     return (_softmax(scores, t) * scores).sum(dim=-1)
+
+
+def _column(temperatures: Sequence[float], scores: Tensor) -> Tensor:
+    """(H, 1, 1) temperatures where the scores are. A GPU fills them in: a copy would wait for all work before it."""
+    if scores.device.type == "cpu":
+        return torch.tensor(temperatures, dtype=scores.dtype).view(-1, 1, 1)
+    return torch.cat([scores.new_full((1, 1, 1), t) for t in temperatures])
 
 
 def _softmax(scores: Tensor, temperature: float | Tensor) -> Tensor:
     """Softmax of T * scores. The maximum is taken off first, so that T = 1e4 cannot overflow."""
+    largest = torch.finfo(scores.dtype).max  # float32 has no 1e39, and inf * 0 is not a number
+    if isinstance(temperature, Tensor):
+        t = temperature.clamp(max=largest)
+    elif temperature == 1:
+        return torch.softmax(scores, dim=-1)
+    else:
+        t = min(temperature, largest)
     below = scores - scores.amax(dim=-1, keepdim=True).detach()
-    t = torch.as_tensor(temperature, dtype=scores.dtype, device=scores.device)
-    t = t.clamp(max=torch.finfo(scores.dtype).max)  # float32 has no 1e39, and inf * 0 is not a number
     return torch.softmax(below.mul_(t), dim=-1)  # in place: `below` is ours, and large
 
 

@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from csra_lab.atomic import clear_leftovers, written_whole
@@ -34,6 +35,7 @@ from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import LabError
 from csra_lab.evaluation import autocast, evaluate, predict_scores, to_device
 from csra_lab.features import FeatureMaps, compute_features
+from csra_lab.kept_images import Crops, Draws, KeptImages, fits
 from csra_lab.losses import LOSSES
 from csra_lab.metrics import MultilabelMetrics, multilabel_metrics
 from csra_lab.recipes import Recipe, learning_rate_factor
@@ -101,6 +103,7 @@ class _Run:
         self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
         self.dtype = _precision(recipe.precision, self.device)
         self.progress = progress and accelerator.is_main_process
+        self.crops: Crops | None = None  # where pictures are cut on the device
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
@@ -117,6 +120,8 @@ class _Run:
         self.optimizer = _optimizer(recipe, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.parallel = accelerator.prepare_model(self.trained)
+        if recipe.compile != "no":
+            self.parallel = torch.compile(self.parallel, mode=recipe.compile)
         self.epoch, self.history, self.best = 0, [], -1.0
 
     def _prepare_data(self, train_set: MultiLabelDataset) -> None:
@@ -132,22 +137,34 @@ class _Run:
             fit_items, transform = maps.subset(fit_part), None
             self.validation = FeatureMaps(maps.maps[self.held_out, :1], train_set.targets[self.held_out])
         else:
-            crop = (recipe.crop_scale, 1.0)
-            transform = train_transform(recipe.image_size, crop_scale=crop, randaugment=recipe.randaugment, **pixels)
             pictures = train_set.for_size(recipe.image_size)
-            fit_items = pictures.subset(fit_part)
+            fit_items, transform = self._pictures(pictures.subset(fit_part), pixels)
             plain = eval_transform(recipe.image_size, **pixels)
             self.validation = pictures.subset(self.held_out).with_transform(plain)
         self.items = SeededItems(fit_items, recipe.seed, transform)
         self.targets_held_out = train_set.targets[self.held_out]
 
+    def _pictures(self, pictures: MultiLabelDataset, pixels: dict) -> tuple[Dataset, Callable | None]:
+        """The training pictures, read or kept, and what a loader is to do with each."""
+        recipe, crop = self.recipe, (self.recipe.crop_scale, 1.0)
+        transform = train_transform(recipe.image_size, crop_scale=crop, randaugment=recipe.randaugment, **pixels)
+        if recipe.images == "read" or (recipe.images == "auto" and not fits(pictures, self.device)):
+            return pictures, transform
+        kept = KeptImages(pictures, progress=self.progress)
+        if not _cut_on_device(recipe, self.device):
+            return kept, transform
+        self.crops = Crops(kept, self.device, recipe.image_size, **pixels)
+        return Draws(kept, crop), None
+
     def scoring(self) -> dict:
         """Keyword arguments of `compute_features` and `predict_scores` that say how this run computes."""
         return {"device": self.device, "dtype": self.dtype, "workers": self._workers(), "progress": self.progress}
 
-    def _workers(self) -> int:
+    def _workers(self, *, training: bool = False) -> int:
         if self.recipe.workers >= 0:
             return self.recipe.workers
+        if training and self.crops is not None:
+            return 2  # they draw numbers and read nothing; each epoch starts them anew
         return min(8, max(1, (os.cpu_count() or 1) // self.world)) if self.device.type == "cuda" else 0
 
     def fit(self) -> None:
@@ -189,7 +206,10 @@ class _Run:
         recipe, optimizer = self.recipe, self.optimizer
         batches = self._batches(self.epoch)
         loader = DataLoader(
-            self.items, batch_sampler=batches, num_workers=self._workers(), pin_memory=self.device.type == "cuda"
+            self.items,
+            batch_sampler=batches,
+            num_workers=self._workers(training=True),
+            pin_memory=self.device.type == "cuda",
         )
         torch.manual_seed(mix_seed(recipe.seed, "dropout", self.epoch, self.rank) % 2**32)
         self.parallel.train()
@@ -224,10 +244,17 @@ class _Run:
             targets = targets.clamp(min=0)
         with _no_sync(self.parallel, wanted=not synchronise):
             with autocast(self.device, self.dtype):
-                logits = self.parallel(to_device(inputs, self.device))
+                logits = self._logits(to_device(inputs if self.crops is None else self.crops(inputs), self.device))
             loss = LOSSES[recipe.loss](logits, targets)
             self.scaler.scale(loss / recipe.accumulate).backward()
         return loss.detach()
+
+    def _logits(self, images: Tensor) -> Tensor:
+        try:
+            return self.parallel(images)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise LabError(f"the network could not be compiled ({reason}); train with --compile no.") from None
 
     def _step(self) -> None:
         self.scaler.step(self.optimizer)
@@ -372,9 +399,15 @@ def _optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.Optim
             parameters = [p for p in part.parameters() if (p.ndim > 1) == is_matrix]
             if parameters:
                 groups.append({"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay})
+    fused = model.head.weight.is_cuda  # one kernel for all weights
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum)
-    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999))
+        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=fused)
+    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), fused=fused)
+
+
+def _cut_on_device(recipe: Recipe, device: torch.device) -> bool:
+    """Whether kept pictures are cut where the network is; RandAugment has no such way."""
+    return device.type == "cuda" and not recipe.randaugment
 
 
 def _precision(precision: str, device: torch.device) -> torch.dtype | None:

@@ -228,6 +228,49 @@ def test_gradients_reach_the_classifier_and_stay_finite_on_flat_maps(kind, optio
     assert (head.weight.grad != 0).any()
 
 
+def test_gradients_of_a_contiguous_map_are_right_once_and_twice():
+    head, x = make("csra", {"heads": 2}), positive_features(3, D, 2, 3).requires_grad_()
+
+    def logits(weight, x):
+        return torch.func.functional_call(head, {"weight": weight}, (x,))
+
+    assert x.is_contiguous()
+    assert torch.autograd.gradcheck(logits, (head.weight, x))
+    assert torch.autograd.gradgradcheck(logits, (head.weight, x))
+
+
+@pytest.mark.parametrize("wanted", ["weight", "features"])
+def test_only_the_gradient_that_is_wanted_is_made(wanted):
+    head, x = make("csra", {}), positive_features(3, D, 2, 3)
+    head.weight.requires_grad_(wanted == "weight")
+    x.requires_grad_(wanted == "features")
+    head(x).sum().backward()
+    assert (head.weight.grad is None) == (wanted != "weight")
+    assert (x.grad is None) == (wanted != "features")
+
+
+def test_gradients_of_each_image_alone_add_up():
+    """torch.func's way to ask for them, which a function of our own has to allow."""
+    head, x = make("csra", {"heads": 2}), positive_features(4, D, 2, 3)
+
+    def logit(weight, features):
+        return torch.func.functional_call(head, {"weight": weight}, (features[None],)).sum()
+
+    each = torch.func.vmap(torch.func.grad(logit), in_dims=(None, 0))(head.weight, x)
+    head(x).sum().backward()
+    torch.testing.assert_close(each.sum(dim=0), head.weight.grad)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_no_image_gives_no_logits_and_no_gradient(layout):
+    head = make("csra", {"heads": 2})
+    x = torch.empty(0, D, 2, 3, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    assert head(x).shape == (0, C)
+    head(x).sum().backward()
+    assert (head.weight.grad == 0).all()
+    assert x.grad.shape == x.shape
+
+
 # ---- limits ------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from csra_lab.errors import LabError
 from csra_lab.residual_attention import (
+    _column,
     attended_scores,
     attention_scores,
     csra_logits,
@@ -80,6 +81,17 @@ def test_heads_together_are_heads_one_by_one(temperatures):
         [(attention_scores(scores[:, i], t) * scores[:, i]).sum(-1) for i, t in enumerate(temperatures)], dim=1
     )
     torch.testing.assert_close(attended_scores(scores, temperatures), attended, rtol=1e-13, atol=1e-13)
+
+
+def test_off_the_cpu_temperatures_are_filled_in_and_not_copied(monkeypatch):
+    """A copy to a GPU waits for all work before it."""
+    scores = torch.empty(2, 3, 5, 9, device="meta")
+    column = _column([1.0, 4.0], torch.randn(1, 2, 1, 1))
+    assert column.flatten().tolist() == [1.0, 4.0]
+    for copying in ("tensor", "as_tensor"):
+        monkeypatch.delattr(torch, copying)
+    assert _column([1.0, 4.0], scores).shape == column.shape
+    assert attended_scores(scores, [1.0, 4.0, INF]).shape == (2, 3, 5)
 
 
 def test_limits_in_the_temperature():

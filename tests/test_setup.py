@@ -150,6 +150,7 @@ FLOORS = {
     "checkpoints": 3,
     "recipes": 3,
     "batches": 3,
+    "kept_images": 3,
     "training": 4,
     "evaluation": 4,
     "features": 4,
