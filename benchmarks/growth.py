@@ -23,6 +23,7 @@ from machine import frugal, options, peak_memory, report, take_turns
 from metrics import slope
 
 from csra_lab.classifier import create_classifier
+from csra_lab.evaluation import autocast, to_device
 from csra_lab.heads import CSRA
 from csra_lab.losses import binary_cross_entropy
 
@@ -39,17 +40,21 @@ PREDICTED = {
 }  # fmt: skip
 
 
-def training_step(backbone: str, *, images: int, pixels: int | None, classes: int, **head) -> Callable[[], None]:
+def training_step(
+    backbone: str, *, images: int, pixels: int | None, classes: int, device="cpu", dtype=None, **head
+) -> Callable[[], None]:
     """Forward, backward and SGD with momentum on one batch; `head`: options of `create_classifier`."""
-    model = create_classifier(backbone, num_classes=classes, image_size=pixels, **head).train()
+    model = create_classifier(backbone, num_classes=classes, image_size=pixels, **head).to(device).train()
     if model.backbone.convolutional:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    batch = torch.randn(images, 3, model.image_size, model.image_size).to(memory_format=torch.channels_last)
-    targets = torch.zeros(images, classes, dtype=torch.int8)
+    batch = to_device(torch.randn(images, 3, model.image_size, model.image_size), device)
+    targets = torch.zeros(images, classes, dtype=torch.int8, device=device)
 
     def step() -> None:
-        binary_cross_entropy(model(batch), targets).backward()
+        with autocast(device, dtype):
+            logits = model(batch)
+        binary_cross_entropy(logits, targets).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -164,7 +164,7 @@ def row(shape, classes: int, heads: int, layout: str, held: dict, top: Ceilings,
     }
 
 
-def gpu_rows(tiny: bool, repeats: int) -> list[dict]:
+def gpu_rows(tiny: bool, repeats: int, device: str = "cuda") -> list[dict]:
     """On a GPU: the literal head as it is against ours as it is, compiled, and in bfloat16 and compiled, at each shape.
 
     Prediction: at bfloat16 a head reads X / 2 bytes once where the literal one reads 4-byte features H times, so 2 H
@@ -174,10 +174,10 @@ def gpu_rows(tiny: bool, repeats: int) -> list[dict]:
     for shape in TINY_SHAPES if tiny else SHAPES:
         for classes in TINY_CLASSES if tiny else CLASSES:
             for heads in (1, 8):
-                x = features(shape, "channels_last", "cuda")
+                x = features(shape, "channels_last", device)
                 half = x.detach().bfloat16().requires_grad_()
-                both = pair(shape, classes, heads, "cuda")
-                ours16 = pair(shape, classes, heads, "cuda", torch.bfloat16)["ours"]
+                both = pair(shape, classes, heads, device)
+                ours16 = pair(shape, classes, heads, device, torch.bfloat16)["ours"]
                 candidates = {
                     "literal": (both["literal"], x),
                     "ours": (both["ours"], x),
@@ -186,12 +186,12 @@ def gpu_rows(tiny: bool, repeats: int) -> list[dict]:
                     "ours bf16 compiled": (torch.compile(ours16), half),
                 }
                 found = {
-                    run.__name__: take_turns(
-                        {k: partial(run, *c) for k, c in candidates.items()}, repeats=repeats, device="cuda"
+                    name: take_turns(
+                        {k: partial(run, *c) for k, c in candidates.items()}, repeats=repeats, device=device
                     )
-                    for run in (forward, forward_backward)
+                    for name, run in (("forward", forward), ("both", forward_backward))
                 }
-                held = {k: peak_memory(partial(forward_backward, *c), "cuda") for k, c in candidates.items()}
+                held = {k: peak_memory(partial(forward_backward, *c), device) for k, c in candidates.items()}
                 for name in candidates:
                     rows.append(
                         {
@@ -204,7 +204,7 @@ def gpu_rows(tiny: bool, repeats: int) -> list[dict]:
                             **{f"{k}_ratio": v["literal"] / v[name] for k, v in found.items()},
                             "predicted_ratio_at_most": float(heads * (2 if "bf16" in name else 1)),
                             "memory_mb": held[name] / 1e6,
-                            "memory_ratio": held[name] / held["literal"],
+                            "memory_ratio": held[name] / held["literal"] if held["literal"] else None,
                         }
                     )
     return rows

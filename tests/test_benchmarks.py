@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 FILES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
-machine, head, data, metrics, training_step = map(
-    importlib.import_module, ("machine", "head", "data", "metrics", "training_step")
+machine, head, head_cost, data, metrics, training_step = map(
+    importlib.import_module, ("machine", "head", "head_cost", "data", "metrics", "training_step")
 )
+RESNET = training_step.recipe_for("resnet18", 64, 4, "bf16", 1)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -132,6 +133,30 @@ def test_the_three_packages_find_the_same_metrics():
     assert 0.1 < ours["mAP"] < 0.99
     for other in (metrics.scikit_learn, metrics.torchmetrics):
         assert other(*pair) == pytest.approx(ours, abs=1e-6)
+
+
+def test_rows_for_a_gpu_are_rehearsed_here(tmp_path, monkeypatch):
+    """The same lines on this device at a tiny size, the compiler left out: they must run when a GPU comes."""
+    monkeypatch.setattr(torch, "compile", lambda module, mode=None: module)
+    rows = head.gpu_rows(tiny=True, repeats=1, device="cpu")
+    assert len(rows) == 2 * 1 * 2 * 5
+    assert {row["head"] for row in rows if row["forward_ratio"] == 1} >= {"literal"}
+
+    rows = head_cost.share_rows("test_efficientnet", 64, 2, "cpu", repeats=1)
+    assert [row["head"] for row in rows] == list(head_cost.HEADS)
+    assert rows[0]["predicted"] == rows[1]["predicted"] == 1 < rows[3]["predicted"]
+
+    devkit = data.write_devkit(tmp_path, {"trainval": 8}, photographs=(50, 40), boxes=False)
+    photographs = training_step.load_dataset("voc2007", devkit, "trainval")
+    tops = dict.fromkeys(("fp32", "bf16"), machine.Ceilings(1e10, 1e10))
+    rows = training_step.rows_of(
+        training_step.TINY[1], training_step.GPU_WAYS, photographs, tmp_path, tops, torch.device("cpu"),
+        turns=1, epochs=2,
+    )  # fmt: skip
+    assert [row["photographs"] for row in rows] == list(training_step.GPU_WAYS)
+    gpu = torch.device("cuda")
+    predicted = [training_step.predict(RESNET, way, *tops.values(), gpu) for way in ("read", "kept")]
+    assert predicted == [1, 1]  # two ceilings that are equal, and a network slower than its reading
 
 
 def test_the_slope_of_a_power_is_its_exponent():
