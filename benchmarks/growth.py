@@ -41,7 +41,7 @@ PREDICTED = {
 
 
 def training_step(
-    backbone: str, *, images: int, pixels: int | None, classes: int, device="cpu", dtype=None, **head
+    backbone: str, *, images: int, pixels: int | None, classes: int, device="cpu", dtype=None, compiled=False, **head
 ) -> Callable[[], None]:
     """Forward, backward and SGD with momentum on one batch; `head`: options of `create_classifier`."""
     model = create_classifier(backbone, num_classes=classes, image_size=pixels, **head).to(device).train()
@@ -50,10 +50,11 @@ def training_step(
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     batch = to_device(torch.randn(images, 3, model.image_size, model.image_size), device)
     targets = torch.zeros(images, classes, dtype=torch.int8, device=device)
+    network = torch.compile(model) if compiled else model
 
     def step() -> None:
         with autocast(device, dtype):
-            logits = model(batch)
+            logits = network(batch)
         binary_cross_entropy(logits, targets).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -10,12 +10,12 @@ and pads its C output channels to whole vectors of 16; in `channels_last` it cop
 
     literal, forward     H (2 X copied, then a product of M pad16(C) that reads X)
              backward    H (twice that for the gradients of features and of weights, and 3 X to add up the former)
-    ours                 the same with H = 1 and H C channels, and no copy
+    ours                 the same with H = 1 and H C channels, and no copy up to N of them
     both                 10 S moved forward to pool the scores, and as much again backward
 
 with products at the machine's ceiling of multiply-adds or of bytes, whichever binds. In memory the literal head holds
-the sum of the gradients so far, the newest one, and on contiguous maps the copy: 2 or 3 X; ours holds X. Both hold 3 S,
-and 3 W for normalised weights and gradients. Where H C is large the product itself binds, both heads do the same
+the sum of the gradients so far, the newest one, and on contiguous maps the copy: 2 or 3 X; ours holds 1 or 2 X. Both
+hold 3 S, and 3 W for normalised weights and gradients. Where H C is large the product itself binds, both heads do the same
 multiply-adds, and no ratio of 2 is to be had.
 """
 
@@ -94,6 +94,7 @@ def predict(shape: Sequence[int], classes: int, heads: int, layout: str, top: Ce
     X, S, M = 4 * batch * d * n, 4 * batch * heads * classes * n, batch * n * d
     W = 4 * heads * classes * d
     contiguous = layout == "contiguous"
+    our_copy = contiguous and heads * classes > n
 
     def seconds(channels: int, copied: bool) -> tuple[float, float]:
         product = top.seconds(M * 16 * math.ceil(channels / 16), X)
@@ -102,12 +103,12 @@ def predict(shape: Sequence[int], classes: int, heads: int, layout: str, top: Ce
 
     pooling = top.seconds(0, 10 * S)
     one_forward, one_backward = seconds(classes, copied=contiguous)
-    our_forward, our_backward = seconds(heads * classes, copied=False)
+    our_forward, our_backward = seconds(heads * classes, copied=our_copy)
     literal_forward = heads * one_forward + pooling
     literal_both = literal_forward + heads * one_backward + (heads - 1) * top.seconds(0, 3 * X) + pooling
     ours_both = our_forward + our_backward + 2 * pooling
     literal_held = (1 + (heads > 1) + contiguous) * X + 3 * S + 3 * W
-    our_held = X + 3 * S + 3 * W
+    our_held = (1 + our_copy) * X + 3 * S + 3 * W
     return {
         "forward": literal_forward / (our_forward + pooling),
         "both": literal_both / ours_both,

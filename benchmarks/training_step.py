@@ -16,6 +16,9 @@ transforming it `TRANSFORMING`; a kept one is not opened.
 
 In bfloat16 our side has that type's ceiling and half of the bytes.
 
+A compiled network (`--compile default`), in rows of its own, runs normalisation and activation as one: 5 of the 16
+passes go. It is compared step by step with the same network as it is.
+
 On a GPU each side does what its network or its reading allows, whichever is slower: a network half of its type's
 ceiling of a large product, cores as many photographs as they open and transform in the time. Kept photographs are cut
 on the GPU, for less than a hundredth of a step.
@@ -30,7 +33,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from machine import Ceilings, ceilings, options, report
+from growth import training_step
+from machine import Ceilings, ceilings, options, report, take_turns
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -189,6 +193,7 @@ def rows_of(
     ours_top = tops["bf16" if precision == "bf16" else "fp32"]
     return [
         {
+            "part": "our loop",
             "backbone": backbone,
             "pixels": image_size,
             "batch": batch_size,
@@ -204,6 +209,41 @@ def rows_of(
         }
         for way in ways
     ]
+
+
+def compiled_rows(
+    settings: Sequence[tuple], tops: dict[str, Ceilings], device: torch.device, repeats: int
+) -> list[dict]:
+    """A training step of a compiled network, on kept pixels, beside the same one as it is."""
+    rows = []
+    for backbone, image_size, batch_size, _, precision in settings:
+        half = precision == "bf16"
+        one = {"images": batch_size, "pixels": image_size, "classes": 20, "device": device}
+        one["dtype"] = torch.bfloat16 if half else None
+        steps = {name: training_step(backbone, **one, compiled=name == "compiled") for name in ("eager", "compiled")}
+        start = time.perf_counter()
+        steps["compiled"]()
+        first = time.perf_counter() - start
+        best = take_turns(steps, repeats=repeats, device=device)
+        work = 3 * model_cost(backbone, num_classes=20, image_size=image_size).multiply_adds
+        products = tops[precision].seconds(work)
+        moved = (2 if half else 4) * activations(backbone, image_size)
+        rows.append(
+            {
+                "part": "compiled",
+                "backbone": backbone,
+                "pixels": image_size,
+                "batch": batch_size,
+                "our_precision": precision,
+                "eager_ms": 1e3 * best["eager"],
+                "compiled_ms": 1e3 * best["compiled"],
+                "compiled_ratio": best["eager"] / best["compiled"],
+                "predicted": (products + tops["fp32"].seconds(0, 16 * moved))
+                / (products + tops["fp32"].seconds(0, 11 * moved)),
+                "first_step_seconds": first,
+            }
+        )
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict]:
@@ -226,6 +266,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
         for setting in settings:
             ways = GPU_WAYS if gpu else WAYS
             rows += rows_of(setting, ways, everything, folder, tops, device, turns=turns, epochs=epochs)
+    if not gpu:  # there the loop itself has compiled rows
+        small = [setting for setting in settings if setting[1] <= 224]
+        rows += compiled_rows(small, tops, device, repeats=1 if chosen.tiny else 5)
     return report("training_step", rows, chosen, device=str(device), ceilings=tops["fp32"], half_ceilings=tops["bf16"])
 
 

@@ -339,12 +339,12 @@ def head_kind(head: ScoreMapHead) -> str:
 def _classify(weight: Tensor, x: Tensor) -> Tensor:
     """(R, d) classifiers at every location of (B, d, h, w) or tokens (B, N, d) -> (B, R, N), N last in memory.
 
-    All heads are one product, so the features are read once. A convolution copies a contiguous map into a layout of
-    its own on a CPU; `_PerImage` reads it where it lies.
+    All heads are one product, so the features are read once. On a CPU a convolution copies a contiguous map into a
+    layout of its own, which few classifiers do not pay for: up to N of them, `_PerImage` reads the map where it lies.
     """
     if x.ndim == 3:
         return F.linear(x, weight).transpose(1, 2).contiguous()
-    if x.is_contiguous() and x.device.type == "cpu":
+    if x.is_contiguous() and x.device.type == "cpu" and len(weight) <= x.shape[2] * x.shape[3]:
         return _PerImage.apply(*_as_autocast(weight, x.flatten(2)))
     return F.conv2d(x, weight[:, :, None, None]).flatten(2).contiguous()
 

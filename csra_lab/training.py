@@ -137,7 +137,7 @@ class _Run:
             fit_items, transform = maps.subset(fit_part), None
             self.validation = FeatureMaps(maps.maps[self.held_out, :1], train_set.targets[self.held_out])
         else:
-            pictures = train_set.for_size(recipe.image_size)
+            pictures = train_set.for_size(recipe.image_size, crop_scale=recipe.crop_scale)
             fit_items, transform = self._pictures(pictures.subset(fit_part), pixels)
             plain = eval_transform(recipe.image_size, **pixels)
             self.validation = pictures.subset(self.held_out).with_transform(plain)
@@ -242,9 +242,10 @@ class _Run:
         targets = targets.to(self.device, non_blocking=True)
         if recipe.difficult == "negative":
             targets = targets.clamp(min=0)
+        images = to_device(inputs if self.crops is None else self.crops(inputs), self.device)
         with _no_sync(self.parallel, wanted=not synchronise):
             with autocast(self.device, self.dtype):
-                logits = self._logits(to_device(inputs if self.crops is None else self.crops(inputs), self.device))
+                logits = self._logits(images)
             loss = LOSSES[recipe.loss](logits, targets)
             self.scaler.scale(loss / recipe.accumulate).backward()
         return loss.detach()

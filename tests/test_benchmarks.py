@@ -33,6 +33,7 @@ def test_a_benchmark_runs_and_sets_prediction_beside_measurement(name, tmp_path,
         return SimpleNamespace(stdout=out.getvalue())
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch, "compile", lambda module, mode=None: module)  # takes half a minute
     for file in (module, machine):
         # One of these two counts its processes, the other starts another program.
         if hasattr(file, "subprocess") and name not in ("processes", "book"):

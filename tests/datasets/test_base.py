@@ -198,6 +198,10 @@ def test_a_set_for_a_size_decodes_large_photographs_small_and_the_same(tmp_path)
     transform = eval_transform(64, mean=(0, 0, 0), std=(1, 1, 1))
     apart = whole.with_transform(transform)[0][0] - whole.for_size(64).with_transform(transform)[0][0]
     assert apart.abs().max() < 0.02  # of 1
+    for crop_scale, size in ((0.5, (200, 150)), (0.34, (200, 150)), (0.2, (400, 300)), (0.02, (800, 600))):
+        smaller = whole.for_size(64, crop_scale=crop_scale).image(0)
+        assert smaller.size == size
+        assert min(smaller.size) * (crop_scale * 3 / 4) ** 0.5 >= 64  # the narrowest crop has the pixels that are read
     cut = MultiLabelDataset(**options, targets=np.ones((1, 1)), crops=np.array([[100.0, 200.0, 300.0, 400.0]]))
     assert cut.for_size(64).image(0).size == (300, 400)  # boxes are in pixels of the whole picture
 

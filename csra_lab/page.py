@@ -1,0 +1,55 @@
+"""What the pages of the book say with numbers that a cell has computed: in a sentence, and as a table."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+
+from csra_lab.errors import LabError
+from csra_lab.plots import Inline
+
+
+def say(key: str, value: float | str, digits: int = 1) -> None:
+    """Keep a number for the text, where `{glue:text}` with this key shows it. Needs the book's packages.
+
+    Args:
+        value: rounded to `digits` decimals; text stays as it is. A minus before a digit becomes a true minus sign.
+    """
+    from myst_nb import glue
+
+    text = value if isinstance(value, str) else f"{value:.{digits}f}"
+    glue(key, re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", text), display=False)
+
+
+def table(
+    rows: Sequence[Mapping[str, object]], *, widths: Sequence[float] | None = None, markup: bool = False
+) -> Inline:
+    """Rows as a table of the page, which scrolls sideways by itself where the page is narrow.
+
+    Args:
+        rows: with the same keys, the names of the columns.
+        widths: of each column at least, in letters' widths (em).
+        markup: names and cells hold HTML already.
+
+    Raises:
+        LabError: no row, rows with other columns, or another number of widths.
+    """
+    if not rows or any(list(row) != list(rows[0]) for row in rows):
+        raise LabError("a table needs rows, and all of them the same columns.")
+    if widths is not None and len(widths) != len(rows[0]):
+        raise LabError(f"{len(widths)} widths were given for {len(rows[0])} columns; give one for each.")
+    least = ["" if widths is None else f";min-width:{width}em" for width in widths or rows[0]]
+
+    def line(values, tag: str, scope: str = "") -> str:
+        texts = (str(v) if markup else html.escape(str(v)) for v in values)
+        cells = (
+            f'<{tag}{scope} style="text-align:left;vertical-align:top{width}">{text}</{tag}>'
+            for width, text in zip(least, texts, strict=True)
+        )
+        return f"<tr>{''.join(cells)}</tr>"
+
+    head = line(rows[0], "th", ' scope="col"')
+    body = "".join(line(row.values(), "td") for row in rows)
+    alt = f"A table of {len(rows)} rows: {', '.join(rows[0])}."
+    return Inline(
+        f'<div class="lab-row"><table class="table"><thead>{head}</thead><tbody>{body}</tbody></table></div>', alt
+    )
