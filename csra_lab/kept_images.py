@@ -48,7 +48,7 @@ class KeptImages(Dataset):
                 tqdm(found, "reading", len(dataset), unit="img", leave=False, disable=None if progress else True)
             )
         self.targets = torch.from_numpy(dataset.targets)
-        self.sizes = torch.tensor([picture.shape[:2] for picture in pictures]).view(-1, 2)
+        self.sizes = torch.tensor([picture.shape[:2] for picture in pictures], dtype=torch.int64).view(-1, 2)
         lengths = 3 * self.sizes.prod(dim=1)
         self.starts = lengths.cumsum(0) - lengths
         self.pixels = torch.empty(int(lengths.sum()), dtype=torch.uint8)
@@ -67,16 +67,20 @@ class KeptImages(Dataset):
         return Image.fromarray(picture.numpy()), self.targets[i]
 
 
-def fits(dataset: MultiLabelDataset, device: torch.device, sample: int = 64) -> bool:
+def fits(dataset: MultiLabelDataset, device: torch.device, *, processes: int = 1, sample: int = 64) -> bool:
     """Whether the decoded pictures fit half of a GPU's free memory, or `MOST_ON_CPU`, judged by a sample of them.
+
+    Args:
+        processes: on this machine, each of which keeps all pictures; a GPU each, or a part of the CPU's memory.
 
     Raises:
         LabError: one of these pictures cannot be read.
     """
     some = range(0, len(dataset), max(1, len(dataset) // sample))
     pictures = [dataset.image(i) for i in some]
-    expected = 3 * sum(p.width * p.height for p in pictures) / len(pictures) * len(dataset)
-    return expected <= (torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else MOST_ON_CPU)
+    expected = 3 * sum(p.width * p.height for p in pictures) / max(1, len(pictures)) * len(dataset)
+    most = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else MOST_ON_CPU / processes
+    return expected <= most
 
 
 class Draws(Dataset):

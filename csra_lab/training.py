@@ -113,8 +113,6 @@ class _Run:
             model = model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device)
         self._prepare_data(train_set)
-        self._batches(0)  # refuses a batch size that does not fit, before anything is written
-
         self.trained = self.model.head if recipe.freeze_backbone else self.model
         self.average = copy.deepcopy(self.trained).requires_grad_(False) if recipe.ema_decay else None
         self.optimizer = _optimizer(recipe, self.model)
@@ -129,6 +127,8 @@ class _Run:
         if recipe.train_images is not None:
             train_set = train_set.subset(keep_images(train_set, recipe.train_images))
         fit_part, self.held_out = hold_out(train_set, recipe.validation_fraction)
+        self.num_items = len(fit_part)
+        self._batches(0)  # refuses a batch size that does not fit, before anything is read or written
         pixels = {"mean": model.mean, "std": model.std}
         if recipe.freeze_backbone:
             maps = compute_features(
@@ -148,7 +148,8 @@ class _Run:
         """The training pictures, read or kept, and what a loader is to do with each."""
         recipe, crop = self.recipe, (self.recipe.crop_scale, 1.0)
         transform = train_transform(recipe.image_size, crop_scale=crop, randaugment=recipe.randaugment, **pixels)
-        if recipe.images == "read" or (recipe.images == "auto" and not fits(pictures, self.device)):
+        fitting = recipe.images == "auto" and fits(pictures, self.device, processes=self.world)
+        if recipe.images != "keep" and not fitting:
             return pictures, transform
         kept = KeptImages(pictures, progress=self.progress)
         if not _cut_on_device(recipe, self.device):
@@ -197,7 +198,7 @@ class _Run:
     def _batches(self, epoch: int) -> Batches:
         recipe = self.recipe
         return Batches(
-            len(self.items), recipe.batch_size, seed=recipe.seed, epoch=epoch, rank=self.rank, world=self.world,
+            self.num_items, recipe.batch_size, seed=recipe.seed, epoch=epoch, rank=self.rank, world=self.world,
             accumulate=recipe.accumulate,
         )  # fmt: skip
 

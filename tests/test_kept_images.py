@@ -187,6 +187,7 @@ def test_whether_pictures_fit_is_told_from_some_of_them(pictures, monkeypatch):
     for most, expected in ((200 * 180_000, True), (200 * 180_000 - 1, False)):
         monkeypatch.setattr(kept_images, "MOST_ON_CPU", most)
         assert fits(even, CPU) is expected
+        assert not fits(even, CPU, processes=2)
     assert len(looked_at) < 150
 
 
@@ -196,6 +197,13 @@ def test_training_on_kept_pictures_ends_with_the_same_bits(sets, tmp_path, chang
     for images in ("read", "keep"):
         train(dataclasses.replace(recipe, images=images), *sets, tmp_path / images, progress=False)
     assert_same_bits(tmp_path / "read", tmp_path / "keep")
+
+
+def test_no_picture_at_all_is_said_in_one_sentence(sets, tmp_path):
+    recipe = dataclasses.replace(VIT, validation_fraction=0.0)
+    for images in ("auto", "keep"):
+        with pytest.raises(LabError, match="more than the 0 training images"):
+            train(dataclasses.replace(recipe, images=images), sets[0].subset([]), None, tmp_path / images)
 
 
 def test_pictures_that_do_not_fit_are_read(sets, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def results(name):
 
 def test_its_table_of_speeds_is_the_recorded_one():
     head = [r for r in results("head") if r["H"] == 8 and r["layout"] == "contiguous"]
-    training = results("training_step")
+    training = [r for r in results("training_step") if r.get("photographs") == "kept"]  # what the loop does by itself
     expected = [
         [r["both_ratio"] for r in head if r["C"] in (14, 20)],
         [r["both_ratio"] for r in head if r["C"] == 80],
