@@ -16,8 +16,7 @@ def say(key: str, value: float | str, digits: int = 1) -> None:
     """
     from myst_nb import glue
 
-    text = value if isinstance(value, str) else f"{value:.{digits}f}"
-    glue(key, re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", text), display=False)
+    glue(key, _true_minus(value if isinstance(value, str) else f"{value:.{digits}f}"), display=False)
 
 
 def table(
@@ -28,7 +27,7 @@ def table(
     Args:
         rows: with the same keys, the names of the columns.
         widths: of each column at least, in letters' widths (em).
-        markup: names and cells hold HTML already.
+        markup: names and cells hold HTML already. Otherwise they are text, of which short ones stay on one line.
 
     Raises:
         LabError: no row, rows with other columns, or another number of widths.
@@ -39,17 +38,23 @@ def table(
         raise LabError(f"{len(widths)} widths were given for {len(rows[0])} columns; give one for each.")
     least = ["" if widths is None else f";min-width:{width}em" for width in widths or rows[0]]
 
-    def line(values, tag: str, scope: str = "") -> str:
-        texts = (str(v) if markup else html.escape(str(v)) for v in values)
-        cells = (
-            f'<{tag}{scope} style="text-align:left;vertical-align:top{width}">{text}</{tag}>'
-            for width, text in zip(least, texts, strict=True)
-        )
-        return f"<tr>{''.join(cells)}</tr>"
+    def cell(value: object, width: str, tag: str) -> str:
+        text = str(value) if markup else html.escape(_true_minus(str(value)))
+        whole = ";white-space:nowrap" if tag == "td" and not markup and len(text) <= 14 else ""
+        scope = ' scope="col"' if tag == "th" else ""
+        return f'<{tag}{scope} style="text-align:left;vertical-align:top{width}{whole}">{text}</{tag}>'
 
-    head = line(rows[0], "th", ' scope="col"')
+    def line(values, tag: str) -> str:
+        return f"<tr>{''.join(cell(v, w, tag) for v, w in zip(values, least, strict=True))}</tr>"
+
+    head = line(rows[0], "th")
     body = "".join(line(row.values(), "td") for row in rows)
     alt = f"A table of {len(rows)} rows: {', '.join(rows[0])}."
     return Inline(
         f'<div class="lab-row"><table class="table"><thead>{head}</thead><tbody>{body}</tbody></table></div>', alt
     )
+
+
+def _true_minus(text: str) -> str:
+    """Hyphens that stand before a number become minus signs; ResNet-18 stays."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", text)

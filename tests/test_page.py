@@ -53,6 +53,12 @@ def test_a_table_shows_its_rows_and_nothing_of_them_is_markup():
     assert shown.alt == "A table of 2 rows: a, b & c."
 
 
+def test_short_cells_stay_on_one_line_with_a_true_minus():
+    shown = table([{"a": "-0.1 MB", "b": "a sentence that may be broken"}])
+    assert Cells(shown.html).rows[1] == ["\N{MINUS SIGN}0.1 MB", "a sentence that may be broken"]
+    assert shown.html.count("nowrap") == 1
+
+
 def test_markup_and_widths_where_they_are_asked_for():
     shown = table([{"a": "<code>x</code>", "b": 1}], widths=(7, 4), markup=True).html
     assert "<code>x</code>" in shown
