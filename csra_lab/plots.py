@@ -25,7 +25,6 @@ INK, MUTED, GRID, PAPER = "#1b1f24", "#5f6673", "#c9ced6", "#fefefe"
 SERIES = ("#0072b2", "#c24e00", "#00795a", "#9d3f7f")
 MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 COLOUR_MAP = "viridis"
-_LEGEND = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (-0.02, 1), "labelcolor": INK, "fontsize": 11}
 
 # The page may set these variables (book/_assets/lab.css does, for light and dark); elsewhere the second value holds.
 _PAGE_COLOURS = {INK: "currentColor", MUTED: f"var(--lab-muted, {MUTED})", GRID: f"var(--lab-grid, {GRID})"} | {
@@ -198,7 +197,7 @@ def lines(
         ax.set_yticks([t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= worst * 1.5])
         ax.set_ylim(worst * 1.3, 0.85)
     if len(series) > 1:
-        ax.legend(**_LEGEND, ncols=3 if len(series) == 3 and max(map(len, series)) < 12 else 2)
+        _legend(ax, columns=3 if len(series) == 3 and max(map(len, series)) < 12 else 2)
     return _inline(fig, alt)
 
 
@@ -248,7 +247,7 @@ def grouped_bars(
         ax.set_xticks(places, categories)
         ax.set(ylabel=label, xlabel=unit)
     if len(series) > 1:
-        ax.legend(**_LEGEND, ncols=2)
+        _legend(ax)
     return _inline(fig, alt)
 
 
@@ -281,6 +280,12 @@ def _axes(width: float, height: float):
     ax = fig.subplots()
     _style(ax)
     return fig, ax
+
+
+def _legend(ax, columns: int = 2) -> None:
+    """Above the axes, from the figure's left edge on: beside long names of rows it would not fit."""
+    where = {"loc": "outside upper left", "ncols": columns}
+    ax.figure.legend(*ax.get_legend_handles_labels(), **where, frameon=False, labelcolor=INK, fontsize=11)
 
 
 def _style(ax) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from csra_lab.errors import LabError
-from csra_lab.plots import _LEGEND, DASHES, GRID, INK, MARKERS, PAPER, SERIES, Inline, _axes, _inline
+from csra_lab.plots import DASHES, GRID, INK, MARKERS, PAPER, SERIES, Inline, _axes, _inline, _legend
 
 Interval = tuple[float, float, float]
 
@@ -68,7 +68,7 @@ def differences(
         ax.set_xticks(range(len(rows)), rows)
         ax.set(ylabel=label, xlabel=unit, ylim=limits, xlim=(-0.5, len(rows) - 0.5))
     if len(series) > 1:
-        ax.legend(**_LEGEND, ncols=2)
+        _legend(ax)
     return _inline(fig, alt)
 
 
@@ -96,7 +96,7 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
         axis.set_ticks([], minor=True)
     ax.grid(axis="x", color=GRID, lw=0.7)
     if len(series) > 1:
-        ax.legend(**_LEGEND, ncols=2)
+        _legend(ax)
     return _inline(fig, alt)
 
 

@@ -93,3 +93,22 @@ def test_agreement_puts_equal_numbers_on_the_line():
 def test_agreement_refuses_what_has_no_logarithm(pair):
     with pytest.raises(LabError, match="above 0"):
         result_plots.agreement({"a": [pair]}, xlabel="x", ylabel="y", alt="a")
+
+
+def test_a_legend_stays_in_its_figure_beside_long_names_of_rows(monkeypatch):
+    drawn = []
+    keep = result_plots._inline
+    for module in (plots, result_plots):
+        monkeypatch.setattr(module, "_inline", lambda fig, alt: drawn.append(fig) or keep(fig, alt))
+    rows = ["a name of a row, rather long", "another"]
+    names = ["attention, T = 1", "attention, T chosen", "CAM, average", "CAM, CSRA"]
+    plots.grouped_bars(rows, {n: [1, 2] for n in names}, label="x", across=True, alt="a")
+    result_plots.differences(rows, {n: [(1, 0, 2)] * 2 for n in names}, label="x", across=True, alt="b")
+    plots.lines([1, 2], {n: [1, 2] for n in names}, xlabel="x", ylabel="y", alt="c")
+    for fig in drawn:
+        fig.draw_without_rendering()
+        (legend,) = fig.legends
+        box, whole = legend.get_window_extent(), fig.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert fig.axes[0].get_window_extent().y1 <= box.y0 + 1  # it hides no data
+        assert [t.get_text() for t in legend.get_texts()] == names
