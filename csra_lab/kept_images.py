@@ -44,9 +44,12 @@ class KeptImages(Dataset):
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes side by side
             found = threads.map(read, range(len(dataset)))
-            pictures = list(
-                tqdm(found, "reading", len(dataset), unit="img", leave=False, disable=None if progress else True)
-            )
+            bar = tqdm(found, "reading", len(dataset), unit="img", leave=False, disable=None if progress else True)
+            try:
+                pictures = list(bar)
+            except BaseException:  # a bad picture, or Ctrl-C: do not read the rest first
+                threads.shutdown(cancel_futures=True)
+                raise
         self.targets = torch.from_numpy(dataset.targets)
         self.sizes = torch.tensor([picture.shape[:2] for picture in pictures], dtype=torch.int64).view(-1, 2)
         lengths = 3 * self.sizes.prod(dim=1)

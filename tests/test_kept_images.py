@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +93,22 @@ def test_a_picture_that_cannot_be_read_is_named(pictures, tmp_path):
     )
     with pytest.raises(LabError, match=r"broken\.png"):
         KeptImages(with_it)
+
+
+def test_a_bad_picture_is_told_before_the_rest_is_read(pictures, monkeypatch):
+    read = []
+
+    def broken(self, i):
+        read.append(i)
+        if i == 0:
+            raise LabError("broken")
+        time.sleep(0.001)
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(MultiLabelDataset, "image", broken)
+    with pytest.raises(LabError, match="broken"):
+        KeptImages(pictures.subset([0] * 3000))
+    assert len(read) < 2000
 
 
 @pytest.mark.parametrize("size", [1, 7, 32, 150])
