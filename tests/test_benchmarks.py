@@ -34,6 +34,7 @@ def test_a_benchmark_runs_and_sets_prediction_beside_measurement(name, tmp_path,
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(torch, "compile", lambda module, mode=None: module)  # takes half a minute
+    monkeypatch.setattr(machine.gc, "collect", lambda: 0)  # a third of a second each time, in so large a process
     for file in (module, machine):
         # One of these two counts its processes, the other starts another program.
         if hasattr(file, "subprocess") and name not in ("processes", "book"):
@@ -139,6 +140,7 @@ def test_the_three_packages_find_the_same_metrics():
 def test_rows_for_a_gpu_are_rehearsed_here(tmp_path, monkeypatch):
     """The same lines on this device at a tiny size, the compiler left out: they must run when a GPU comes."""
     monkeypatch.setattr(torch, "compile", lambda module, mode=None: module)
+    monkeypatch.setattr(machine.gc, "collect", lambda: 0)  # a third of a second each time, in so large a process
     rows = head.gpu_rows(tiny=True, repeats=1, device="cpu")
     assert len(rows) == 2 * 1 * 2 * 5
     assert {row["head"] for row in rows if row["forward_ratio"] == 1} >= {"literal"}
@@ -152,7 +154,7 @@ def test_rows_for_a_gpu_are_rehearsed_here(tmp_path, monkeypatch):
     tops = dict.fromkeys(("fp32", "bf16"), machine.Ceilings(1e10, 1e10))
     rows = training_step.rows_of(
         training_step.TINY[1], training_step.GPU_WAYS, photographs, tmp_path, tops, torch.device("cpu"),
-        turns=1, epochs=2,
+        turns=1, epochs=1,
     )  # fmt: skip
     assert [row["photographs"] for row in rows] == list(training_step.GPU_WAYS)
     gpu = torch.device("cuda")
