@@ -124,7 +124,9 @@ def report(question: str, rows: list[dict], chosen: argparse.Namespace, **more) 
     for name, group in _by_columns(rows).items():
         print(f"\n{question}{name}")
         print(table(group))
-    folder = chosen.out or (None if chosen.tiny else RESULTS)
+    # A GPU's rows stand beside those of the CPU that the book and the README read, and do not replace them.
+    ours = RESULTS / "gpu" if torch.cuda.is_available() else RESULTS
+    folder = chosen.out or (None if chosen.tiny else ours)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"question": question, "tiny": chosen.tiny, "machine": machine(), **more, "rows": rows}

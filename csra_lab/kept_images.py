@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.base import CROP_RATIO
 from csra_lab.errors import LabError
 
 MOST_ON_CPU = 2 * 10**9
@@ -80,8 +81,8 @@ def fits(dataset: MultiLabelDataset, device: torch.device, *, processes: int = 1
         LabError: one of these pictures cannot be read.
     """
     some = range(0, len(dataset), max(1, len(dataset) // sample))
-    pictures = [dataset.image(i) for i in some]
-    expected = 3 * sum(p.width * p.height for p in pictures) / max(1, len(pictures)) * len(dataset)
+    sizes = [dataset.image(i).size for i in some]  # not kept: some pictures are large
+    expected = 3 * sum(width * height for width, height in sizes) / max(1, len(sizes)) * len(dataset)
     most = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else MOST_ON_CPU / processes
     return expected <= most
 
@@ -95,7 +96,7 @@ class Draws(Dataset):
 
     def __init__(self, kept: KeptImages, crop_scale: tuple[float, float]):
         self.sizes, self.targets = kept.sizes, kept.targets
-        self.crop = v2.RandomResizedCrop(1, scale=crop_scale, ratio=(3 / 4, 4 / 3))
+        self.crop = v2.RandomResizedCrop(1, scale=crop_scale, ratio=CROP_RATIO)
 
     def __len__(self) -> int:
         return len(self.sizes)

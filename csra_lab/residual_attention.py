@@ -37,7 +37,7 @@ def attention_scores(scores: Tensor, temperature: float) -> Tensor:
     if math.isinf(temperature):
         best = scores.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(scores).scatter_(-1, best, 1.0)
-    return _softmax(at_least_float32(scores), temperature).to(scores.dtype)
+    return _softmax(at_least_float32(scores), [temperature]).to(scores.dtype)
 
 
 def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tensor:
@@ -187,9 +187,7 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
 
 def _expectation(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
     """(B, H, C, N) scores -> (B, H, C) means under the softmax of each head's temperature."""
-    one = len(set(temperatures)) == 1
-    t = temperatures[0] if one else _column(temperatures, scores)
-    return (_softmax(scores, t) * scores).sum(dim=-1)
+    return (_softmax(scores, temperatures) * scores).sum(dim=-1)
 
 
 def _column(temperatures: Sequence[float], scores: Tensor) -> Tensor:
@@ -199,17 +197,16 @@ def _column(temperatures: Sequence[float], scores: Tensor) -> Tensor:
     return torch.cat([scores.new_full((1, 1, 1), t) for t in temperatures])
 
 
-def _softmax(scores: Tensor, temperature: float | Tensor) -> Tensor:
-    """Softmax of T * scores. The maximum is taken off first, so that T = 1e4 cannot overflow."""
+def _softmax(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Softmax of T * scores, with one temperature for all or one for each head of (B, H, C, N)."""
     largest = torch.finfo(scores.dtype).max  # float32 has no 1e39, and inf * 0 is not a number
-    if isinstance(temperature, Tensor):
-        t = temperature.clamp(max=largest)
-    elif temperature == 1:
+    temperatures = [min(t, largest) for t in temperatures]
+    alike = len(set(temperatures)) == 1
+    if alike and temperatures[0] == 1:
         return torch.softmax(scores, dim=-1)
-    else:
-        t = min(temperature, largest)
+    # The maximum is taken off first, so that T = 1e4 cannot overflow; in place: `below` is ours, and large.
     below = scores - scores.amax(dim=-1, keepdim=True).detach()
-    return torch.softmax(below.mul_(t), dim=-1)  # in place: `below` is ours, and large
+    return torch.softmax(below.mul_(temperatures[0] if alike else _column(temperatures, scores)), dim=-1)
 
 
 def at_least_float32(scores: Tensor) -> Tensor:

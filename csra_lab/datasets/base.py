@@ -22,6 +22,7 @@ from csra_lab.errors import LabError
 
 # Formats that are pictures and nothing else. EPS is left out on purpose: opening one runs an interpreter.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+CROP_RATIO = (3 / 4, 4 / 3)  # width over height of random crops, the range
 MAX_PIXELS = 89_478_485  # the count at which Pillow, too, starts to suspect a decompression bomb
 
 # EXIF orientation tag (0x0112) -> the operation that turns the stored pixels upright.
@@ -155,7 +156,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         of a shape that `train_transform` draws then has to be enlarged.
         """
         other = copy.copy(self)
-        narrowest = (3 / 4 * crop_scale) ** 0.5  # of a square picture's side
+        narrowest = (CROP_RATIO[0] * crop_scale) ** 0.5  # of a square picture's side
         other.min_side = math.ceil(image_size * max(2, 1 / narrowest))
         return other
 

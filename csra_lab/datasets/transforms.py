@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
+from csra_lab.datasets.base import CROP_RATIO
 from csra_lab.errors import LabError
 
 
@@ -19,7 +20,7 @@ def train_transform(
     image_size: int,
     *,
     crop_scale: tuple[float, float] = (0.7, 1.0),
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    crop_ratio: tuple[float, float] = CROP_RATIO,
     flip: bool = True,
     randaugment: bool = False,
     mean: Sequence[float],
