@@ -38,7 +38,7 @@ kernelspec:
 # Chapter {number}
 
 ```{{code-cell}} ipython3
-from csra_lab import plots
+from csra_lab.viz import figures as plots
 from csra_lab.cost import model_cost
 
 cost = model_cost("resnet18", num_classes={number}, image_size=224)

@@ -27,7 +27,8 @@ from machine import frugal, options, peak_memory, report, take_turns
 from PIL import Image
 from torchvision.datasets import VOCDetection
 
-from csra_lab.datasets import VOC_CLASSES, Box, MultiLabelDataset, load_dataset, open_image
+from csra_lab.catalog import load_dataset
+from csra_lab.datasets import VOC_CLASSES, Box, MultiLabelDataset, open_image
 
 SPLITS = {"trainval": 5011, "test": 4952}
 PEOPLE = 4

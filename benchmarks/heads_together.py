@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from machine import Ceilings, ceilings, options, report, take_turns
 
-from csra_lab.ablation import train_heads
-from csra_lab.features import FeatureMaps
-from csra_lab.plans import BASE
 from csra_lab.recipes import Recipe
+from csra_lab.study.head_stack import train_heads
+from csra_lab.study.plans import BASE
+from csra_lab.training.feature_cache import FeatureMaps
 
 PYTHON = 2e-3  # seconds a step
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from csra_lab.runs import environment
+from csra_lab.training.run_folder import environment
 
 RESULTS = Path(__file__).with_name("results")
 

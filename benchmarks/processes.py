@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from machine import options, report
 
-from csra_lab.datasets import MultiLabelDataset, load_dataset
+from csra_lab.catalog import load_dataset
+from csra_lab.datasets import MultiLabelDataset
 from csra_lab.recipes import Recipe
-from csra_lab.runs import read_evaluation
-from csra_lab.training import train
+from csra_lab.training.loop import train
+from csra_lab.training.run_folder import read_evaluation
 from data import write_devkit
 
 SETTING = {"backbone": "resnet18", "image_size": 224, "batch_size": 16}

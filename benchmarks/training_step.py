@@ -1,9 +1,9 @@
 """How many images a second does the training loop do, against a plain one? The same network, batch and optimiser.
 
 The plain loop is what a tutorial has: float32, contiguous images, photographs opened by Pillow in full and transformed
-in as many worker processes as there are cores. Ours is `csra_lab.training.train` as it is, with its own choices: on a
-CPU `channels_last` and no worker, on a GPU bfloat16 and workers; once with photographs read in every epoch, once with
-photographs kept in memory as it does by itself where they fit, on a GPU also compiled. On a CPU a run may ask for
+in as many worker processes as there are cores. Ours is `csra_lab.training.loop.train` as it is, with its own choices:
+on a CPU `channels_last` and no worker, on a GPU bfloat16 and workers; once with photographs read in every epoch, once
+with photographs kept in memory as it does by itself where they fit, on a GPU also compiled. On a CPU a run may ask for
 bfloat16 too (`--precision bf16`), which has rows of its own.
 
 Prediction on a CPU. An image takes 3 m multiply-adds (forward, and backward for inputs and weights) at the ceiling, and
@@ -38,13 +38,14 @@ from machine import Ceilings, ceilings, options, report, take_turns
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.cost import model_cost
-from csra_lab.datasets import MultiLabelDataset, load_dataset
+from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import train_transform
 from csra_lab.losses import binary_cross_entropy
 from csra_lab.recipes import Recipe
-from csra_lab.training import train
+from csra_lab.training.loop import train
 from data import pillow, write_devkit
 
 VOC2007 = 5011  # trainval images, 30 epochs of them in the paper

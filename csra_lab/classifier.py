@@ -12,20 +12,13 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from csra_lab.atomic import written_whole
-from csra_lab.backbones import (
-    Backbone,
-    Weights,
-    best_weights,
-    create_backbone,
-    fit_position_embedding,
-    load_timm,
-)
-from csra_lab.checkpoints import read_foreign_checkpoint
-from csra_lab.errors import LabError
-from csra_lab.fields import is_plain
+from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.validation import is_plain
+from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, fit_position_embedding, load_timm
+from csra_lab.errors import CsraError
 from csra_lab.heads import CSRA, AveragePooling, ScoreMapHead, create_head, head_kind
-from csra_lab.weights import hub_access, load_state, read_state_dict
+from csra_lab.weights.foreign import read_foreign_checkpoint
+from csra_lab.weights.sources import hub_access, load_state, read_state_dict
 
 HEAD_FILE = "head.safetensors"
 
@@ -74,7 +67,7 @@ class MultiLabelClassifier(
     def _assemble(self, backbone: Backbone, classes, head: dict, mean, std) -> None:
         classes = tuple(classes)
         if not classes or len(set(classes)) != len(classes):
-            raise LabError(f"a classifier needs one or more distinct class names, not {reprlib.repr(list(classes))}.")
+            raise CsraError(f"a classifier needs one or more distinct class names, not {reprlib.repr(list(classes))}.")
         options = {k: v for k, v in head.items() if k != "kind"}
         self.backbone = backbone
         self.head = create_head(head["kind"], backbone.num_features, len(classes), **options)
@@ -115,10 +108,10 @@ class MultiLabelClassifier(
         """This classifier with another head on the same backbone (shared, not copied).
 
         Raises:
-            LabError: the head has another number of classes.
+            CsraError: the head has another number of classes.
         """
         if head.num_classes != len(self.classes):
-            raise LabError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
+            raise CsraError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
         model = copy.copy(self)
         model._modules = {**self._modules, "head": head}
         model._hub_mixin_config = model.config()
@@ -128,20 +121,20 @@ class MultiLabelClassifier(
         """The trained average-pooling classifier plus lam times its largest score; nothing is retrained or copied.
 
         Raises:
-            LabError: the head pools in another way.
+            CsraError: the head pools in another way.
         """
         if not isinstance(self.head, AveragePooling):
-            raise LabError(f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}.")
+            raise CsraError(f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}.")
         return self.with_head(self.head.with_four_lines(lam))
 
     def without_residual(self) -> "MultiLabelClassifier":
         """The average-pooling classifier inside a one-head CSRA.
 
         Raises:
-            LabError: the head is not CSRA, or has several heads.
+            CsraError: the head is not CSRA, or has several heads.
         """
         if not isinstance(self.head, CSRA):
-            raise LabError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
+            raise CsraError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
         return self.with_head(self.head.without_residual())
 
     @classmethod
@@ -153,16 +146,18 @@ class MultiLabelClassifier(
             options: for the hub only, those of `huggingface_hub.snapshot_download` (`revision`, `token`, ...).
 
         Raises:
-            LabError: names the folder or file and what is wrong with it.
+            CsraError: names the folder or file and what is wrong with it.
         """
         folder = Path(source)
         if not folder.exists():
             if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-                raise LabError(f"there is no model folder {source}; check the path.")
+                raise CsraError(f"there is no model folder {source}; check the path.")
             with hub_access(f"the model {source}"):
                 folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **options))
         elif options:
-            raise LabError(f"{folder} is a folder here, for which {', '.join(options)} would do nothing; leave it out.")
+            raise CsraError(
+                f"{folder} is a folder here, for which {', '.join(options)} would do nothing; leave it out."
+            )
         config = _read_config(folder / "config.json")
         if (folder / HEAD_FILE).exists():
             name = config["backbone"]
@@ -180,9 +175,9 @@ class MultiLabelClassifier(
         `from_pretrained` reads the folder: `config.json` and, some thousand numbers long, `head.safetensors`.
         """
         folder = Path(folder)
-        with written_whole(folder / "config.json") as path:
+        with atomic_write(folder / "config.json") as path:
             path.write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
-        with written_whole(folder / HEAD_FILE) as path:
+        with atomic_write(folder / HEAD_FILE) as path:
             save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, path)
 
     @classmethod
@@ -210,23 +205,23 @@ class MultiLabelClassifier(
             mean, std: None for what each layout means: ResNets there read plain 0..1 pixels, ViTs mean = std = 0.5.
 
         Raises:
-            LabError: not such a file, another class count, or another backbone.
+            CsraError: not such a file, another class count, or another backbone.
         """
         found = read_foreign_checkpoint(path)
         heads, found_classes, width = found.head_weight.shape
         if found_classes != num_classes:
-            raise LabError(
+            raise CsraError(
                 f"{path} classifies {found_classes} classes, not {num_classes}; pass num_classes={found_classes}."
             )
         network = create_backbone(backbone, image_size=image_size)
         if network.num_features != width:
-            raise LabError(
+            raise CsraError(
                 f"{path} was trained on features of {width} channels and {backbone} gives {network.num_features}; "
                 "choose the backbone it was made with."
             )
         if found.layout == "linear":
             if network.drops_class_token:
-                raise LabError(
+                raise CsraError(
                     f"the classifier in {path} reads the class token of {backbone}, so it has no score maps."
                 )
             head = {"kind": "average", "normalize": False, "bias": found.head_bias is not None}
@@ -270,10 +265,10 @@ def create_classifier(
         mean, std: input normalisation; None for the backbone's own.
 
     Raises:
-        LabError: see `create_backbone` and `create_head`.
+        CsraError: see `create_backbone` and `create_head`.
     """
     if (num_classes is None) == (classes is None):
-        raise LabError("create_classifier needs either num_classes or classes.")
+        raise CsraError("create_classifier needs either num_classes or classes.")
     weights: Weights = {False: None, True: best_weights(backbone)}.get(pretrained, pretrained)
     network = create_backbone(backbone, weights=weights, image_size=image_size)
     classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
@@ -291,7 +286,7 @@ def imagenet_classifier(
         backbone: timm's name. weights: None for `best_weights`; else see `create_backbone`. image_size: see there.
 
     Raises:
-        LabError: the network pools in another way, or its weights cannot be had.
+        CsraError: the network pools in another way, or its weights cannot be had.
     """
     weights = weights or best_weights(backbone)
     network, size = load_timm(backbone, weights=weights, image_size=image_size, with_classifier=True)
@@ -301,7 +296,7 @@ def imagenet_classifier(
     with torch.no_grad():
         expected = network(probe)
     if not isinstance(linear, nn.Linear):
-        raise LabError(f"the classifier of {backbone} is not one linear layer, so it has no score maps.")
+        raise CsraError(f"the classifier of {backbone} is not one linear layer, so it has no score maps.")
     info = timm.data.ImageNetInfo()
     if linear.out_features == info.num_classes():
         classes = _distinct([info.index_to_description(i).split(",")[0] for i in range(linear.out_features)])
@@ -319,7 +314,7 @@ def imagenet_classifier(
                 model.head.bias.copy_(linear.bias)
             linear_in_the_mean = (model(probe) - expected).abs().max() <= 1e-3 * expected.abs().max()
     if not linear_in_the_mean:
-        raise LabError(f"{backbone} does not average its feature map before the classifier, so it has no score maps.")
+        raise CsraError(f"{backbone} does not average its feature map before the classifier, so it has no score maps.")
     return model
 
 
@@ -332,14 +327,14 @@ def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LabError(
+        raise CsraError(
             f"{path.parent} holds no {path.name}, so it is not a saved classifier; give a folder that has one."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{path} cannot be read as JSON ({error}); save the model again.") from None
+        raise CsraError(f"{path} cannot be read as JSON ({error}); save the model again.") from None
     problem = _config_problem(config)
     if problem:
-        raise LabError(f"{path} does not describe a classifier of this lab: {problem}.")
+        raise CsraError(f"{path} does not describe a classifier of this lab: {problem}.")
     return config
 
 

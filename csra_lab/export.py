@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from csra_lab.atomic import written_whole
+from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 
 def export_program(model: MultiLabelClassifier) -> torch.export.ExportedProgram:
@@ -31,7 +31,7 @@ def save_program(model: MultiLabelClassifier, path: str | Path) -> Path:
     What a caller needs besides is in its extra file "csra_lab", as in `export_onnx`.
     """
     path = Path(path)
-    with written_whole(path) as fresh:
+    with atomic_write(path) as fresh:
         torch.export.save(export_program(model), fresh, extra_files={"csra_lab": json.dumps(model.config())})
     return path
 
@@ -44,15 +44,15 @@ def export_onnx(model: MultiLabelClassifier, path: str | Path) -> Path:
     class is the sigmoid of its logit.
 
     Raises:
-        LabError: the packages `onnx` and `onnxscript`, which torch writes ONNX with, are not installed.
+        CsraError: the packages `onnx` and `onnxscript`, which torch writes ONNX with, are not installed.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise LabError(f"to write ONNX, torch needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
+        raise CsraError(f"to write ONNX, torch needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
     path = Path(path)
     with contextlib.redirect_stdout(io.StringIO()):  # torch reports its progress there
         program = torch.onnx.export(export_program(model), dynamo=True, input_names=["images"], output_names=["logits"])
     program.model.metadata_props["csra_lab"] = json.dumps(model.config())
-    with written_whole(path) as fresh:
+    with atomic_write(path) as fresh:
         program.save(fresh)
     return path

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.residual_attention import at_least_float32, attended_scores, attention_scores, csra_logits
 
 PAPER_TEMPERATURES: dict[int, tuple[float, ...]] = {
@@ -51,12 +51,12 @@ class ScoreMapHead(nn.Module):
         for name, value in (("in_features", in_features), ("num_classes", num_classes), ("heads", heads)):
             _whole(name, value)
         if heads * num_classes * in_features > MOST_WEIGHTS:
-            raise LabError(f"{heads} x {num_classes} x {in_features} weights are more than {MOST_WEIGHTS:,}.")
+            raise CsraError(f"{heads} x {num_classes} x {in_features} weights are more than {MOST_WEIGHTS:,}.")
         for name, value in (("normalize", normalize), ("bias", bias)):
             if not isinstance(value, bool):
-                raise LabError(f"{name} must be true or false, not {value!r}.")
+                raise CsraError(f"{name} must be true or false, not {value!r}.")
         if bias and heads > 1:
-            raise LabError(
+            raise CsraError(
                 f"a bias goes with a single head, not {heads}: the biases of several heads would only add up."
             )
         self.in_features, self.num_classes, self.heads, self.normalize = in_features, num_classes, heads, normalize
@@ -107,7 +107,7 @@ class ScoreMapHead(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         if x.ndim not in (3, 4) or x.shape[1 if x.ndim == 4 else 2] != self.in_features:
-            raise LabError(
+            raise CsraError(
                 f"the head reads (B, {self.in_features}, h, w) or (B, N, {self.in_features}), not {tuple(x.shape)}."
             )
 
@@ -123,7 +123,7 @@ class CSRA(ScoreMapHead):
         normalize, bias: see `ScoreMapHead`. The paper normalises.
 
     Raises:
-        LabError: a number of heads that the paper has no list for, without temperatures; or a wrong number of them.
+        CsraError: a number of heads that the paper has no list for, without temperatures; or a wrong number of them.
     """
 
     def __init__(
@@ -156,10 +156,10 @@ class CSRA(ScoreMapHead):
         """The average-pooling head on this head's classifier: the four-line change taken back.
 
         Raises:
-            LabError: several heads, which are more than one linear classifier.
+            CsraError: several heads, which are more than one linear classifier.
         """
         if self.heads != 1:
-            raise LabError(
+            raise CsraError(
                 f"only a one-head CSRA is an average-pooling classifier with a residual; this one has {self.heads}."
             )
         return _share(self, AveragePooling(self.in_features, self.num_classes, **super().config()))
@@ -318,17 +318,17 @@ def create_head(kind: str, in_features: int, num_classes: int, /, **options) -> 
     """A head by its short name (a key of `HEADS`) with that head's own options.
 
     Raises:
-        LabError: an unknown name, or an option that this head does not have or cannot take.
+        CsraError: an unknown name, or an option that this head does not have or cannot take.
     """
     if kind not in HEADS:
-        raise LabError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}.")
+        raise CsraError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}.")
     try:
         return HEADS[kind](in_features, num_classes, **options)
-    except LabError as error:
-        raise LabError(f"head {kind!r}: {error}") from None
+    except CsraError as error:
+        raise CsraError(f"head {kind!r}: {error}") from None
     except TypeError as error:
         reason = str(error).partition("\n")[0]  # torch lists on further lines what it would have taken
-        raise LabError(f"head {kind!r} cannot be made with these options ({reason}).") from None
+        raise CsraError(f"head {kind!r} cannot be made with these options ({reason}).") from None
 
 
 def head_kind(head: ScoreMapHead) -> str:
@@ -395,7 +395,7 @@ def _temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tup
     if temperatures is None:
         if heads not in PAPER_TEMPERATURES:
             known = ", ".join(map(str, PAPER_TEMPERATURES))
-            raise LabError(
+            raise CsraError(
                 f"the paper gives temperatures for {known} heads; for {heads}, pass temperatures=[...] yourself."
             )
         return PAPER_TEMPERATURES[heads]
@@ -404,30 +404,30 @@ def _temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tup
             raise TypeError
         values = tuple(float(t) for t in temperatures)
     except (TypeError, ValueError, OverflowError):
-        raise LabError(f"temperatures must be numbers or 'inf', not {temperatures!r}.") from None
+        raise CsraError(f"temperatures must be numbers or 'inf', not {temperatures!r}.") from None
     if len(values) != heads:
-        raise LabError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
+        raise CsraError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
     for t in values:
         if not t >= 0:
-            raise LabError(f"a temperature must be a number from 0 to infinity, not {t}.")
+            raise CsraError(f"a temperature must be a number from 0 to infinity, not {t}.")
     return values
 
 
 def _whole(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value != int(value):
-        raise LabError(f"{name} must be a whole number, not {value!r}.")
+        raise CsraError(f"{name} must be a whole number, not {value!r}.")
     if value < 1:
-        raise LabError(f"{name} must be at least 1, not {value}.")
+        raise CsraError(f"{name} must be at least 1, not {value}.")
     return int(value)
 
 
 def _positive(name: str, value: float) -> float:
     if _finite(name, value) <= 0:
-        raise LabError(f"{name} must be a positive number, not {value}.")
+        raise CsraError(f"{name} must be a positive number, not {value}.")
     return value
 
 
 def _finite(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < 1e38:  # what float32 holds
-        raise LabError(f"{name} must be a finite number, not {value!r}.")
+        raise CsraError(f"{name} must be a finite number, not {value!r}.")
     return float(value)

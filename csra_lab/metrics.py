@@ -29,7 +29,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 AveragePrecision = Literal["average", "voc11", "envelope"]
 """The three definitions of average precision, by their names above."""
@@ -102,18 +102,18 @@ def multilabel_metrics(
         The metrics, fractions from 0 to 1.
 
     Raises:
-        LabError: shapes that do not fit, no images, no positive at all, a score that is no probability, a target other
+        CsraError: shapes that do not fit, no images, no positive at all, a score that is no probability, a target other
             than 1, 0 and -1, or an option out of range.
     """
     scores, targets = _checked(scores, targets, classes)
     outside = (scores < 0) | (scores > 1)
     if outside.any():
-        raise LabError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
+        raise CsraError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
     if not 0 <= threshold <= 1:
-        raise LabError(f"threshold must be a probability from 0 to 1, not {threshold}.")
+        raise CsraError(f"threshold must be a probability from 0 to 1, not {threshold}.")
     num_images, num_classes = scores.shape
     if top_k is not None and (not isinstance(top_k, int) or not 1 <= top_k <= num_classes):
-        raise LabError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
+        raise CsraError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
 
     positive = targets == 1
     predicted = scores >= threshold if top_k is None else _top_k(scores, targets, top_k)
@@ -123,7 +123,7 @@ def multilabel_metrics(
     correct = (predicted & positive).sum(axis=0)  # (C,) Nc
     counted = true > 0
     if not counted.any():
-        raise LabError("no target is 1, so there is nothing to find; check that the class names fit the annotations.")
+        raise CsraError("no target is 1, so there is nothing to find; check that the class names fit the annotations.")
 
     per_class_AP = average_precision(scores, targets, ap=ap)
     per_class_AP.setflags(write=False)
@@ -163,10 +163,10 @@ def average_precision(
         (C,) average precisions from 0 to 1; NaN where a class has no positive.
 
     Raises:
-        LabError: shapes that do not fit, a score that is not finite, a target other than 1, 0 and -1, or another `ap`.
+        CsraError: shapes that do not fit, a score that is not finite, a target other than 1, 0 and -1, or another `ap`.
     """
     if ap not in get_args(AveragePrecision):
-        raise LabError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
+        raise CsraError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
     scores, targets = _checked(scores, targets)
     columns = np.ascontiguousarray(scores.T), np.ascontiguousarray(targets.T)
     if scores.size < 2**18:  # threads would cost more than they save
@@ -207,24 +207,24 @@ def _checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | Non
     try:
         scores, targets = np.asarray(scores), np.asarray(targets)
     except ValueError:  # rows of different lengths
-        raise LabError("scores and targets must both be (images, classes), with rows of one length.") from None
+        raise CsraError("scores and targets must both be (images, classes), with rows of one length.") from None
     if scores.ndim != 2 or scores.shape != targets.shape:
-        raise LabError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
+        raise CsraError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
     if scores.size == 0:
-        raise LabError(f"scores of shape {scores.shape} hold nothing to measure; check that the data set has images.")
+        raise CsraError(f"scores of shape {scores.shape} hold nothing to measure; check that the data set has images.")
     if classes is not None and len(classes) != scores.shape[1]:
-        raise LabError(f"{len(classes)} class names were given for {scores.shape[1]} columns of scores.")
+        raise CsraError(f"{len(classes)} class names were given for {scores.shape[1]} columns of scores.")
     if scores.dtype.kind not in "fiub" or targets.dtype.kind not in "fiub":
-        raise LabError(f"scores and targets must be numbers, not of type {scores.dtype} and {targets.dtype}.")
+        raise CsraError(f"scores and targets must be numbers, not of type {scores.dtype} and {targets.dtype}.")
     if scores.dtype not in (np.float32, np.float64):
         scores = scores.astype(np.float64)
     if not np.isfinite(scores).all():
-        raise LabError(
+        raise CsraError(
             f"{_first(~np.isfinite(scores), scores, classes)}: scores must be finite; look for a bad image or weights."
         )
     unknown = (targets != 1) & (targets != 0) & (targets != -1)
     if unknown.any():
-        raise LabError(f"{_first(unknown, targets, classes, name='target')}: targets must be 1, 0 or -1 (ignore).")
+        raise CsraError(f"{_first(unknown, targets, classes, name='target')}: targets must be 1, 0 or -1 (ignore).")
     return scores, targets.astype(np.int8)
 
 

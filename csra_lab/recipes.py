@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from csra_lab.errors import LabError
-from csra_lab.fields import check_fields
+from csra_lab._io.validation import check_types
+from csra_lab.errors import CsraError
 
 VOC2012_PHOTOGRAPH_CLASSES = (
     "bottle", "car", "cat", "chair", "cow", "dog", "horse", "person", "pottedplant", "sheep", "sofa", "tvmonitor",
@@ -74,7 +74,7 @@ class Recipe:
     workers: int = -1  # loader processes; -1 for a number that suits the machine
 
     def __post_init__(self):
-        check_fields(self, f"recipe {self.name}")
+        check_types(self, f"recipe {self.name}")
         limits = {
             **dict.fromkeys(("epochs", "batch_size", "accumulate"), (1, 1_000_000)),
             **dict.fromkeys(("backbone_lr", "head_lr"), (0, 1e38)),
@@ -94,12 +94,12 @@ class Recipe:
         for field, (low, high) in limits.items():
             value = getattr(self, field)
             if not low <= value <= high:
-                raise LabError(f"recipe {self.name}: {field} must be from {low:,} to {high:,}, not {value}.")
+                raise CsraError(f"recipe {self.name}: {field} must be from {low:,} to {high:,}, not {value}.")
         for t in self.temperatures:
             if t < 0:
-                raise LabError(f"recipe {self.name}: a temperature must be a number from 0 to infinity, not {t}.")
+                raise CsraError(f"recipe {self.name}: a temperature must be a number from 0 to infinity, not {t}.")
         if len(set(self.classes)) != len(self.classes):
-            raise LabError(f"recipe {self.name}: classes must name each class once, not {', '.join(self.classes)}.")
+            raise CsraError(f"recipe {self.name}: classes must name each class once, not {', '.join(self.classes)}.")
 
     def head_options(self) -> dict:
         """The keyword arguments of `create_classifier` that make this recipe's head."""
@@ -327,10 +327,10 @@ def get_recipe(name: str) -> Recipe:
     """A recipe by name.
 
     Raises:
-        LabError: an unknown name; near names are given.
+        CsraError: an unknown name; near names are given.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`csra-lab train --help` lists them."
-        raise LabError(f"there is no recipe {name!r}; {hint}")
+        raise CsraError(f"there is no recipe {name!r}; {hint}")
     return RECIPES[name]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 Temperatures = float | Sequence[float] | Tensor
 """One temperature for each head; a single number for a single head."""
@@ -31,7 +31,7 @@ def attention_scores(scores: Tensor, temperature: float) -> Tensor:
         (..., N) weights that sum to 1 over the locations, in the type of `scores`.
 
     Raises:
-        LabError: a temperature that is negative or not a number.
+        CsraError: a temperature that is negative or not a number.
     """
     _check_temperatures([temperature])
     if math.isinf(temperature):
@@ -52,10 +52,10 @@ def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tenso
         (B, C) logits, in the type of `scores`. Sums run in float32 at least, so bfloat16 loses nothing here.
 
     Raises:
-        LabError: the scores are not 4-d, a temperature is negative, or there is not one for each head.
+        CsraError: the scores are not 4-d, a temperature is negative, or there is not one for each head.
     """
     if scores.ndim != 4:
-        raise LabError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
+        raise CsraError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
     temperatures = _for_heads(temperatures, scores.shape[1])
     wide = at_least_float32(scores)
     logits = wide.mean(dim=-1)  # (B, H, C)
@@ -76,7 +76,7 @@ def attended_scores(scores: Tensor, temperatures: Temperatures) -> Tensor:
         `scores`, summed in float32 at least.
 
     Raises:
-        LabError: a temperature is negative, or there is not one for each head.
+        CsraError: a temperature is negative, or there is not one for each head.
     """
     temperatures = _for_heads(temperatures, scores.shape[1])
     wide = at_least_float32(scores)
@@ -108,10 +108,10 @@ def residual_max(scores: Tensor, lam: float) -> Tensor:
         (B, C) logits.
 
     Raises:
-        LabError: scores of another shape.
+        CsraError: scores of another shape.
     """
     if scores.ndim not in (3, 4):
-        raise LabError(f"residual_max needs scores of shape (B, C, N) or (B, C, h, w), not {tuple(scores.shape)}.")
+        raise CsraError(f"residual_max needs scores of shape (B, C, N) or (B, C, h, w), not {tuple(scores.shape)}.")
     scores = scores.flatten(2)
     average = scores.mean(dim=2)
     maximum = scores.amax(dim=2)
@@ -132,7 +132,7 @@ def residual_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
         (..., N) weights that sum to 1 + lam.
 
     Raises:
-        LabError: see `attention_scores`.
+        CsraError: see `attention_scores`.
     """
     return 1 / scores.shape[-1] + lam * attention_scores(scores, temperature)
 
@@ -148,7 +148,7 @@ def gap_to_max(scores: Tensor, temperature: float) -> Tensor:
         (...) gaps, in the unit of the scores.
 
     Raises:
-        LabError: see `attention_scores`.
+        CsraError: see `attention_scores`.
     """
     below = scores.amax(dim=-1, keepdim=True) - scores  # (..., N), zero at the best location
     return (attention_scores(scores, temperature) * below).sum(dim=-1)
@@ -172,10 +172,10 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
         (...) bounds, in the unit of the scores. At T = inf they are 0.
 
     Raises:
-        LabError: a temperature that is not above 0.
+        CsraError: a temperature that is not above 0.
     """
     if not temperature > 0:
-        raise LabError(f"gap_bound needs a temperature above 0, not {temperature}.")
+        raise CsraError(f"gap_bound needs a temperature above 0, not {temperature}.")
     margin = torch.as_tensor(margin) * 1.0  # whole numbers become float32
     if math.isinf(temperature):
         return torch.zeros_like(margin)
@@ -227,11 +227,11 @@ def _for_heads(temperatures: Temperatures, heads: int) -> list[float]:
     values = [float(t) for t in temperatures] if isinstance(temperatures, Sequence) else [float(temperatures)]
     _check_temperatures(values)
     if len(values) != heads:
-        raise LabError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
+        raise CsraError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
     return values
 
 
 def _check_temperatures(temperatures: Sequence[float]) -> None:
     for t in temperatures:
         if not t >= 0:  # also refuses NaN
-            raise LabError(f"a temperature must be a number from 0 to infinity, not {t}.")
+            raise CsraError(f"a temperature must be a number from 0 to infinity, not {t}.")

@@ -30,7 +30,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.metrics import average_precision
 
 
@@ -128,14 +128,14 @@ def compare(
             their differences are compared. False where they share nothing, or where Sa and Sb differ.
 
     Raises:
-        LabError: fewer than 2 seeds, pairs of unequal numbers, and what `draw_images` and `weighted_mAP` raise.
+        CsraError: fewer than 2 seeds, pairs of unequal numbers, and what `draw_images` and `weighted_mAP` raise.
     """
     (a, seen_a), (b, seen_b) = _checked(a, targets, "a"), _checked(b, targets, "b")
     if min(len(a), len(b)) < 2:
         few = f"a holds {len(a)} and b {len(b)} runs, and one run cannot show how far seeds move mAP"
-        raise LabError(f"{few}: train 5 seeds, at least 2, or look at the images alone with bootstrap_mAP.")
+        raise CsraError(f"{few}: train 5 seeds, at least 2, or look at the images alone with bootstrap_mAP.")
     if paired_seeds and len(a) != len(b):
-        raise LabError(f"{len(a)} seeds of a cannot be paired with {len(b)} of b; pass paired_seeds=False.")
+        raise CsraError(f"{len(a)} seeds of a cannot be paired with {len(b)} of b; pass paired_seeds=False.")
     _check_whole("comparisons", comparisons, minimum=1)
     num_images = a.shape[1]
     weights = draw_images(num_images, groups=groups, resamples=resamples, seed=seed)
@@ -206,11 +206,11 @@ def seed_spread(mAPs: ArrayLike, *, confidence: float = 0.95) -> SeedSpread:
     """How far seeds move the mAP of one method on one test set; for error bars.
 
     The interval for the mean of the (S,) mAPs is -+ t(S - 1) x standard deviation / sqrt(S). Fewer than 2 mAPs have no
-    spread, and raise a LabError; so do one that is not finite, and a confidence that is not between 0 and 1.
+    spread, and raise a CsraError; so do one that is not finite, and a confidence that is not between 0 and 1.
     """
     mAPs = np.asarray(mAPs, dtype=np.float64)
     if mAPs.ndim != 1 or len(mAPs) < 2 or not np.isfinite(mAPs).all():
-        raise LabError(f"a spread over seeds needs a list of at least 2 finite mAPs, not {mAPs.tolist()}.")
+        raise CsraError(f"a spread over seeds needs a list of at least 2 finite mAPs, not {mAPs.tolist()}.")
     mean, deviation = float(mAPs.mean()), float(mAPs.std(ddof=1))
     half = _critical_t(confidence, 1, len(mAPs) - 1) * deviation / math.sqrt(len(mAPs))
     return SeedSpread(mean, deviation, mean - half, mean + half, float(confidence), len(mAPs))
@@ -241,17 +241,17 @@ def draw_images(
         seed: the same seed gives the same draws.
 
     Raises:
-        LabError: groups of another number, fewer than 2 images or groups, fewer than 2 draws.
+        CsraError: groups of another number, fewer than 2 images or groups, fewer than 2 draws.
     """
     _check_whole("resamples", resamples, minimum=2)
     members = np.arange(num_images)  # (N,) the group of each image
     if groups is not None:
         if np.shape(groups) != (num_images,):
-            raise LabError(f"groups must hold one id for each of {num_images} images, not shape {np.shape(groups)}.")
+            raise CsraError(f"groups must hold one id for each of {num_images} images, not shape {np.shape(groups)}.")
         members = np.unique(np.asarray(groups), return_inverse=True)[1]
     num_groups = int(members.max(initial=-1)) + 1
     if num_groups < 2:
-        raise LabError(f"draws need at least 2 {'images' if groups is None else 'groups'}, and there is {num_groups}.")
+        raise CsraError(f"draws need at least 2 {'images' if groups is None else 'groups'}, and there is {num_groups}.")
     rng, weights = np.random.default_rng(seed), np.empty((resamples, num_images), np.uint16)
     for row in weights:  # (N,)
         row[:] = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)[members]
@@ -270,12 +270,12 @@ def weighted_mAP(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike) -> N
         (S, R) mAPs, fractions; (R,) for a single array.
 
     Raises:
-        LabError: arrays that do not fit, scores that are not finite, no positive target in the data or in a draw.
+        CsraError: arrays that do not fit, scores that are not finite, no positive target in the data or in a draw.
     """
     (arrays, _), weights = _checked(scores, targets, "scores"), np.asarray(weights)
     num_images = arrays.shape[1]
     if weights.ndim != 2 or weights.shape[1] != num_images or weights.dtype.kind not in "iu" or (weights < 0).any():
-        raise LabError(f"weights must be whole numbers from 0, (draws, {num_images} images), not {weights.shape}.")
+        raise CsraError(f"weights must be whole numbers from 0, (draws, {num_images} images), not {weights.shape}.")
     mAPs = _weighted(arrays, np.asarray(targets), weights)
     return mAPs if np.ndim(scores) == 3 else mAPs[0]
 
@@ -291,7 +291,7 @@ def _weighted(arrays: NDArray, targets: NDArray, weights: NDArray) -> NDArray[np
         total = np.array([block[targets[:, c] == 1].sum(axis=0) for c in present])  # (C, rows) positives drawn
         classes = (total > 0).sum(axis=0)  # (rows,) classes that have one
         if not classes.all():
-            raise LabError("a draw of the images holds no positive of any class; use a test set with more of them.")
+            raise CsraError("a draw of the images holds no positive of any class; use a test set with more of them.")
         area = np.array([[_precision_sum(block, ranking) for ranking in each] for each in rankings])  # (S, C, rows)
         mAPs[:, start : start + size] = (area / np.maximum(total, 1)).sum(axis=1) / classes
     return mAPs
@@ -328,24 +328,24 @@ def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray,
     try:
         arrays = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError):
-        raise LabError(f"{name} must be numbers, and as many of them for each seed.") from None
+        raise CsraError(f"{name} must be numbers, and as many of them for each seed.") from None
     arrays = arrays[None] if arrays.ndim == 2 else arrays
     if arrays.ndim != 3 or not arrays.size:
-        raise LabError(f"{name} must be (seeds, images, classes) with at least one of each, not {arrays.shape}.")
+        raise CsraError(f"{name} must be (seeds, images, classes) with at least one of each, not {arrays.shape}.")
     per_class = np.empty((len(arrays), arrays.shape[2]))
     for s, each in enumerate(arrays):
         try:
             per_class[s] = average_precision(each, targets)
-        except LabError as error:
-            raise LabError(f"{name}[{s}]: {error}") from None
+        except CsraError as error:
+            raise CsraError(f"{name}[{s}]: {error}") from None
     if np.isnan(per_class).all():
-        raise LabError("no target is 1, so there is nothing to find; check the class names and the annotations.")
+        raise CsraError("no target is 1, so there is nothing to find; check the class names and the annotations.")
     return arrays, np.nanmean(per_class, axis=1)
 
 
 def _check_whole(name: str, value: int, *, minimum: int) -> None:
     if not isinstance(value, int | np.integer) or value < minimum:
-        raise LabError(f"{name} must be a whole number from {minimum}, not {value!r}.")
+        raise CsraError(f"{name} must be a whole number from {minimum}, not {value!r}.")
 
 
 def _points(low: float, high: float) -> tuple[str, str]:
@@ -360,7 +360,7 @@ def _points(low: float, high: float) -> tuple[str, str]:
 def _critical_t(confidence: float, comparisons: int, freedom: float) -> float:
     """t such that a t variable lies further from 0 with probability (1 - confidence) / comparisons, by bisection."""
     if not 0 < confidence < 1:
-        raise LabError(f"confidence must lie between 0 and 1, for instance 0.95, not {confidence}.")
+        raise CsraError(f"confidence must lie between 0 and 1, for instance 0.95, not {confidence}.")
     alpha, low, high = (1 - confidence) / comparisons, 0.0, 1.0
     while _two_sided_p(high, freedom) > alpha:
         low, high = high, 2 * high

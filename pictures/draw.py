@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from skimage import data
 
-from csra_lab import imagenet_classifier, plots, residual_max, result_plots
+from csra_lab import imagenet_classifier, residual_max
 from csra_lab.datasets.transforms import eval_transform
+from csra_lab.viz import figures as plots
+from csra_lab.viz import result_figures as result_plots
 
 HERE = Path(__file__).parent
 STYLE = (HERE.parent / "book/_assets/lab.css").read_text("utf-8")

@@ -11,8 +11,8 @@ from torch import nn
 
 from csra_lab import create_classifier
 from csra_lab.backbones import Backbone, best_weights, create_backbone, load_backbone_state, load_timm
-from csra_lab.errors import LabError
-from csra_lab.weights import has_installed_weights
+from csra_lab.errors import CsraError
+from csra_lab.weights.sources import has_installed_weights
 
 OLD_TIMM = Version(timm.__version__) < Version("1.0.31")
 # name, image size, channels, side of the grid
@@ -181,7 +181,7 @@ def test_classifiers_and_fully_connected_layers_are_gone():
     ],
 )
 def test_sizes_and_networks_that_do_not_work_are_named(name, size, said):
-    with pytest.raises(LabError, match=said) as caught, torch.device("meta"):
+    with pytest.raises(CsraError, match=said) as caught, torch.device("meta"):
         create_backbone(name, image_size=size)
     assert "\n" not in str(caught.value)
 
@@ -197,14 +197,14 @@ def test_the_nearest_sizes_do_work():
 
 @pytest.mark.parametrize("name", ["resnet19", "ResNet101", "vit_base_patch16", "res net"])
 def test_unknown_names_suggest(name):
-    with pytest.raises(LabError, match=f"timm has no network '{name}'"):
+    with pytest.raises(CsraError, match=f"timm has no network '{name}'"):
         create_backbone(name)
 
 
 def test_suggestions_are_near():
-    with pytest.raises(LabError, match="did you mean resnet18"):
+    with pytest.raises(CsraError, match="did you mean resnet18"):
         create_backbone("resnet19")
-    with pytest.raises(LabError, match="list_models"):
+    with pytest.raises(CsraError, match="list_models"):
         create_backbone("zzzzzz")
 
 
@@ -259,10 +259,10 @@ def test_the_backbone_of_a_saved_classifier_starts_another(tmp_path, name, size)
 
 def test_a_saved_classifier_of_another_network_is_refused(tmp_path):
     create_classifier("test_efficientnet", num_classes=3, image_size=64).save_pretrained(tmp_path)
-    with pytest.raises(LabError, match="another model"):
+    with pytest.raises(CsraError, match="another model"):
         create_backbone("test_resnet", weights=tmp_path / "model.safetensors", image_size=64)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(LabError, match="not a whole safetensors file"):
+    with pytest.raises(CsraError, match="not a whole safetensors file"):
         create_backbone("test_efficientnet", weights=tmp_path / "model.safetensors", image_size=64)
 
 
@@ -272,7 +272,7 @@ def test_the_classifier_of_a_file_is_loaded_where_it_is_asked_for(tmp_path):
     assert torch.equal(model.fc.weight, whole.fc.weight)
     for num_classes, said in ((0, "has no 'fc"), (7, r"'fc.*\(7,")):
         path = save(timm.create_model("test_resnet", num_classes=num_classes), tmp_path / "w.pth")
-        with pytest.raises(LabError, match=said):
+        with pytest.raises(CsraError, match=said):
             load_timm("test_resnet", weights=path, image_size=64, with_classifier=True)
 
 
@@ -315,7 +315,7 @@ def test_position_embeddings_are_interpolated(tmp_path, name):
 )
 def test_a_file_of_another_network_is_refused(tmp_path, name, other, said):
     path = save(timm.create_model(other), tmp_path / "other.pth")
-    with pytest.raises(LabError, match=said) as caught:
+    with pytest.raises(CsraError, match=said) as caught:
         create_backbone(name, weights=path, image_size=64)
     assert str(path) in str(caught.value)
 
@@ -324,7 +324,7 @@ def test_a_file_of_a_deeper_network_is_refused(tmp_path):
     whole = timm.create_model("test_resnet")
     deeper = {f"layer4.1.{k}": v for k, v in whole.layer4[0].state_dict().items()}
     path = save(whole, tmp_path / "deeper.pth", **deeper)
-    with pytest.raises(LabError, match=r"deeper\.pth also holds 'layer4\.1\.conv1"):
+    with pytest.raises(CsraError, match=r"deeper\.pth also holds 'layer4\.1\.conv1"):
         create_backbone("test_resnet", weights=path, image_size=64)
 
 
@@ -344,5 +344,5 @@ def test_the_best_source_is_the_installed_one():
     installed = has_installed_weights("tf_efficientnet_lite0")
     assert best_weights("tf_efficientnet_lite0") == ("installed" if installed else "hub")
     assert best_weights("resnet18") == "hub"
-    with pytest.raises(LabError, match="no installed package holds weights for resnet18"):
+    with pytest.raises(CsraError, match="no installed package holds weights for resnet18"):
         create_backbone("resnet18", weights="installed")

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from csra_lab import CSRA, MultiLabelClassifier, create_classifier, imagenet_classifier
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.heads import HEADS, AveragePooling, create_head
-from csra_lab.weights import has_installed_weights
+from csra_lab.weights.sources import has_installed_weights
 
 
 def small(head="csra", **options):
@@ -81,7 +81,7 @@ def test_its_steps_are_its_parts():
     ],
 )
 def test_bad_options(options, said):
-    with pytest.raises(LabError, match=said):
+    with pytest.raises(CsraError, match=said):
         create_classifier("test_resnet", image_size=64, **options)
 
 
@@ -188,7 +188,7 @@ def test_bad_configs(tmp_path, change, said):
     MultiLabelClassifier.from_pretrained(folder)  # good as it is
     (folder / "config.json").write_text(json.dumps({**content, **change}))
     before = tree(tmp_path)
-    with pytest.raises(LabError, match=said) as caught:
+    with pytest.raises(CsraError, match=said) as caught:
         MultiLabelClassifier.from_pretrained(folder)
     assert "\n" not in str(caught.value)
     assert tree(tmp_path) == before
@@ -199,7 +199,7 @@ def test_configs_with_a_key_missing(tmp_path, key):
     content = {"head": {"kind": "csra"}, **GOOD}
     del content[key]
     (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(LabError, match=rf"config\.json does not describe.*{key}"):
+    with pytest.raises(CsraError, match=rf"config\.json does not describe.*{key}"):
         MultiLabelClassifier.from_pretrained(tmp_path)
 
 
@@ -216,21 +216,21 @@ def test_configs_with_a_key_missing(tmp_path, key):
 )
 def test_configs_that_are_none(tmp_path, content, said):
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(LabError, match=rf"config\.json {said}"):
+    with pytest.raises(CsraError, match=rf"config\.json {said}"):
         MultiLabelClassifier.from_pretrained(tmp_path)
 
 
 def test_folders_that_are_no_classifier(tmp_path):
     for source in (tmp_path / "no", "no-such-folder", "./no/such", "a/b/c", str(tmp_path / "no")):
-        with pytest.raises(LabError, match="there is no model folder"):
+        with pytest.raises(CsraError, match="there is no model folder"):
             MultiLabelClassifier.from_pretrained(source)
-    with pytest.raises(LabError, match=r"holds no config\.json"):
+    with pytest.raises(CsraError, match=r"holds no config\.json"):
         MultiLabelClassifier.from_pretrained(tmp_path)
     small().save_pretrained(tmp_path / "m")
     weights = tmp_path / "m" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(LabError, match=r"model\.safetensors is not a whole"):
+    with pytest.raises(CsraError, match=r"model\.safetensors is not a whole"):
         MultiLabelClassifier.from_pretrained(tmp_path / "m")
     weights.write_bytes(whole)
     state = {name: tensor.clone() for name, tensor in load_file(weights).items()}  # some versions map the file
@@ -239,10 +239,10 @@ def test_folders_that_are_no_classifier(tmp_path):
         ({"more": torch.ones(1)}, "'more'"),
     ):
         save_file(state | change, weights)
-        with pytest.raises(LabError, match=said):
+        with pytest.raises(CsraError, match=said):
             MultiLabelClassifier.from_pretrained(tmp_path / "m")
     weights.unlink()
-    with pytest.raises(LabError, match=r"there is no weight file .*model\.safetensors"):
+    with pytest.raises(CsraError, match=r"there is no weight file .*model\.safetensors"):
         MultiLabelClassifier.from_pretrained(tmp_path / "m")
 
 
@@ -277,12 +277,12 @@ def test_a_four_line_model_is_saved_as_what_it_is(tmp_path):
 
 def test_the_four_lines_need_an_average_head():
     for head in set(HEADS) - {"average"}:
-        with pytest.raises(LabError, match=head):
+        with pytest.raises(CsraError, match=head):
             small(head).with_four_lines(0.1)
     for head in set(HEADS) - {"csra"}:
-        with pytest.raises(LabError, match=head):
+        with pytest.raises(CsraError, match=head):
             small(head).without_residual()
-    with pytest.raises(LabError, match="2"):
+    with pytest.raises(CsraError, match="2"):
         small(heads=2).without_residual()
 
 
@@ -314,7 +314,7 @@ def test_an_imagenet_classifier_gives_timms_logits(tmp_path, name):
 )
 def test_networks_without_score_maps_say_so(tmp_path, name):
     torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(LabError, match=f"{name} does not average its feature map"):
+    with pytest.raises(CsraError, match=f"{name} does not average its feature map"):
         imagenet_classifier(name, weights=tmp_path / "w.pth")
 
 
@@ -322,7 +322,7 @@ def test_an_imagenet_classifier_needs_its_own_classifier(tmp_path):
     """A file without one, or with another, must not leave a random one under ImageNet's names."""
     for num_classes in (0, 20):
         torch.save(timm.create_model("test_resnet", num_classes=num_classes).state_dict(), tmp_path / "w.pth")
-        with pytest.raises(LabError, match="'fc"):
+        with pytest.raises(CsraError, match="'fc"):
             imagenet_classifier("test_resnet", weights=tmp_path / "w.pth", image_size=64)
 
 
@@ -461,7 +461,7 @@ def test_other_temperatures_means_and_names(tmp_path, resnet18):
     weights = head_tensors(3, 2, 512)
     path = tmp_path / "w.pth"
     torch.save(trunk | {f"classifier.multi_head.{i}.head.weight": w for i, w in enumerate(weights)}, path)
-    with pytest.raises(LabError, match="for 3, pass temperatures"):
+    with pytest.raises(CsraError, match="for 3, pass temperatures"):
         MultiLabelClassifier.from_checkpoint(path, backbone="resnet18", num_classes=2, image_size=64)
     model = MultiLabelClassifier.from_checkpoint(
         path, backbone="resnet18", num_classes=2, temperatures=[2.0, 9.0, float("inf")], lam=1.0,
@@ -539,10 +539,10 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         ({"state_dict": {}}, {}, "no named tensors"),
         ({"weight": torch.ones(2, 2)}, {}, "no classifier in a layout known here"),
     ]:
-        with pytest.raises(LabError, match=said) as caught:
+        with pytest.raises(CsraError, match=said) as caught:
             load(state, **options)
         assert "\n" not in str(caught.value)
-    with pytest.raises(LabError, match="there is no weight file"):
+    with pytest.raises(CsraError, match="there is no weight file"):
         MultiLabelClassifier.from_checkpoint(tmp_path / "no.pth", backbone="resnet18", num_classes=5)
 
 
@@ -557,11 +557,11 @@ def test_another_head_on_the_same_backbone():
 def test_a_classifier_of_the_class_token_has_no_score_maps(tmp_path):
     network = timm.create_model("test_vit", num_classes=3)
     torch.save(network.state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(LabError, match="class token"):
+    with pytest.raises(CsraError, match="class token"):
         MultiLabelClassifier.from_checkpoint(tmp_path / "vit.pth", backbone="test_vit", num_classes=3)
 
 
 def test_a_head_of_another_class_count_is_refused():
     model = create_classifier("test_resnet", num_classes=3, image_size=64)
-    with pytest.raises(LabError, match="3 classes and the new head 4"):
+    with pytest.raises(CsraError, match="3 classes and the new head 4"):
         model.with_head(CSRA(model.backbone.num_features, 4))

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from csra_lab import MultiLabelClassifier, create_classifier, multilabel_metrics
 from csra_lab.cli import main
 from csra_lab.datasets.transforms import eval_transform
-from csra_lab.evaluation import evaluate
 from csra_lab.recipes import RECIPES
+from csra_lab.training.evaluation import evaluate
 from tests import toy
 
 TOY = [
@@ -328,7 +328,7 @@ def test_options_of_a_data_set_without_one(tmp_path, capsys):
 
 
 def test_a_full_disk_while_training(devkit, tmp_path, capsys, monkeypatch):
-    from csra_lab import training
+    from csra_lab.training import loop as training
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -361,7 +361,7 @@ def test_fields_with_impossible_values(devkit, tmp_path, capsys):
 
 
 def test_ctrl_c_says_that_the_run_can_go_on(devkit, tmp_path, capsys, monkeypatch):
-    from csra_lab import training
+    from csra_lab.training import loop as training
 
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from csra_lab.datasets import DATASETS
+from csra_lab.catalog import DATASETS
 from csra_lab.heads import HEADS
 from csra_lab.residual_attention import residual_max
 from csra_lab.widgets import base
@@ -54,10 +54,10 @@ def test_a_backbone(monkeypatch):
 
 def test_a_data_set(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("csra_lab.datasets.DATASETS", DATASETS.copy())
+    monkeypatch.setattr("csra_lab.catalog.DATASETS", DATASETS.copy())
     found = run(block("A data set"), "contributed_data_set", monkeypatch)
     (tmp_path / "test.json").write_text('{"a.png": ["mauve"]}')
-    with pytest.raises(found["LabError"], match="mauve"):
+    with pytest.raises(found["CsraError"], match="mauve"):
         found["load_dataset"]("colours", tmp_path, "test")
 
 

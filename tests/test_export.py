@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csra_lab.classifier import create_classifier
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.export import export_onnx, export_program, save_program
 
 HEADS = {
@@ -66,5 +66,5 @@ def test_exporting_leaves_the_model_as_it_was():
 
 def test_absent_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(LabError, match="pip install onnx onnxscript"):
+    with pytest.raises(CsraError, match="pip install onnx onnxscript"):
         export_onnx(classifier(), tmp_path / "model.onnx")

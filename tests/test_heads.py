@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.heads import (
     CSRA,
     HEADS,
@@ -203,7 +203,7 @@ def test_maps_tokens_and_channels_last_agree(kind, options):
 @pytest.mark.parametrize("shape", [(2, D + 1, 3, 5), (2, 15, D + 1), (2, D), (D, 3, 5), (2, 3, D, 3, 5)])
 def test_wrong_features_are_named(shape):
     for kind in HEADS:
-        with pytest.raises(LabError, match=r"\(B, 6, h, w\) or \(B, N, 6\)"):
+        with pytest.raises(CsraError, match=r"\(B, 6, h, w\) or \(B, N, 6\)"):
             create_head(kind, D, C)(torch.randn(shape))
 
 
@@ -379,7 +379,7 @@ def test_the_papers_temperatures():
 
 @pytest.mark.parametrize("heads", [3, 5, 7, 9, 16])
 def test_other_counts_need_their_own_temperatures(heads):
-    with pytest.raises(LabError, match=rf"1, 2, 4, 6, 8 heads; for {heads}, pass temperatures"):
+    with pytest.raises(CsraError, match=rf"1, 2, 4, 6, 8 heads; for {heads}, pass temperatures"):
         CSRA(D, C, heads=heads)
     assert CSRA(D, C, heads=heads, temperatures=[2.0] * heads)(torch.randn(1, D, 2, 2)).shape == (1, C)
 
@@ -412,14 +412,14 @@ def test_other_counts_need_their_own_temperatures(heads):
     ],
 )
 def test_bad_options_are_named(kind, options, said):
-    with pytest.raises(LabError, match=said):
+    with pytest.raises(CsraError, match=said):
         create_head(kind, D, C, **options)
 
 
 @pytest.mark.parametrize(("d", "c", "said"), [(0, 3, "in_features"), (3, 0, "num_classes"), (3, -1, "-1")])
 def test_bad_sizes_are_named(d, c, said):
     for kind in HEADS:
-        with pytest.raises(LabError, match=said):
+        with pytest.raises(CsraError, match=said):
             create_head(kind, d, c)
 
 
@@ -451,7 +451,7 @@ def test_four_lines_there_and_back(normalize, bias, lam):
 
 
 def test_only_one_head_goes_back():
-    with pytest.raises(LabError, match="2"):
+    with pytest.raises(CsraError, match="2"):
         CSRA(D, C, heads=2).without_residual()
 
 

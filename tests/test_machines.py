@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from csra_lab.runs import read_evaluation
+from csra_lab.training.run_folder import read_evaluation
 from tests import toy
 
 ROOT = Path(__file__).resolve().parents[1]

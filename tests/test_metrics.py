@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 from torchmetrics.functional.classification import binary_average_precision
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.metrics import average_precision, multilabel_metrics
 
 DEFINITIONS = ["average", "voc11", "envelope"]
@@ -262,7 +262,7 @@ matrices = st.tuples(st.integers(1, 8), st.integers(1, 4)).flatmap(
 def test_small_arrays_of_every_kind(case, ap):
     scores, targets, top_k = case
     if not (targets == 1).any():
-        with pytest.raises(LabError):
+        with pytest.raises(CsraError):
             multilabel_metrics(scores, targets, top_k=top_k, ap=ap)
         return
     result = multilabel_metrics(scores, targets, top_k=top_k, ap=ap)
@@ -355,7 +355,7 @@ HIT = np.array([[1, 0], [0, 1]])
     ],
 )
 def test_bad_input_is_one_sentence(scores, targets, options, words):
-    with pytest.raises(LabError, match=words) as error:
+    with pytest.raises(CsraError, match=words) as error:
         multilabel_metrics(scores, targets, **options)
     assert "\n" not in str(error.value)
 

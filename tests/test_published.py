@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from csra_lab.plans import PLANS
 from csra_lab.recipes import RECIPES
+from csra_lab.study.plans import PLANS
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "published"
 COLUMNS = (

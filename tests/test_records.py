@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from csra_lab.experiments import METRICS, read_scores
 from csra_lab.metrics import multilabel_metrics
-from csra_lab.plans import PLANS
-from csra_lab.runs import read_evaluation, read_recipe
 from csra_lab.significance import compare
+from csra_lab.study.experiments import METRICS, read_scores
+from csra_lab.study.plans import PLANS
+from csra_lab.training.run_folder import read_evaluation, read_recipe
 
 RUNS = Path(__file__).resolve().parents[1] / "data" / "runs"
 RECORDS = sorted(path.parent for path in RUNS.glob("*/*/run.json"))

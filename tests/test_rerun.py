@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csra_lab.datasets import load_dataset
-from csra_lab.datasets.emoji_voc import prepare_emoji_voc
-from csra_lab.runs import read_evaluation, read_recipe
-from csra_lab.training import train
+from csra_lab.catalog import load_dataset
+from csra_lab.synthetic.emoji_voc import prepare_emoji_voc
+from csra_lab.training.loop import train
+from csra_lab.training.run_folder import read_evaluation, read_recipe
 from tests import toy
 
 RECORD = Path(__file__).parent / "records/rerun"

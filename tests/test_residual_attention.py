@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.residual_attention import (
     _column,
     attended_scores,
@@ -330,19 +330,19 @@ def test_temperatures_that_are_none(temperature):
         lambda: gap_to_max(scores, temperature),
         lambda: gap_bound(1.0, 4, temperature),
     ):
-        with pytest.raises(LabError, match=str(temperature)):
+        with pytest.raises(CsraError, match=str(temperature)):
             call()
 
 
 @pytest.mark.parametrize("lam", [0, 0.1])
 def test_shapes_and_counts_are_named(lam):
-    with pytest.raises(LabError, match=r"\(2, 3, 4\)"):
+    with pytest.raises(CsraError, match=r"\(2, 3, 4\)"):
         csra_logits(torch.randn(2, 3, 4), [1.0], lam)
-    with pytest.raises(LabError, match=r"3 temperatures.*2 heads"):
+    with pytest.raises(CsraError, match=r"3 temperatures.*2 heads"):
         csra_logits(torch.randn(2, 2, 3, 4), [1.0, 2.0, INF], lam)
-    with pytest.raises(LabError, match=r"1 temperatures.*2 heads"):
+    with pytest.raises(CsraError, match=r"1 temperatures.*2 heads"):
         csra_logits(torch.randn(2, 2, 3, 4), 1.0, lam)
-    with pytest.raises(LabError, match=r"\(3, 4\)"):
+    with pytest.raises(CsraError, match=r"\(3, 4\)"):
         residual_max(torch.randn(3, 4), lam)
-    with pytest.raises(LabError, match="0"):
+    with pytest.raises(CsraError, match="0"):
         gap_bound(1.0, 4, 0.0)

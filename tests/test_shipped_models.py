@@ -12,10 +12,10 @@ from skimage import data as pictures
 from csra_lab import MultiLabelClassifier, load_dataset
 from csra_lab.cli import main
 from csra_lab.cli.models import MODELS
-from csra_lab.datasets.paperdoll_wider import prepare_paperdoll_wider
-from csra_lab.evaluation import predict_image
-from csra_lab.experiments import read_scores
 from csra_lab.metrics import multilabel_metrics
+from csra_lab.study.experiments import read_scores
+from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
+from csra_lab.training.evaluation import predict_image
 
 RUNS = MODELS.parent / "runs" / "four-lines"
 NAMES = ("photographs", "paperdoll")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.metrics import average_precision, multilabel_metrics
 from csra_lab.significance import bootstrap_mAP, compare, draw_images, seed_spread, weighted_mAP
 
@@ -328,18 +328,18 @@ NAN = np.where(np.arange(36).reshape(3, 12, 1) == 17, np.nan, SCORES)
 )
 def test_bad_input_is_said_in_one_sentence(change, message):
     given = {"a": SCORES, "b": SCORES, "targets": TARGETS, "resamples": 20} | change
-    with pytest.raises(LabError, match=message) as error:
+    with pytest.raises(CsraError, match=message) as error:
         compare(given.pop("a"), given.pop("b"), given.pop("targets"), **given)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("weights", [np.ones(12, int), np.ones((2, 11), int), np.ones((2, 12)), -np.ones((2, 12), int)])
 def test_weights_that_do_not_fit(weights):
-    with pytest.raises(LabError, match=r"weights must be whole numbers from 0, \(draws, 12 images\)"):
+    with pytest.raises(CsraError, match=r"weights must be whole numbers from 0, \(draws, 12 images\)"):
         weighted_mAP(SCORES, TARGETS, weights)
 
 
 @pytest.mark.parametrize("mAPs", [[0.5], [0.5, math.nan], [[0.5, 0.6]], []])
 def test_no_spread_of_one_run_or_of_a_failed_one(mAPs):
-    with pytest.raises(LabError, match="at least 2 finite mAPs"):
+    with pytest.raises(CsraError, match="at least 2 finite mAPs"):
         seed_spread(mAPs)

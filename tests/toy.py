@@ -6,7 +6,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from csra_lab.datasets import VOC_CLASSES, MultiLabelDataset, load_dataset
+from csra_lab.catalog import load_dataset
+from csra_lab.datasets import VOC_CLASSES, MultiLabelDataset
 
 COLOURS = {"cat": (230, 40, 40), "dog": (40, 200, 60), "person": (50, 80, 240)}
 CLASSES = tuple(COLOURS)

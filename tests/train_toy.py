@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from csra_lab.recipes import Recipe
-from csra_lab.training import train
+from csra_lab.training.loop import train
 from tests import toy
 
 if __name__ == "__main__":

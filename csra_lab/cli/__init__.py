@@ -15,7 +15,7 @@ from csra_lab.cli.experiments import four_lines_command, run_ablate
 from csra_lab.cli.models import export_command, models_command
 from csra_lab.cli.predict import predict_command
 from csra_lab.cli.train import evaluate_command, run_train
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 HELP = """usage: csra-lab COMMAND ...
 
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0 if arguments else 2)
     try:
         if arguments[0] not in commands:
-            raise LabError(f"there is no command {arguments[0]!r}; the commands are {', '.join(commands)}.")
+            raise CsraError(f"there is no command {arguments[0]!r}; the commands are {', '.join(commands)}.")
         commands[arguments[0]](arguments[1:])
-    except LabError as error:
+    except CsraError as error:
         _fail(str(error))
     except MemoryError:
         _fail("the memory is full; lower --batch-size or --image-size.")

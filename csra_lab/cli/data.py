@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from csra_lab.catalog import DRAWN
 from csra_lab.cli.output import as_json
-from csra_lab.datasets import DRAWN
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 
 def run_data(arguments: list[str]) -> None:
@@ -20,7 +20,7 @@ def run_data(arguments: list[str]) -> None:
         print("usage: " + "\n       ".join(f"csra-lab data {usage}" for usage in usages))
         sys.exit(0 if arguments else 2)
     if arguments[0] not in commands:
-        raise LabError(f"there is no command 'data {arguments[0]}'; there are {', '.join(commands)}.")
+        raise CsraError(f"there is no command 'data {arguments[0]}'; there are {', '.join(commands)}.")
     tyro.cli(commands[arguments[0]], args=arguments[1:], prog=f"csra-lab data {arguments[0]}")
 
 
@@ -33,7 +33,7 @@ def prepare_command(name: Annotated[str, tyro.conf.Positional], root: Path | Non
         quiet: Show no progress.
     """
     if name not in DRAWN:
-        raise LabError(f"{name!r} is not a data set that this lab draws; there are {', '.join(DRAWN)}.")
+        raise CsraError(f"{name!r} is not a data set that this lab draws; there are {', '.join(DRAWN)}.")
     print(f"{name} is in {DRAWN[name](root, progress=not quiet)}")
 
 
@@ -47,7 +47,7 @@ def check_command(folder: Annotated[Path, tyro.conf.Positional], json: bool = Fa
     from csra_lab.datasets.check import check_folder
 
     if not folder.is_dir():
-        raise LabError(f"there is no folder {folder}; check the path.")
+        raise CsraError(f"there is no folder {folder}; check the path.")
     findings = check_folder(folder, progress=not json)
     if json:
         print(as_json([dataclasses.asdict(finding) for finding in findings]))

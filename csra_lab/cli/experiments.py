@@ -9,7 +9,7 @@ import tyro
 
 from csra_lab.cli.models import scoring_options
 from csra_lab.cli.output import as_json, as_table
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 
 def four_lines_command(
@@ -42,14 +42,14 @@ def four_lines_command(
         out: Add the result to this JSON file of recorded runs.
         json: Print one JSON object.
     """
-    from csra_lab.four_lines import result_table, run_four_lines
+    from csra_lab.study.four_lines import result_table, run_four_lines
 
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     of_the_set = {"split": split, "min_positives": min_positives}
     given = {name: value for name, value in of_the_set.items() if value is not None}
     if given and dataset is None:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
-        raise LabError(f"without --dataset, {flags} would do nothing: a folder of ImageNet classes has neither.")
+        raise CsraError(f"without --dataset, {flags} would do nothing: a folder of ImageNet classes has neither.")
     options = {"lambdas": lambdas, "image_size": image_size, "weights": weights, "limit": limit, "out": out}
     record = run_four_lines(model, folder, dataset=dataset, **given, **options, **scoring)
     if json:
@@ -63,7 +63,7 @@ def four_lines_command(
 
 def run_ablate(arguments: list[str]) -> None:
     """`csra-lab ablate PLAN [...]`, with the plans listed by --help."""
-    from csra_lab.plans import PLANS
+    from csra_lab.study.plans import PLANS
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: csra-lab ablate PLAN ... [--data DIR] [--out DIR] [--sources NAME ...] [--seeds N]\n")
@@ -92,17 +92,17 @@ def ablate_command(
         seeds: Runs of each row, instead of the plan's own number.
         quiet: Show no progress.
     """
-    from csra_lab.experiments import run_plans
-    from csra_lab.plans import PLANS, SOURCES, get_plan
+    from csra_lab.study.experiments import run_plans
+    from csra_lab.study.plans import PLANS, SOURCES, get_plan
 
     chosen = list(PLANS.values()) if plans == ("all",) else [get_plan(name) for name in plans]
     for name in sources or ():
         if name not in SOURCES:
-            raise LabError(f"there is no source {name!r}; there are {', '.join(SOURCES)}.")
+            raise CsraError(f"there is no source {name!r}; there are {', '.join(SOURCES)}.")
     if seeds is not None:
         if seeds < 1:
-            raise LabError(f"--seeds is at least 1, not {seeds}.")
+            raise CsraError(f"--seeds is at least 1, not {seeds}.")
         chosen = [dataclasses.replace(plan, seeds=seeds) for plan in chosen]
     if not any(sources is None or set(sources) & set(plan.sources) for plan in chosen):
-        raise LabError(f"no plan named here has a source {', '.join(sources)}.")
+        raise CsraError(f"no plan named here has a source {', '.join(sources)}.")
     run_plans(chosen, sources=sources, data=data, out=out, progress=not quiet)

@@ -8,14 +8,15 @@ from typing import Annotated
 import torch
 import tyro
 
+from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.output import as_json, as_table
 from csra_lab.cost import model_cost
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.export import export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
 
-MODELS = Path(__file__).resolve().parents[2] / "data" / "models"  # heads that come with the lab
+MODELS = asset("models")  # heads that come with the lab
 EXPORTS = {".onnx": export_onnx, ".pt2": save_program}
 
 
@@ -34,7 +35,7 @@ def load_model(run: Path) -> MultiLabelClassifier:
     run = MODELS / run if _ships(run) else run
     folder = run / "model"
     if (run / "recipe.json").exists() and not folder.exists():
-        raise LabError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
+        raise CsraError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
     return MultiLabelClassifier.from_pretrained(folder if folder.exists() else run)
 
 
@@ -57,7 +58,7 @@ def export_command(run: Annotated[Path, tyro.conf.Positional], out: Annotated[Pa
         out: The file to write; its ending says the format.
     """
     if out.suffix not in EXPORTS:
-        raise LabError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
+        raise CsraError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
     model = load_model(run)
     EXPORTS[out.suffix](model, out)
     size = model.image_size

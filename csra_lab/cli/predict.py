@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from csra_lab.atomic import written_whole
+from csra_lab._io.atomic_write import atomic_write
 from csra_lab.cli.models import MODELS, best_device, is_model, load_model
 from csra_lab.cli.output import as_json
 from csra_lab.datasets import open_image
-from csra_lab.errors import LabError
-from csra_lab.evaluation import find_images, predict_image
+from csra_lab.errors import CsraError
+from csra_lab.training.evaluation import find_images, predict_image
 
 
 def predict_command(
@@ -33,16 +33,16 @@ def predict_command(
     """
     run, images = (paths[0], paths[1:]) if paths and is_model(paths[0]) else (MODELS / "photographs", paths)
     if not images:
-        raise LabError("name one or more photographs or folders.")
+        raise CsraError("name one or more photographs or folders.")
     if not 0 <= threshold <= 1:
-        raise LabError(f"--threshold is a probability from 0 to 1, not {threshold}.")
+        raise CsraError(f"--threshold is a probability from 0 to 1, not {threshold}.")
     find_images(images)  # a wrong path is said before a model is loaded
     model = load_model(run).to(best_device())
     results, stems, failed = [], set(), False
     for path in find_images(images):
         try:
             picture = open_image(path)
-        except LabError as error:  # the rest of the folder is still worth reading
+        except CsraError as error:  # the rest of the folder is still worth reading
             print(f"csra-lab: {error}", file=sys.stderr)
             failed = True
             continue
@@ -73,8 +73,8 @@ def _free_stem(stem: str, taken: set[str]) -> str:
 
 
 def _write_overlay(folder: Path, name: str, picture, heat, title: str) -> None:
-    from csra_lab.plots import overlay  # matplotlib is slow to import
+    from csra_lab.viz.figures import overlay  # matplotlib is slow to import
 
     safe = re.sub(r"[^\w.-]+", "_", name)  # class names may hold spaces or slashes
-    with written_whole(folder / f"{safe}.png") as fresh:
+    with atomic_write(folder / f"{safe}.png") as fresh:
         overlay(picture, heat, title=title).save(fresh)

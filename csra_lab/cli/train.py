@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from csra_lab.catalog import load_dataset
 from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
-from csra_lab.datasets import load_dataset, write_voc_predictions
-from csra_lab.errors import LabError
-from csra_lab.evaluation import check_classes, evaluate
+from csra_lab.datasets import write_voc_predictions
+from csra_lab.errors import CsraError
 from csra_lab.recipes import RECIPES, Recipe, get_recipe
-from csra_lab.runs import read_recipe, save_evaluation
+from csra_lab.training.evaluation import check_classes, evaluate
+from csra_lab.training.run_folder import read_recipe, save_evaluation
 
 
 def run_train(arguments: list[str]) -> None:
@@ -45,7 +46,7 @@ def run_train(arguments: list[str]) -> None:
 
 def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) -> None:
     """Train a recipe and print what came out."""
-    from csra_lab.training import train  # accelerate takes seconds to import, and no other command needs it
+    from csra_lab.training.loop import train  # accelerate takes seconds to import, and no other command needs it
 
     classes = recipe.classes or None
     train_set = load_dataset(recipe.dataset, data, recipe.train_split, classes=classes)
@@ -104,7 +105,7 @@ def evaluate_command(
         model = model.with_four_lines(four_lines)
     name = dataset or (read_recipe(run).dataset if (run / "recipe.json").exists() else None)
     if name is None:
-        raise LabError(f"{run} does not say which data set it was trained on; name it with --dataset.")
+        raise CsraError(f"{run} does not say which data set it was trained on; name it with --dataset.")
     data_set = load_dataset(name, data, split)
     known = [c for c in model.classes if c in data_set.classes]
     data_set = data_set.select_classes(known) if known and known != list(data_set.classes) else data_set

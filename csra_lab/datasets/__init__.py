@@ -1,68 +1,16 @@
-"""The data sets by name: `load_dataset("voc2012", root, "test")`."""
+"""Readers of data sets: images, classes, and an integer target matrix, one file a format."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-from csra_lab.datasets.base import Box, MultiLabelDataset, open_image
-from csra_lab.datasets.coco import COCO_CLASSES, load_coco2014
-from csra_lab.datasets.emoji_voc import load_emoji_voc, prepare_emoji_voc
-from csra_lab.datasets.own import load_folder
-from csra_lab.datasets.paperdoll_wider import load_paperdoll_wider, prepare_paperdoll_wider
-from csra_lab.datasets.voc import VOC_CLASSES, load_voc2007, load_voc2012, write_voc_predictions
-from csra_lab.datasets.wider import WIDER_ATTRIBUTES, load_wider
-from csra_lab.errors import LabError
+from csra_lab.datasets.coco import COCO_CLASSES
+from csra_lab.datasets.dataset import Box, MultiLabelDataset, open_image
+from csra_lab.datasets.voc import VOC_CLASSES, write_voc_predictions
+from csra_lab.datasets.wider import WIDER_ATTRIBUTES
 
 __all__ = [
     "COCO_CLASSES",
-    "DATASETS",
-    "DRAWN",
     "VOC_CLASSES",
     "WIDER_ATTRIBUTES",
     "Box",
     "MultiLabelDataset",
-    "load_dataset",
     "open_image",
     "write_voc_predictions",
 ]
-
-# name -> loader(root, split, transform); each loader knows its splits and how its data is got.
-DATASETS = {
-    "voc2007": load_voc2007,
-    "voc2012": load_voc2012,
-    "wider": load_wider,
-    "coco2014": load_coco2014,
-    "emoji-voc": load_emoji_voc,
-    "paperdoll-wider": load_paperdoll_wider,
-    "folder": load_folder,
-}
-
-# Drawn on this machine, in the cache, on first use: these need no folder.
-DRAWN = {"emoji-voc": prepare_emoji_voc, "paperdoll-wider": prepare_paperdoll_wider}
-
-
-def load_dataset(
-    name: str,
-    root: str | Path | None = None,
-    split: str = "test",
-    transform: Callable | None = None,
-    *,
-    classes: Sequence[str] | None = None,
-) -> MultiLabelDataset:
-    """A data set by its name, from the folder `root` where it lies. Nothing is downloaded here;
-    "emoji-voc" and "paperdoll-wider" are drawn on first use where no `root` is given.
-
-    `classes` keeps only these classes, in this order; images that then have no positive stay. Raises LabError for an
-    unknown name, split or class (with what exists) and for data that is absent (with how to get it) or malformed.
-    """
-    if name not in DATASETS:
-        raise LabError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.")
-    if root is None and name not in DRAWN:
-        raise LabError(
-            "Say in which folder your pictures lie."
-            if name == "folder"
-            else f"Say in which folder {name} lies; `csra-lab data download {name} --root DIR` fetches it, or says how."
-        )
-    dataset = DATASETS[name](None if root is None else Path(root), split, transform)
-    return dataset if classes is None else dataset.select_classes(classes)

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from csra_lab.datasets.base import MultiLabelDataset
-from csra_lab.datasets.own import folder_splits, load_folder
-from csra_lab.errors import LabError
+from csra_lab.datasets.dataset import MultiLabelDataset
+from csra_lab.datasets.folder import folder_splits, load_folder
+from csra_lab.errors import CsraError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def check_folder(root: str | Path, *, progress: bool = False) -> list[Finding]:
     for split in folder_splits(root) or ["trainval"]:
         try:
             splits.append(load_folder(root, split))
-        except LabError as error:
+        except CsraError as error:
             findings.append(Finding("error", str(error)))
     for dataset in splits:
         findings += _check_labels(dataset)
@@ -144,7 +144,7 @@ def _check_pictures(splits: list[MultiLabelDataset], progress: bool) -> list[Fin
                 count += 1
                 try:
                     pixels = np.asarray(dataset.image(i).resize((64, 64)), dtype=np.float32) / 255
-                except LabError as error:
+                except CsraError as error:
                     unreadable.append(str(error))
                     continue
                 means.append(pixels.mean())

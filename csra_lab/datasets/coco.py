@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from csra_lab.datasets.annotations import read_annotations, safe_relative
-from csra_lab.datasets.base import Box, MultiLabelDataset
-from csra_lab.errors import LabError
+from csra_lab.datasets.dataset import Box, MultiLabelDataset
+from csra_lab.errors import CsraError
 
 COCO_CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -60,16 +60,16 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
 
     `root` holds `annotations/` and the photographs in `train2014/` and `val2014/` (or `images/train2014/` ...); it may
     also be the folder above, which holds `coco2014/`. Reading the training JSON takes some seconds and 2-3 GB of
-    memory. Raises LabError for absent files (with how to get them), and for malformed ones.
+    memory. Raises CsraError for absent files (with how to get them), and for malformed ones.
     """
     root = Path(root)
     if split not in _SPLITS:
-        raise LabError(f"COCO has no split {split!r}; it has {', '.join(_SPLITS)}.")
+        raise CsraError(f"COCO has no split {split!r}; it has {', '.join(_SPLITS)}.")
     part = _SPLITS[split]
     file_name = f"annotations/instances_{part}2014.json"
     base = next((p for p in (root, root / "coco2014") if (p / file_name).is_file()), None)
     if base is None:
-        raise LabError(
+        raise CsraError(
             f"There is no {file_name} under {root}; fetch the data with `csra-lab data download coco2014 --root DIR`."
         )
     path = base / file_name
@@ -85,18 +85,18 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
         category_of = _whole([o["category_id"] for o in objects])  # (M,)
         crowd = _whole([o.get("iscrowd", 0) for o in objects])  # (M,)
         xywh = np.array([[_number(v) for v in o["bbox"]] for o in objects], dtype=np.float64).reshape(-1, 4)  # (M, 4)
-    except LabError:
+    except CsraError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise LabError(f"{path} is not in COCO's instances format ({error!r}); fetch the file again.") from None
+        raise CsraError(f"{path} is not in COCO's instances format ({error!r}); fetch the file again.") from None
     if len(xywh) != len(objects) or not np.isin(crowd, (0, 1)).all():
-        raise LabError(f"{path} has an object whose bbox is not four numbers or whose iscrowd is not 0 or 1.")
+        raise CsraError(f"{path} has an object whose bbox is not four numbers or whose iscrowd is not 0 or 1.")
     if names != COCO_CLASSES:
-        raise LabError(f"{path} does not list COCO's 80 categories; check that it is the instances file of 2014.")
+        raise CsraError(f"{path} does not list COCO's 80 categories; check that it is the instances file of 2014.")
     rows = _positions(image_of, image_ids, what="image_id", path=path)  # (M,)
     columns = _positions(category_of, category_ids, what="category_id", path=path)  # (M,)
     if not ((np.abs(xywh) < 1e9).all() and (xywh[:, 2:] >= 0).all()):
-        raise LabError(f"{path} has a box with a negative or infinite side; fetch the file again.")
+        raise CsraError(f"{path} has a box with a negative or infinite side; fetch the file again.")
 
     targets = np.zeros((len(image_ids), len(COCO_CLASSES)), dtype=np.int8)  # (N, 80)
     targets[rows, columns] = 1
@@ -105,7 +105,7 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
     rows_of_ids = {i: row for row, i in enumerate(ids)}
     if len(rows_of_ids) != len(ids):
         twice = next(i for row, i in enumerate(ids) if rows_of_ids[i] != row)
-        raise LabError(f"{path} has two images named {twice!r}; fetch the file again.")
+        raise CsraError(f"{path} has two images named {twice!r}; fetch the file again.")
     return MultiLabelDataset(
         name="coco2014",
         split=part,
@@ -138,16 +138,16 @@ def _number(value: float) -> float:
 
 
 def _positions(values: np.ndarray, known: np.ndarray, *, what: str, path: Path) -> np.ndarray:
-    """For each value its index in `known`; LabError for one that is not there, or known twice."""
+    """For each value its index in `known`; CsraError for one that is not there, or known twice."""
     order = np.argsort(known)
     ordered = known[order]
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if twice.size:
-        raise LabError(f"{path} lists the {what} {twice[0]} twice; fetch the file again.")
+        raise CsraError(f"{path} lists the {what} {twice[0]} twice; fetch the file again.")
     if not known.size:
-        raise LabError(f"{path} lists no {what}; fetch the file again.")
+        raise CsraError(f"{path} lists no {what}; fetch the file again.")
     found = np.searchsorted(ordered, values).clip(max=len(known) - 1)
     stray = values[ordered[found] != values]
     if stray.size:
-        raise LabError(f"{path} has an object with the unknown {what} {stray[0]}; fetch the file again.")
+        raise CsraError(f"{path} has an object with the unknown {what} {stray[0]}; fetch the file again.")
     return order[found]

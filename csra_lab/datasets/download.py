@@ -24,10 +24,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from csra_lab.datasets.prepare import only_one
+from csra_lab._io.cache import only_one
 from csra_lab.datasets.unpack import unpack
 from csra_lab.datasets.wider import WIDER_STEPS
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
@@ -109,13 +109,13 @@ def download(name: str, root: str | Path, *, progress: bool = True) -> Path:
     2012 need a registration), "coco2014" becomes `root/coco2014`. A folder that is there already is left as it is.
     A broken download is continued, by the same command, where it stopped. Archives are removed after unpacking.
 
-    Raises LabError for an unknown name, for "wider" (with the steps, since its authors ask for a form), when the disk
+    Raises CsraError for an unknown name, for "wider" (with the steps, since its authors ask for a form), when the disk
     is too small, read-only or full, when the server cannot be reached, and for a wrong checksum.
     """
     if name == "wider":
-        raise LabError(WIDER_STEPS)
+        raise CsraError(WIDER_STEPS)
     if name not in SOURCES:
-        raise LabError(f"There is no download for {name!r}; there are {', '.join(SOURCES)}, and steps for wider.")
+        raise CsraError(f"There is no download for {name!r}; there are {', '.join(SOURCES)}, and steps for wider.")
     source = SOURCES[name]
     root = Path(root)
     final, archives, unpacking = root / source.folder, root / f".{name}.download", root / f".{name}.unpacking"
@@ -131,7 +131,7 @@ def download(name: str, root: str | Path, *, progress: bool = True) -> Path:
                 for file in files:
                     unpack(file, unpacking / source.unpack_into, progress=progress)
                 if not (unpacking / source.folder).is_dir():
-                    raise LabError(
+                    raise CsraError(
                         f"The archives of {name} hold no folder {source.folder}; remove {archives} and retry."
                     )
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -150,14 +150,14 @@ def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
     and tries once from the start.
 
     Raises:
-        LabError: no connection, no room, or a wrong checksum twice.
+        CsraError: no connection, no room, or a wrong checksum twice.
     """
     file_name = archive.url.rsplit("/", 1)[-1]
     target, part = folder / file_name, folder / f"{file_name}.part"
     if target.exists():
         if _checksum(target, archive, progress) == archive.checksum:
             return target
-        raise LabError(f"{target} is there but its checksum is not {archive.checksum}; remove the file and retry.")
+        raise CsraError(f"{target} is there but its checksum is not {archive.checksum}; remove the file and retry.")
     for _ in range(2):
         _fetch_part(archive, part, progress)
         found = _checksum(part, archive, progress)
@@ -165,7 +165,7 @@ def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
             part.rename(target)
             return target
         part.unlink()
-    raise LabError(
+    raise CsraError(
         f"{archive.url} has the checksum {found} where {archive.checksum} is known, twice; "
         "the server or a proxy hands out another file, so try later or from another network."
     )
@@ -191,7 +191,7 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
                     reason = str(error.reason).split("\n")[0]  # of a redirect in a circle it is several lines
-                    raise LabError(
+                    raise CsraError(
                         f"{archive.url} answers {error.code} {reason}; the address may have moved, "
                         "so try later, or put the files in place by hand."
                     ) from None
@@ -202,7 +202,7 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
                 pauses = iter(PAUSES)
             pause = next(pauses, None)
             if pause is None:
-                raise LabError(
+                raise CsraError(
                     f"{archive.url} cannot be fetched ({problem}); check the network and give the same command again, "
                     "it goes on where it stopped."
                 )
@@ -280,7 +280,7 @@ def _check_space(source: Source, root: Path, archives: Path) -> None:
     need = sum(a.size for a in source.archives) - have + source.unpacked
     free = shutil.disk_usage(root).free
     if free < need:
-        raise LabError(
+        raise CsraError(
             f"{source.folder} needs {need / 1e9:.1f} GB under {root}, archives and unpacked files together, "
             f"but {free / 1e9:.1f} GB are free; make room or name another folder."
         )
@@ -293,6 +293,6 @@ def _readable_disk_errors(root: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else error.strerror or str(error)
-        raise LabError(
+        raise CsraError(
             f"Writing under {root} failed ({what}); make room, or name a folder that can be written."
         ) from None

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from csra_lab.datasets.base import CROP_RATIO
-from csra_lab.errors import LabError
+from csra_lab.datasets.dataset import CROP_RATIO
+from csra_lab.errors import CsraError
 
 
 def train_transform(
@@ -32,14 +32,14 @@ def train_transform(
     `randaugment` adds two operations of RandAugment at its default strength.
 
     Raises:
-        LabError: a range of areas or ratios that is none.
+        CsraError: a range of areas or ratios that is none.
     """
     _check(image_size)
     low, high = crop_scale
     if not 0 < low <= high <= 1:
-        raise LabError(f"crop_scale must be two parts of the image with 0 < low <= high <= 1, not {crop_scale}.")
+        raise CsraError(f"crop_scale must be two parts of the image with 0 < low <= high <= 1, not {crop_scale}.")
     if not 0 < crop_ratio[0] <= crop_ratio[1]:
-        raise LabError(f"crop_ratio must be two ratios with 0 < low <= high, not {crop_ratio}.")
+        raise CsraError(f"crop_ratio must be two ratios with 0 < low <= high, not {crop_ratio}.")
     steps: list = [
         v2.RandomResizedCrop(
             image_size, scale=crop_scale, ratio=crop_ratio, interpolation=InterpolationMode.BILINEAR, antialias=True
@@ -63,10 +63,10 @@ def eval_transform(image_size: int, *, mean: Sequence[float], std: Sequence[floa
 
 def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list:
     if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-        raise LabError(f"mean and std need three values each, std above 0; got mean={mean} and std={std}.")
+        raise CsraError(f"mean and std need three values each, std above 0; got mean={mean} and std={std}.")
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std), inplace=True)]
 
 
 def _check(image_size: int) -> None:
     if not isinstance(image_size, int) or image_size < 1:
-        raise LabError(f"image_size must be a whole number of pixels above 0, not {image_size!r}.")
+        raise CsraError(f"image_size must be a whole number of pixels above 0, not {image_size!r}.")

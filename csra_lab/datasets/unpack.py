@@ -16,13 +16,13 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 
 def unpack(archive: Path, folder: Path, *, progress: bool = True) -> None:
     """Unpack a .tar or .zip into `folder`, files and folders only.
 
-    A member with an absolute path, a "..", a drive letter or a backslash, a link or a device stops it with a LabError
+    A member with an absolute path, a "..", a drive letter or a backslash, a link or a device stops it with a CsraError
     before anything of that member is written. Permissions and owners in the archive are not taken over. `folder`
     should be new, or hold only what earlier calls unpacked.
     """
@@ -38,11 +38,11 @@ def unpack(archive: Path, folder: Path, *, progress: bool = True) -> None:
                 with content, open(target, "wb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
                 bar.update()
-    except LabError:
+    except CsraError:
         raise
     except _TORN as error:
         reason = str(error).split("\n")[0]
-        raise LabError(f"The archive {archive} is damaged ({reason}); remove it and download again.") from None
+        raise CsraError(f"The archive {archive} is damaged ({reason}); remove it and download again.") from None
 
 
 # What tarfile, zipfile and the packers raise for archives that are not whole, and what the disk says to members that
@@ -54,26 +54,26 @@ _TORN = (
 
 
 def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
-    """(name, open file) of every member, None for a folder. LabError for a link, a device, or an unknown format."""
+    """(name, open file) of every member, None for a folder. CsraError for a link, a device, or an unknown format."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as pack:
             for info in pack.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise LabError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
+                    raise CsraError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
                 yield info.filename, None if info.is_dir() else pack.open(info)
     else:
         with tarfile.open(archive) as pack:
             for info in pack:
                 if not (info.isreg() or info.isdir()):
-                    raise LabError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
+                    raise CsraError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
                 if info.issparse():  # a few bytes can be a file that fills the disk
-                    raise LabError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
+                    raise CsraError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
                 yield info.name, None if info.isdir() else pack.extractfile(info)
 
 
 def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or set(name) & set("\\:\0"):
-        raise LabError(f"The archive {archive} holds {name!r}, which leads out of its folder; do not use it.")
+        raise CsraError(f"The archive {archive} holds {name!r}, which leads out of its folder; do not use it.")
     return parts

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from csra_lab.datasets.base import Box, MultiLabelDataset
-from csra_lab.errors import LabError
-from csra_lab.fields import is_plain
+from csra_lab._io.validation import is_plain
+from csra_lab.datasets.dataset import Box, MultiLabelDataset
+from csra_lab.errors import CsraError
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -48,7 +48,7 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
     """One split of VOC of one year; `root` is VOCdevkit/, the folder above it, or VOCdevkit/VOC{year}/ itself.
 
     Only the lists are read, so that this takes milliseconds; photographs and XML are opened when an item is asked for.
-    Raises LabError for an absent folder, an unknown split, and a list that is malformed (path and line are named).
+    Raises CsraError for an absent folder, an unknown split, and a list that is malformed (path and line are named).
     """
     folder = find_devkit(Path(root), year)
     return load_devkit(folder, split, name=f"voc{year}", classes=VOC_CLASSES, transform=transform)
@@ -60,19 +60,19 @@ def load_devkit(
     """One split of any folder in the devkit's layout, with the class lists of `classes`.
 
     Raises:
-        LabError: see `load_voc`.
+        CsraError: see `load_voc`.
     """
     main = folder / "ImageSets" / "Main"
     id_list = main / f"{split}.txt"
     splits = sorted(p.stem for p in main.glob("*.txt") if "_" not in p.stem)
     if split not in splits:
         hint = " The test lists of 2012 come from VOC's evaluation server." * ((name, split) == ("voc2012", "test"))
-        raise LabError(f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'}.{hint}")
+        raise CsraError(f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'}.{hint}")
     ids = _read_ids(id_list)
     lists = [main / f"{c}_{split}.txt" for c in classes]
     missing = [p.name for p in lists if not p.is_file()]
     if missing and len(missing) < len(lists):
-        raise LabError(
+        raise CsraError(
             f"{main} lacks {', '.join(missing)}; unpack the devkit again, or remove its other {split} lists."
         )
     targets = np.full((len(ids), len(classes)), -1, dtype=np.int8)  # (N, C)
@@ -92,7 +92,7 @@ def load_devkit(
 
 
 def find_devkit(root: Path, year: str) -> Path:
-    """The folder VOC{year} under `root`, in any of the three accepted layouts. LabError says how to get the data."""
+    """The folder VOC{year} under `root`, in any of the three accepted layouts. CsraError says how to get the data."""
     wanted = f"VOC{year}"
     candidates = [root / wanted, root / "VOCdevkit" / wanted]
     if root.resolve().name not in {"VOC2007", "VOC2012"} - {wanted}:
@@ -100,7 +100,7 @@ def find_devkit(root: Path, year: str) -> Path:
     for folder in candidates:
         if (folder / "ImageSets" / "Main").is_dir():
             return folder
-    raise LabError(
+    raise CsraError(
         f"There is no {wanted} with ImageSets/Main under {root}; give the VOCdevkit folder, or fetch the data with "
         f"`csra-lab data download voc{year} --root DIR`."
     )
@@ -111,27 +111,27 @@ def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise LabError(f"The list {path} cannot be read ({error.strerror}); check the file.") from None
+        raise CsraError(f"The list {path} cannot be read ({error.strerror}); check the file.") from None
     try:
         if b"\0" in raw:
             raise UnicodeError
         return raw.decode("utf-8-sig").rstrip()
     except UnicodeError:
-        raise LabError(f"The list {path} is not plain UTF-8 text; save it as UTF-8.") from None
+        raise CsraError(f"The list {path} is not plain UTF-8 text; save it as UTF-8.") from None
 
 
 def _read_ids(path: Path) -> tuple[str, ...]:
     text = _read_text(path)
     ids = tuple(line.strip() for line in text.split("\n"))
     if not text:
-        raise LabError(f"The list {path} names no image; unpack the devkit again.")
+        raise CsraError(f"The list {path} names no image; unpack the devkit again.")
     for number, i in enumerate(ids, start=1):
         if not _SAFE_ID.fullmatch(i) or ".." in i:
-            raise LabError(f"{path}, line {number}: {i!r} is not an image id; write one plain file stem a line.")
+            raise CsraError(f"{path}, line {number}: {i!r} is not an image id; write one plain file stem a line.")
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         number, i = next((n, i) for n, i in enumerate(ids, start=1) if i in seen or seen.add(i))
-        raise LabError(f"{path}, line {number}: {i!r} is listed twice; remove one.")
+        raise CsraError(f"{path}, line {number}: {i!r} is listed twice; remove one.")
     return ids
 
 
@@ -145,14 +145,14 @@ def _read_labels(path: Path, ids: tuple[str, ...], id_list: Path) -> list[int]:
     rows = [line.split() for line in text.split("\n")] if text else []
     for number, row in enumerate(rows, start=1):
         if len(row) != 2 or row[1] not in _TARGET:
-            raise LabError(f"{path}, line {number}: {' '.join(row)!r} is not an image id and one of -1, 0, 1.")
+            raise CsraError(f"{path}, line {number}: {' '.join(row)!r} is not an image id and one of -1, 0, 1.")
         if number > len(ids) or row[0] != ids[number - 1]:
             expected = "the end of the file" if number > len(ids) else repr(ids[number - 1])
-            raise LabError(
+            raise CsraError(
                 f"{path}, line {number}: {row[0]!r} stands where {id_list.name} has {expected}; "
                 "both must list the same images in the same order."
             )
-    raise LabError(f"{path} ends after line {len(rows)}, but {id_list.name} lists {len(ids)} images.")
+    raise CsraError(f"{path} ends after line {len(rows)}, but {id_list.name} lists {len(ids)} images.")
 
 
 def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
@@ -161,35 +161,35 @@ def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
     A file with a DOCTYPE or an ENTITY is refused unread, as is one above 1 MiB.
 
     Raises:
-        LabError: names the file, and the object that is not as VOC has it.
+        CsraError: names the file, and the object that is not as VOC has it.
     """
     path = Path(annotations) / f"{image_id}.xml"
     root = _parse_xml(path)
     if root.tag != "annotation":
-        raise LabError(f"{path} holds <{root.tag[:40]}> where VOC has <annotation>; check that it is the right file.")
+        raise CsraError(f"{path} holds <{root.tag[:40]}> where VOC has <annotation>; check that it is the right file.")
     boxes = []
     for number, item in enumerate(root.findall("object"), start=1):
         name = (item.findtext("name") or "").strip()
         corners = item.find("bndbox")
         if len(item.findall("name")) > 1 or len(item.findall("bndbox")) > 1:
-            raise LabError(f"{path}: object {number} has two names or two boxes; make two objects of it.")
+            raise CsraError(f"{path}: object {number} has two names or two boxes; make two objects of it.")
         try:
             texts = [corners.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")]
             if any("_" in text for text in texts):  # which Python takes for a digit's neighbour
                 raise ValueError
             xmin, ymin, xmax, ymax = map(float, texts)
         except (AttributeError, TypeError, ValueError):
-            raise LabError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from None
+            raise CsraError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from None
         inside = all(abs(v) <= 1e6 for v in (xmin, ymin, xmax, ymax))  # of any picture; NaN is not
         if not is_plain(name) or not inside or xmax < xmin or ymax < ymin:
-            raise LabError(
+            raise CsraError(
                 f"{path}: object {number} ({name or 'no name'}) has the box {xmin:g} {ymin:g} {xmax:g} {ymax:g}; "
                 "it needs a name, xmin <= xmax and ymin <= ymax."
             )
         flags = {k: (item.findtext(k) or "0").strip() for k in ("difficult", "truncated", "occluded")}
         odd = next((k for k, value in flags.items() if value not in ("0", "1")), None)
         if odd is not None:
-            raise LabError(f"{path}: object {number} is {odd} {flags[odd]!r:.40}; it must be 0 or 1.")
+            raise CsraError(f"{path}: object {number} is {odd} {flags[odd]!r:.40}; it must be 0 or 1.")
         flags = {k: value == "1" for k, value in flags.items()}
         boxes.append(Box(name, xmin - 1, ymin - 1, xmax, ymax, **flags))
     return boxes
@@ -200,21 +200,21 @@ def _parse_xml(path: Path) -> ElementTree.Element:
         with open(path, "rb") as file:
             raw = file.read(_MAX_XML_BYTES + 1)
     except OSError as error:
-        raise LabError(f"The annotation {path} cannot be read ({error.strerror}); unpack the devkit again.") from None
+        raise CsraError(f"The annotation {path} cannot be read ({error.strerror}); unpack the devkit again.") from None
     if len(raw) > _MAX_XML_BYTES:
-        raise LabError(f"The annotation {path} is larger than 1 MiB, which no VOC annotation is; replace it.")
+        raise CsraError(f"The annotation {path} is larger than 1 MiB, which no VOC annotation is; replace it.")
     if b"\0" in raw:
-        raise LabError(f"The annotation {path} is not UTF-8 text; save it as UTF-8.")
+        raise CsraError(f"The annotation {path} is not UTF-8 text; save it as UTF-8.")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")  # a photographer's name; the fields that are read are ASCII
     if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise LabError(f"The annotation {path} holds a DOCTYPE or ENTITY, which is refused; remove it.")
+        raise CsraError(f"The annotation {path} holds a DOCTYPE or ENTITY, which is refused; remove it.")
     try:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
-        raise LabError(f"The annotation {path} is not valid XML ({error}); unpack the devkit again.") from None
+        raise CsraError(f"The annotation {path} is not valid XML ({error}); unpack the devkit again.") from None
 
 
 def write_voc_predictions(
@@ -228,23 +228,23 @@ def write_voc_predictions(
     refused, not overwritten.
 
     Raises:
-        LabError: another data set's classes, scores that are not finite or not (N, C), or a folder that cannot be
+        CsraError: another data set's classes, scores that are not finite or not (N, C), or a folder that cannot be
             written.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if competition not in ("comp1", "comp2"):
-        raise LabError(f"The competition must be comp1 (only VOC data) or comp2 (any data), not {competition!r}.")
+        raise CsraError(f"The competition must be comp1 (only VOC data) or comp2 (any data), not {competition!r}.")
     if not dataset.name.startswith("voc"):
-        raise LabError(f"Only VOC predictions can be written for the VOC server, not those of {dataset.name}.")
+        raise CsraError(f"Only VOC predictions can be written for the VOC server, not those of {dataset.name}.")
     if dataset.classes != VOC_CLASSES:
-        raise LabError(
+        raise CsraError(
             f"The server wants all {len(VOC_CLASSES)} VOC classes; the scores are of {len(dataset.classes)}."
         )
     if scores.shape != dataset.targets.shape or not np.isfinite(scores).all():
-        raise LabError(f"Scores must be finite numbers of shape {dataset.targets.shape}, not of shape {scores.shape}.")
+        raise CsraError(f"Scores must be finite numbers of shape {dataset.targets.shape}, not of shape {scores.shape}.")
     main = Path(folder) / "results" / dataset.name.upper() / "Main"
     if main.exists():
-        raise LabError(f"{main} exists already; name another folder or remove it.")
+        raise CsraError(f"{main} exists already; name another folder or remove it.")
     staging = None
     try:
         main.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ def write_voc_predictions(
         staging.chmod(0o755)
         staging.rename(main)
     except OSError as error:
-        raise LabError(
+        raise CsraError(
             f"The predictions cannot be written to {main} ({error.strerror}); check space and rights."
         ) from None
     finally:

@@ -1,4 +1,4 @@
-"""ImageNet's classes pooled into VOC's: `data/voc_in_imagenet.csv` says which, and its comments say why."""
+"""ImageNet's classes pooled into VOC's: `assets/tables/voc_in_imagenet.csv` says which, and its comments say why."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,20 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from csra_lab.datasets.base import MultiLabelDataset
-from csra_lab.errors import LabError
+from csra_lab._io.resources import asset
+from csra_lab.datasets.dataset import MultiLabelDataset
+from csra_lab.errors import CsraError
 
-VOC_TABLE = Path(__file__).resolve().parents[2] / "data" / "voc_in_imagenet.csv"
+VOC_TABLE = asset("tables/voc_in_imagenet.csv")
 
 Pooling = Literal["softmax", "logits"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 def read_voc_table(path: Path = VOC_TABLE) -> dict[str, tuple[int, ...]]:
-    """VOC class -> its ImageNet indices, 0..999. LabError where the table is not there."""
+    """VOC class -> its ImageNet indices, 0..999. CsraError where the table is not there."""
     if not path.is_file():
-        raise LabError(f"there is no {path}; it comes with a clone of the repository: run `pip install -e .` in one.")
+        raise CsraError(f"there is no {path}; it comes with a clone of the repository: run `pip install -e .` in one.")
     lines = path.read_text(encoding="utf-8").splitlines()
     table: dict[str, tuple[int, ...]] = {}
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
@@ -44,10 +45,10 @@ def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]], pooling: P
         (N, C) float64; with "softmax", `torch.sigmoid` of it is p.
 
     Raises:
-        LabError: another pooling.
+        CsraError: another pooling.
     """
     if pooling not in POOLINGS:
-        raise LabError(f"there is no pooling {pooling!r} of ImageNet's classes; choose {' or '.join(POOLINGS)}.")
+        raise CsraError(f"there is no pooling {pooling!r} of ImageNet's classes; choose {' or '.join(POOLINGS)}.")
     logits = logits.double()
     columns = []
     for indices in table.values():
@@ -59,7 +60,7 @@ def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]], pooling: P
 
 
 def covered_classes(dataset: MultiLabelDataset, *, min_positives: int = 1) -> tuple[list[str], dict[str, str]]:
-    """The data set's classes that can be scored, and of each other one why not. LabError if none can."""
+    """The data set's classes that can be scored, and of each other one why not. CsraError if none can."""
     table, covered, left_out = read_voc_table(), [], {}
     for name, count in zip(dataset.classes, dataset.positives().tolist(), strict=True):
         if name not in table:
@@ -69,7 +70,7 @@ def covered_classes(dataset: MultiLabelDataset, *, min_positives: int = 1) -> tu
         else:
             covered.append(name)
     if not covered:
-        raise LabError(
+        raise CsraError(
             f"{dataset.name} {dataset.split} has no class to score: it needs one of {', '.join(table)} "
             f"with at least {max(min_positives, 1)} positive images."
         )

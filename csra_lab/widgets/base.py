@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 try:
     import anywidget
 except ImportError:
-    raise LabError("the explorers need the package anywidget; `pip install anywidget` brings it.") from None
+    raise CsraError("the explorers need the package anywidget; `pip install anywidget` brings it.") from None
 
 HERE = Path(__file__).parent
 CSS = (HERE / "explorers.css").read_text(encoding="utf-8")
@@ -88,10 +88,10 @@ def picture_url(picture: Image.Image, *, side: int = 400) -> str:
 
 
 def as_temperature(value: float | str) -> float | str:
-    """A temperature from 0 to infinity as JSON holds it: a number, or "inf". LabError for another."""
+    """A temperature from 0 to infinity as JSON holds it: a number, or "inf". CsraError for another."""
     number = float(value)
     if not number >= 0:
-        raise LabError(f"a temperature must be a number from 0 to infinity, not {value}.")
+        raise CsraError(f"a temperature must be a number from 0 to infinity, not {value}.")
     return "inf" if number == float("inf") else number
 
 

@@ -9,15 +9,16 @@ import torch
 import traitlets
 from PIL import Image
 
-from csra_lab.atlas import ATLAS, read_atlas
+from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
 from csra_lab.datasets.transforms import eval_transform
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.heads import PAPER_TEMPERATURES
+from csra_lab.viz.atlas import ATLAS, read_atlas
 from csra_lab.widgets.base import Explorer, as_temperature, module, packed, picture_url
 
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models" / "photographs"
+SHIPPED = asset("models/photographs")
 MOST_LABELS = 200  # of a classifier with more, those with the highest means and peaks are shown: a page must stay small
 
 
@@ -78,7 +79,7 @@ class HeadComposer(MapExplorer):
     def _one_head(self, proposal):
         for model in proposal["value"].get("models", ()):
             if model["heads"] != 1:
-                raise LabError(
+                raise CsraError(
                     f"the head composer pools one score map a label, and {model['name']} has {model['heads']}."
                 )
         return proposal["value"]
@@ -93,12 +94,12 @@ def explore(
     the classifier was trained with, on the label it ranks first.
 
     Raises:
-        LabError: no photograph, or one that cannot be read.
+        CsraError: no photograph, or one that cannot be read.
     """
     if not isinstance(model, MultiLabelClassifier):
         photographs, model = (model, *photographs), None
     if not photographs:
-        raise LabError('name one or more photographs, as in explore(model, "photo.jpg").')
+        raise CsraError('name one or more photographs, as in explore(model, "photo.jpg").')
     pictures = [p if isinstance(p, Image.Image) else open_image(p) for p in photographs]
     names = [f"picture {i}" if isinstance(p, Image.Image) else Path(p).name for i, p in enumerate(photographs, 1)]
     model = MultiLabelClassifier.from_pretrained(SHIPPED) if model is None else model
@@ -123,20 +124,20 @@ def maps_of_atlas(
         pictures: which of its pictures, by number; None for the first eight.
 
     Raises:
-        LabError: an unknown name or number, with what there is.
+        CsraError: an unknown name or number, with what there is.
     """
     atlas = read_atlas(folder)
     if dataset not in atlas.pictures:
-        raise LabError(f"the atlas has no pictures of {dataset!r}; it has {', '.join(atlas.pictures)}.")
+        raise CsraError(f"the atlas has no pictures of {dataset!r}; it has {', '.join(atlas.pictures)}.")
     there = {name: model for name, model in atlas.models.items() if model.dataset == dataset}
     chosen = list(there) if models is None else list(models)
     shown = range(min(8, len(atlas.pictures[dataset]))) if pictures is None else pictures
     for name in chosen:
         if name not in there:
-            raise LabError(f"the atlas has no model {name!r} on {dataset}; it has {', '.join(there)}.")
+            raise CsraError(f"the atlas has no model {name!r} on {dataset}; it has {', '.join(there)}.")
     for i in shown:
         if not 0 <= i < len(atlas.pictures[dataset]):
-            raise LabError(f"the atlas has {len(atlas.pictures[dataset])} pictures of {dataset}, and no number {i}.")
+            raise CsraError(f"the atlas has {len(atlas.pictures[dataset])} pictures of {dataset}, and no number {i}.")
     classes = atlas.classes[dataset]
     kept = [atlas.pictures[dataset][i] for i in shown]
     return {

@@ -6,7 +6,7 @@ import numpy as np
 import traitlets
 from numpy.typing import ArrayLike
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.widgets.base import Explorer, module, packed
 
@@ -29,9 +29,9 @@ class MetricsExplorer(Explorer):
 
 
 def explore_metrics(*sets: dict) -> MetricsExplorer:
-    """The metrics explorer on one or more sets made by `score_set`. LabError without one."""
+    """The metrics explorer on one or more sets made by `score_set`. CsraError without one."""
     if not sets:
-        raise LabError("explore_metrics needs a score_set: names of classes, targets, and the scores of a method.")
+        raise CsraError("explore_metrics needs a score_set: names of classes, targets, and the scores of a method.")
     return MetricsExplorer(data={"sets": list(sets)})
 
 
@@ -43,7 +43,7 @@ def score_set(name: str, classes: Sequence[str], targets: ArrayLike, methods: Ma
             so, others become float32.
 
     Raises:
-        LabError: what `multilabel_metrics` refuses.
+        CsraError: what `multilabel_metrics` refuses.
     """
     targets = np.asarray(targets)
     kept = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 TALLY = pytest.StashKey[dict]()
 MEMORY = 200  # MB that one small file may make us use
@@ -50,7 +50,7 @@ def tally(request):
     return count
 
 
-def is_one_sentence(error: LabError) -> bool:
+def is_one_sentence(error: CsraError) -> bool:
     text = str(error)
     return "\n" not in text and text.endswith((".", "?")) and len(text) < 700 and "Traceback" not in text
 
@@ -93,7 +93,7 @@ def each(tally, tmp_path):
                 with modest():
                     try:
                         found = read(folder, case)
-                    except LabError as error:
+                    except CsraError as error:
                         tally(kind, "refused")
                         if not is_one_sentence(error):
                             failures.append(f"{case.name}: this is not one sentence: {error}")

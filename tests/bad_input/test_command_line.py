@@ -78,7 +78,7 @@ def run(arguments) -> tuple[int, str, str]:
 def test_any_command_line(places, tally, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CSRA_LAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("csra_lab.training.train", lambda *_, **__: pytest.fail("no recipe here can be trained"))
+    monkeypatch.setattr("csra_lab.training.loop.train", lambda *_, **__: pytest.fail("no recipe here can be trained"))
 
     @settings(max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(command=st.sampled_from(list(FLAGS)), data=st.data())

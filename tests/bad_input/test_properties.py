@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from csra_lab.datasets import load_dataset
+from csra_lab.catalog import load_dataset
 from csra_lab.datasets.voc import load_devkit, read_voc_boxes
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 from csra_lab.heads import HEADS, create_head
 from csra_lab.metrics import multilabel_metrics
-from csra_lab.plans import get_plan
 from csra_lab.recipes import RECIPES, Recipe, learning_rate_factor
-from csra_lab.runs import read_recipe
+from csra_lab.study.plans import get_plan
+from csra_lab.training.run_folder import read_recipe
 from tests.bad_input.conftest import is_one_sentence
 
 # The same inputs every time, so that a build does not break on a day without a change.
@@ -42,7 +42,7 @@ def tried(tally):
         found, refused = None, None
         try:
             found = call()
-        except LabError as error:
+        except CsraError as error:
             refused = error
         assert refused is None or is_one_sentence(refused), refused
         tally(kind, "read" if refused is None else "refused")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from csra_lab import csra_logits, multilabel_metrics
-from csra_lab.atlas import ATLAS, read_atlas
-from csra_lab.experiments import read_scores
 from csra_lab.heads import create_head
 from csra_lab.residual_attention import attention_scores, gap_bound, gap_to_max
+from csra_lab.study.experiments import read_scores
+from csra_lab.viz.atlas import ATLAS, read_atlas
 from tests.widgets.drive import Drive, number
 
 RUNS = ATLAS.parent / "runs/four-lines"

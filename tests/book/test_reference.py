@@ -23,22 +23,22 @@ SHOWN = {name: page for page, text in PAGES.items() for name in re.findall(r"aut
 LEFT_OUT = {
     "csra_lab": "its names are on the page of the package, each with a link to where it is defined",
     "csra_lab.cli": "commands have --help, and the book shows them at work",
-    "csra_lab.atomic": "how files are written whole; a caller of the lab never writes any",
-    "csra_lab.fields": "how recipes and plans are checked; its errors are theirs",
-    "csra_lab.attention_record": "makes the record behind the chapters on seeing, once",
-    "csra_lab.make_atlas": "makes the score atlas, once; `csra_lab.atlas` reads it",
+    "csra_lab._io.atomic_write": "how files are written whole; a caller of the lab never writes any",
+    "csra_lab._io.validation": "how recipes and plans are checked; its errors are theirs",
+    "csra_lab.study.attention_study": "makes the record behind the chapters on seeing, once",
+    "csra_lab.cli.build_atlas": "makes the score atlas, once; `csra_lab.viz.atlas` reads it",
     "csra_lab.widgets": "only gathers the explorers of its modules, which are shown",
     "csra_lab.datasets.annotations": "how readers open JSON; their errors are shown with them",
-    "csra_lab.datasets.prepare": "how drawn sets are kept; `load_dataset` calls it",
+    "csra_lab.synthetic.prepare": "how drawn sets are kept; `load_dataset` calls it",
     "csra_lab.datasets.unpack": "how archives are opened; `download` calls it",
-    "csra_lab.datasets.backgrounds": "draws a part of the pictures of a drawn set",
-    "csra_lab.datasets.emoji_drawings": "draws a part of the pictures of a drawn set",
-    "csra_lab.datasets.polygons": "draws a part of the pictures of a drawn set",
-    "csra_lab.datasets.paperdoll": "draws a part of the pictures of a drawn set",
-    "csra_lab.datasets.paperdoll_body": "draws a part of the pictures of a drawn set",
-    "csra_lab.datasets.paperdoll_head": "draws a part of the pictures of a drawn set",
-    "csra_lab.datasets.paperdoll_people": "draws a part of the pictures of a drawn set",
-    "csra_lab.datasets.paperdoll_scene": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.backgrounds": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.sprites": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.polygons": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.paperdoll": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.paperdoll_body": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.paperdoll_head": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.paperdoll_people": "draws a part of the pictures of a drawn set",
+    "csra_lab.synthetic.paperdoll_scene": "draws a part of the pictures of a drawn set",
 }
 
 
@@ -103,8 +103,8 @@ def test_every_public_name_has_a_docstring(name):
 def test_what_a_function_raises_is_said(name):
     nodes = ast.walk(definition(inspect.unwrap(FUNCTIONS[name])))
     raised = [ast.unparse(node.exc) for node in nodes if isinstance(node, ast.Raise) and node.exc]
-    if any(error.startswith("LabError") for error in raised):
-        assert "LabError" in FUNCTIONS[name].__doc__
+    if any(error.startswith("CsraError") for error in raised):
+        assert "CsraError" in FUNCTIONS[name].__doc__
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -163,11 +163,11 @@ def test_sections_become_lists_of_names():
             0. c or d: none.
 
     Raises:
-        LabError: a bad `n`.
+        CsraError: a bad `n`.
     """)
     assert page.split("\n") == [
         *["Score `n` things.", "", ":Arguments:", "   ``n``", "      \\C.", "", "   ``a``, ``b``"],
-        *["      (N, C) of 1, 0.", "", "   ``c`` or ``d``", "      none.", "", "", ":Raises:", "   `LabError`"],
+        *["      (N, C) of 1, 0.", "", "   ``c`` or ``d``", "      none.", "", "", ":Raises:", "   `CsraError`"],
         "      a bad `n`.",
     ]
 

@@ -4,8 +4,9 @@ import pickle
 import pytest
 from PIL import Image
 
-from csra_lab.datasets import COCO_CLASSES, Box, load_dataset
-from csra_lab.errors import LabError
+from csra_lab.catalog import load_dataset
+from csra_lab.datasets import COCO_CLASSES, Box
+from csra_lab.errors import CsraError
 
 # The 91 ids of COCO less the eleven that were never used: category ids have gaps.
 UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
@@ -47,7 +48,7 @@ def test_labels_crowds_and_images_without_objects(root):
     assert present == [{"person", "toothbrush"}, {"dog", "person"}, set()]
     assert dataset.targets.min() == 0
     assert dataset.image(0).size == (30, 20)
-    with pytest.raises(LabError, match="does not exist"):
+    with pytest.raises(CsraError, match="does not exist"):
         dataset.image(1)
 
 
@@ -67,12 +68,12 @@ def test_splits_and_layouts(root):
     (root / "coco2014" / "images").mkdir()
     (root / "val2014").rename(root / "coco2014" / "images" / "val2014")
     assert load_dataset("coco2014", root, "test").image(0).size == (30, 20)
-    with pytest.raises(LabError, match="no split 'minival'"):
+    with pytest.raises(CsraError, match="no split 'minival'"):
         load_dataset("coco2014", root, "minival")
 
 
 def test_missing(tmp_path):
-    with pytest.raises(LabError, match=r"instances_val2014\.json.*csra-lab data download coco2014 --root DIR"):
+    with pytest.raises(CsraError, match=r"instances_val2014\.json.*csra-lab data download coco2014 --root DIR"):
         load_dataset("coco2014", tmp_path)
 
 
@@ -95,7 +96,7 @@ def test_missing(tmp_path):
 )
 def test_malformed(root, changes, says):
     save(root, content(**changes))
-    with pytest.raises(LabError, match=says) as caught:
+    with pytest.raises(CsraError, match=says) as caught:
         load_dataset("coco2014", root)
     assert "instances_val2014.json" in str(caught.value)
 

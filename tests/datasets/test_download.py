@@ -11,7 +11,7 @@ import pytest
 
 from csra_lab.datasets import download as module
 from csra_lab.datasets.download import SOURCES, Archive, Source, download, fetch
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 
 def tar_of(members):
@@ -165,7 +165,7 @@ def test_dropped_connections_go_on_where_they_stopped(server, tmp_path):
 
 def test_a_connection_that_always_drops_gives_up_and_keeps_the_part(server, tmp_path):
     server.drop_after, server.ranges = 50_000, False
-    with pytest.raises(LabError, match=r"ended after 50,000 bytes.*goes on where it stopped"):
+    with pytest.raises(CsraError, match=r"ended after 50,000 bytes.*goes on where it stopped"):
         fetch(server.archive("/trainval.tar"), tmp_path, progress=False)
     assert (tmp_path / "trainval.tar.part").read_bytes() == TRAINVAL[:50_000]
 
@@ -180,13 +180,13 @@ def test_busy_server_and_redirect(server, tmp_path):
 
 def test_server_that_stays_busy_is_absent_or_lacks_the_file(server, tmp_path):
     server.fail_first = 10**9
-    with pytest.raises(LabError, match="503"):
+    with pytest.raises(CsraError, match="503"):
         fetch(server.archive("/trainval.tar"), tmp_path, progress=False)
     server.fail_first = 0
     archive = server.archive("/trainval.tar")
-    with pytest.raises(LabError, match="answers 404"):
+    with pytest.raises(CsraError, match="answers 404"):
         fetch(Archive(archive.url + "x", archive.size, archive.checksum), tmp_path, progress=False)
-    with pytest.raises(LabError, match="cannot be fetched"):
+    with pytest.raises(CsraError, match="cannot be fetched"):
         fetch(Archive("http://127.0.0.1:9/x.tar", 5, archive.checksum), tmp_path, progress=False)
 
 
@@ -194,7 +194,7 @@ def test_server_that_stays_busy_is_absent_or_lacks_the_file(server, tmp_path):
 def test_wrong_bytes_are_tried_once_more_then_refused(server, tmp_path, extra):
     archive = server.archive("/trainval.tar")
     server.files["/trainval.tar"] = TRAINVAL[::-1] + extra
-    with pytest.raises(LabError, match="has the checksum"):
+    with pytest.raises(CsraError, match="has the checksum"):
         fetch(archive, tmp_path, progress=False)
     assert len(server.asked) == 2
     assert list(tmp_path.iterdir()) == []
@@ -210,15 +210,15 @@ def test_md5_and_a_foreign_file_in_the_way(server, tmp_path):
     archive = server.archive("/test.tar", checksum="md5:" + hashlib.md5(TEST, usedforsecurity=False).hexdigest())
     target = fetch(archive, tmp_path, progress=False)
     target.write_bytes(b"something else")
-    with pytest.raises(LabError, match="remove the file and retry"):
+    with pytest.raises(CsraError, match="remove the file and retry"):
         fetch(archive, tmp_path, progress=False)
     assert target.read_bytes() == b"something else"
 
 
 def test_names_without_a_download(tmp_path):
-    with pytest.raises(LabError, match=r"(?s)1\. Open http.*5\. Give DIR"):
+    with pytest.raises(CsraError, match=r"(?s)1\. Open http.*5\. Give DIR"):
         download("wider", tmp_path)
-    with pytest.raises(LabError, match="voc2007, voc2012, coco2014"):
+    with pytest.raises(CsraError, match="voc2007, voc2012, coco2014"):
         download("imagenet", tmp_path)
 
 
@@ -226,7 +226,7 @@ def test_disk_too_small_full_or_not_writable(voc2007, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-        with pytest.raises(LabError, match="make room or name another folder"):
+        with pytest.raises(CsraError, match="make room or name another folder"):
             download("voc2007", tmp_path, progress=False)
     assert voc2007.asked == []
 
@@ -235,11 +235,11 @@ def test_disk_too_small_full_or_not_writable(voc2007, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "unpack", full)
-        with pytest.raises(LabError, match="the disk is full"):
+        with pytest.raises(CsraError, match="the disk is full"):
             download("voc2007", tmp_path, progress=False)
     assert not (tmp_path / "VOCdevkit").exists()
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(LabError, match="Writing under"):
+    with pytest.raises(CsraError, match="Writing under"):
         download("voc2007", tmp_path / "file", progress=False)
     assert download("voc2007", tmp_path, progress=False).is_dir()  # and once there is room it goes on
     assert len(voc2007.asked) == 2
@@ -248,7 +248,7 @@ def test_disk_too_small_full_or_not_writable(voc2007, tmp_path, monkeypatch):
 def test_an_evil_archive_leaves_nothing(server, tmp_path, monkeypatch):
     server.files["/evil.tar"] = tar_of({"VOCdevkit/VOC2007/a.txt": b"a", "../../evil.txt": b"x"})
     monkeypatch.setitem(SOURCES, "voc2007", Source((server.archive("/evil.tar"),), "VOCdevkit/VOC2007", "", 1000))
-    with pytest.raises(LabError, match="leads out of its folder"):
+    with pytest.raises(CsraError, match="leads out of its folder"):
         download("voc2007", tmp_path / "data", progress=False)
     assert [p.name for p in (tmp_path / "data").iterdir()] == [".voc2007.download"]
     assert not list(tmp_path.rglob("evil.txt"))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from csra_lab.datasets.transforms import eval_transform, train_transform
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -74,5 +74,5 @@ def test_a_whole_crop_without_flip_is_the_eval_transform(image):
     ],
 )
 def test_wrong_values(wrong):
-    with pytest.raises(LabError):
+    with pytest.raises(CsraError):
         train_transform(**{"image_size": 32, **HALF, **wrong})

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from csra_lab.datasets.unpack import unpack
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 
 def make_tar(path, *members):
@@ -60,7 +60,7 @@ def test_members_that_lead_out(tmp_path, name, kind):
         archive = make_tar(tmp_path / "a.tar", file(name))
     else:
         archive = make_zip(tmp_path / "a.zip", (name, "x", stat.S_IFREG | 0o644))
-    with pytest.raises(LabError, match="leads out of its folder") as caught:
+    with pytest.raises(CsraError, match="leads out of its folder") as caught:
         unpack(archive, tmp_path / "deep" / "out", progress=False)
     assert str(archive) in str(caught.value)
     assert not list(tmp_path.rglob("*evil*"))
@@ -69,7 +69,7 @@ def test_members_that_lead_out(tmp_path, name, kind):
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_a_tar(tmp_path, kind):
     archive = make_tar(tmp_path / "a.tar", ("link", kind, str(tmp_path)), file("link/evil.txt"))
-    with pytest.raises(LabError, match="'link', a link or device"):
+    with pytest.raises(CsraError, match="'link', a link or device"):
         unpack(archive, tmp_path / "out", progress=False)
     assert not list(tmp_path.rglob("evil.txt"))
     assert list((tmp_path / "out").iterdir()) == []
@@ -77,7 +77,7 @@ def test_links_and_devices_in_a_tar(tmp_path, kind):
 
 def test_symlink_in_a_zip(tmp_path):
     archive = make_zip(tmp_path / "a.zip", ("link", "/etc/passwd", stat.S_IFLNK | 0o777))
-    with pytest.raises(LabError, match="'link', a link or device"):
+    with pytest.raises(CsraError, match="'link', a link or device"):
         unpack(archive, tmp_path / "out", progress=False)
 
 
@@ -87,7 +87,7 @@ def test_damaged_archives(tmp_path, name, cut):
     make = make_tar if name == "a.tar" else make_zip
     whole = make(tmp_path / name, file("a.txt", b"x" * 5000) if name == "a.tar" else ("a.txt", "x" * 5000, 0))
     whole.write_bytes(whole.read_bytes()[: min(cut, whole.stat().st_size - 30)])
-    with pytest.raises(LabError, match="is damaged"):
+    with pytest.raises(CsraError, match="is damaged"):
         unpack(whole, tmp_path / "out", progress=False)
 
 
@@ -96,5 +96,5 @@ def test_damaged_bytes_inside_a_zip(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[60:90] = b"\xff" * 30
     path.write_bytes(raw)
-    with pytest.raises(LabError, match="is damaged"):
+    with pytest.raises(CsraError, match="is damaged"):
         unpack(path, tmp_path / "out", progress=False)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csra_lab.datasets import VOC_CLASSES, Box, load_dataset, write_voc_predictions
-from csra_lab.errors import LabError
+from csra_lab.catalog import load_dataset
+from csra_lab.datasets import VOC_CLASSES, Box, write_voc_predictions
+from csra_lab.errors import CsraError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "VOCdevkit"
 XML = """<annotation><object><name>dog</name><truncated>1</truncated><difficult>0</difficult>
@@ -47,16 +48,16 @@ def test_protocol(devkit):
     assert np.delete(dataset.targets, dog, axis=1).max() == 0
     assert dataset.targets.dtype == np.int8
     assert dataset[0][0].size == (12, 20)
-    with pytest.raises(LabError, match=rf"{IDS[2]}\.jpg does not exist"):
+    with pytest.raises(CsraError, match=rf"{IDS[2]}\.jpg does not exist"):
         dataset[2]
 
 
 def test_the_three_layouts_and_the_classes(devkit):
     for root in (devkit, devkit.parent, devkit.parent.parent, str(devkit)):
         assert len(load_dataset("voc2012", root, "trainval", classes=("dog", "cat"))) == 3
-    with pytest.raises(LabError, match="csra-lab data download voc2007 --root DIR"):
+    with pytest.raises(CsraError, match="csra-lab data download voc2007 --root DIR"):
         load_dataset("voc2007", devkit)
-    with pytest.raises(LabError, match="no class 'unicorn'"):
+    with pytest.raises(CsraError, match="no class 'unicorn'"):
         load_dataset("voc2012", devkit, classes=["unicorn"])
 
 
@@ -68,13 +69,13 @@ def test_plain_line_ends_blank_tail_and_bom(devkit):
 
 
 def test_names_and_splits_that_do_not_exist(devkit):
-    with pytest.raises(LabError, match="voc2007, voc2012, wider, coco2014"):
+    with pytest.raises(CsraError, match="voc2007, voc2012, wider, coco2014"):
         load_dataset("voc2077", devkit)
-    with pytest.raises(LabError, match=r"no split 'val'.*test, trainval"):
+    with pytest.raises(CsraError, match=r"no split 'val'.*test, trainval"):
         load_dataset("voc2012", devkit, "val")
-    with pytest.raises(LabError, match=r"no split '\.\./x'"):
+    with pytest.raises(CsraError, match=r"no split '\.\./x'"):
         load_dataset("voc2012", devkit, "../x")
-    with pytest.raises(LabError, match="csra-lab data download voc2012"):
+    with pytest.raises(CsraError, match="csra-lab data download voc2012"):
         load_dataset("voc2012")
 
 
@@ -88,7 +89,7 @@ def test_a_split_without_class_lists_is_unknown_not_negative(devkit):
 
 def test_one_missing_class_list_is_named(devkit):
     (devkit / "ImageSets" / "Main" / "sheep_test.txt").unlink()
-    with pytest.raises(LabError, match=r"lacks sheep_test\.txt"):
+    with pytest.raises(CsraError, match=r"lacks sheep_test\.txt"):
         load_dataset("voc2012", devkit)
 
 
@@ -109,7 +110,7 @@ def test_one_missing_class_list_is_named(devkit):
 def test_malformed_class_list(devkit, content, says):
     path = devkit / "ImageSets" / "Main" / "cat_test.txt"
     path.write_bytes(content)
-    with pytest.raises(LabError, match=says) as caught:
+    with pytest.raises(CsraError, match=says) as caught:
         load_dataset("voc2012", devkit)
     assert str(path) in str(caught.value)
 
@@ -131,7 +132,7 @@ def test_malformed_class_list(devkit, content, says):
 def test_malformed_id_list(devkit, content, says):
     path = devkit / "ImageSets" / "Main" / "test.txt"
     path.write_bytes(content)
-    with pytest.raises(LabError, match=says) as caught:
+    with pytest.raises(CsraError, match=says) as caught:
         load_dataset("voc2012", devkit)
     assert str(path) in str(caught.value)
 
@@ -143,7 +144,7 @@ def test_boxes_become_zero_based_and_half_open(devkit):
         Box("cat", 3.0, 2.0, 8.0, 9.0, difficult=True, occluded=True),
     ]
     assert [b.name for b in dataset.select_classes(["cat"]).subset([0]).boxes(0)] == ["cat"]
-    with pytest.raises(LabError, match=f"{IDS[1]}.xml cannot be read"):
+    with pytest.raises(CsraError, match=f"{IDS[1]}.xml cannot be read"):
         dataset.boxes(1)
 
 
@@ -166,7 +167,7 @@ def test_boxes_become_zero_based_and_half_open(devkit):
 def test_bad_xml(devkit, content, says):
     path = devkit / "Annotations" / f"{IDS[0]}.xml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(LabError, match=says) as caught:
+    with pytest.raises(CsraError, match=says) as caught:
         load_dataset("voc2012", devkit).boxes(0)
     assert str(path) in str(caught.value)
 
@@ -180,7 +181,7 @@ def test_predictions_in_the_servers_format(devkit, tmp_path):
     rows = [line.split() for line in (main / "comp2_cls_test_dog.txt").read_text().splitlines()]
     assert [row[0] for row in rows] == list(IDS)
     assert np.allclose([float(row[1]) for row in rows], scores[:, VOC_CLASSES.index("dog")], rtol=1e-8)
-    with pytest.raises(LabError, match="exists already"):
+    with pytest.raises(CsraError, match="exists already"):
         write_voc_predictions(tmp_path / "out", dataset, scores)
     assert [p.name for p in main.parent.iterdir()] == ["Main"]  # nothing half-written lies about
 
@@ -189,14 +190,14 @@ def test_predictions_that_cannot_be_written(devkit, tmp_path):
     dataset = load_dataset("voc2012", devkit)
     scores = np.zeros((3, 20))
     for bad in (scores[:2], np.full((3, 20), np.nan)):
-        with pytest.raises(LabError, match="finite numbers of shape"):
+        with pytest.raises(CsraError, match="finite numbers of shape"):
             write_voc_predictions(tmp_path / "out", dataset, bad)
-    with pytest.raises(LabError, match="comp1"):
+    with pytest.raises(CsraError, match="comp1"):
         write_voc_predictions(tmp_path / "out", dataset, scores, competition="comp7")
-    with pytest.raises(LabError, match="all 20"):
+    with pytest.raises(CsraError, match="all 20"):
         write_voc_predictions(tmp_path / "out", dataset.select_classes(["dog"]), scores[:, :1])
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(LabError, match="cannot be written"):
+    with pytest.raises(CsraError, match="cannot be written"):
         write_voc_predictions(tmp_path / "file", dataset, scores)
     assert not (tmp_path / "out").exists()
 
@@ -223,7 +224,7 @@ def test_real_voc2007():
     table = np.loadtxt(REAL / "VOC2007/ImageSets/Main/person_test.txt", dtype=np.int64)
     assert test.positives()[VOC_CLASSES.index("person")] == (table[:, 1] == 1).sum() == 2007
     assert (test.targets[:, VOC_CLASSES.index("person")] == -1).sum() == (table[:, 1] == 0).sum()
-    with pytest.raises(LabError, match="does not exist"):
+    with pytest.raises(CsraError, match="does not exist"):
         test.image(0)
 
 

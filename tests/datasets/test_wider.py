@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csra_lab.datasets import WIDER_ATTRIBUTES, load_dataset
-from csra_lab.errors import LabError
+from csra_lab.catalog import load_dataset
+from csra_lab.datasets import WIDER_ATTRIBUTES
+from csra_lab.errors import CsraError
 
 POSITIVE = [1] * 14
 MIXED = [1, 0, -1] + [-1] * 11
@@ -45,7 +46,7 @@ def test_people_attributes_and_crops(root):
     assert dataset.image(0).size == (5, 6)
     assert dataset.image(1).size == (20, 5)  # clipped at the right edge, half a row counts
     assert np.array_equal(dataset.crops[1], [10, 10, 30, 4.5])
-    with pytest.raises(LabError, match="no boxes"):
+    with pytest.raises(CsraError, match="no boxes"):
         dataset.boxes(0)
 
 
@@ -53,7 +54,7 @@ def test_splits(root):
     assert load_dataset("wider", root, "train").ids == ("train/a.jpg#0", "train/a.jpg#1")
     assert load_dataset("wider", root, "val").ids == ("val/b.jpg#0",)
     assert len(load_dataset("wider", root, "test")) == 2
-    with pytest.raises(LabError, match="no split 'all'; it has train, val, trainval, test"):
+    with pytest.raises(CsraError, match="no split 'all'; it has train, val, trainval, test"):
         load_dataset("wider", root, "all")
 
 
@@ -68,7 +69,7 @@ def test_other_layouts(root):
 
 
 def test_missing_data_says_the_steps(tmp_path):
-    with pytest.raises(LabError, match=r"(?s)wider_attribute_test\.json.*1\. Open http"):
+    with pytest.raises(CsraError, match=r"(?s)wider_attribute_test\.json.*1\. Open http"):
         load_dataset("wider", tmp_path)
 
 
@@ -94,7 +95,7 @@ def test_missing_data_says_the_steps(tmp_path):
 )
 def test_malformed(root, images, says):
     save(root, images)
-    with pytest.raises(LabError, match=says) as caught:
+    with pytest.raises(CsraError, match=says) as caught:
         load_dataset("wider", root)
     assert "wider_attribute_test.json" in str(caught.value)
 
@@ -103,12 +104,12 @@ def test_not_json(root):
     path = root / "Annotations" / "wider_attribute_test.json"
     for content in (b"{", b"", b"\xff\xfe\x00", b"[" * 100_000, b"[]"):
         path.write_bytes(content)
-        with pytest.raises(LabError, match=r"wider_attribute_test\.json"):
+        with pytest.raises(CsraError, match=r"wider_attribute_test\.json"):
             load_dataset("wider", root)
 
 
 def test_a_box_outside_its_photograph(root):
     save(root, [{"file_name": "test/c.jpg", "targets": [person((100, 0, 5, 5))]}])
     dataset = load_dataset("wider", root)
-    with pytest.raises(LabError, match=r"x=100 .*outside .*c\.jpg, which is 30 x 20"):
+    with pytest.raises(CsraError, match=r"x=100 .*outside .*c\.jpg, which is 30 x 20"):
         dataset.image(0)

@@ -24,14 +24,16 @@ import numpy as np
 import pytest
 import torch
 
-from csra_lab import create_classifier, features, training
-from csra_lab.atomic import written_whole
+from csra_lab import create_classifier
+from csra_lab._io.atomic_write import atomic_write
 from csra_lab.datasets import download as downloads
-from csra_lab.datasets import emoji_voc, prepare
 from csra_lab.datasets.download import Archive, Source, fetch
 from csra_lab.datasets.unpack import unpack
-from csra_lab.errors import LabError
-from csra_lab.evaluation import evaluate
+from csra_lab.errors import CsraError
+from csra_lab.synthetic import emoji_voc, prepare
+from csra_lab.training import feature_cache as features
+from csra_lab.training import loop as training
+from csra_lab.training.evaluation import evaluate
 from tests import toy
 from tests.faults import work
 from tests.faults.conftest import tree
@@ -67,7 +69,7 @@ def devkit(tmp_path_factory):
 
 def test_a_full_disk_while_drawing(tmp_path, inject):
     inject("full disk")
-    with no_file_above(600), pytest.raises(LabError) as caught:
+    with no_file_above(600), pytest.raises(CsraError) as caught:
         work.draw_emoji(tmp_path)
     one_sentence(caught, "emoji-voc", "could not be written whole")
     assert list(tmp_path.iterdir()) == []
@@ -77,16 +79,16 @@ def test_a_full_disk_while_drawing(tmp_path, inject):
 def test_a_full_disk_while_features_are_kept(devkit, tmp_path, inject):
     whole = work.network(), toy.load(devkit, "trainval")
     inject("full disk")
-    with no_file_above(50_000), pytest.raises(LabError) as caught:
-        features.keep_features(*whole, root=tmp_path)
+    with no_file_above(50_000), pytest.raises(CsraError) as caught:
+        features.cache_features(*whole, root=tmp_path)
     one_sentence(caught, ".part cannot be written", "make room")
-    kept = features.keep_features(*whole, root=tmp_path)
-    assert torch.equal(kept.maps, features.keep_features(*whole, root=tmp_path / "again").maps)
+    kept = features.cache_features(*whole, root=tmp_path)
+    assert torch.equal(kept.maps, features.cache_features(*whole, root=tmp_path / "again").maps)
 
 
 def test_a_full_disk_while_training(devkit, tmp_path, inject):
     inject("full disk")
-    with no_file_above(20_000), pytest.raises(LabError) as caught:
+    with no_file_above(20_000), pytest.raises(CsraError) as caught:
         work.fit(devkit, tmp_path / "run")
     one_sentence(caught, "run", "could not be written whole")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"recipe.json"}
@@ -101,7 +103,7 @@ def test_a_full_disk_while_unpacking(tmp_path, inject, monkeypatch):
     (tmp_path / "root" / ".voc2007.download").mkdir(parents=True)
     shutil.copy(archive, tmp_path / "root" / ".voc2007.download" / "a.tar")
     inject("full disk")
-    with no_file_above(100_000), pytest.raises(LabError) as caught:
+    with no_file_above(100_000), pytest.raises(CsraError) as caught:
         downloads.download("voc2007", tmp_path / "root", progress=False)
     one_sentence(caught, "root", "failed")
     assert [p.name for p in (tmp_path / "root").iterdir()] == [".voc2007.download"]
@@ -139,7 +141,7 @@ def test_a_folder_that_may_not_be_written(name, code, devkit, tmp_path, monkeypa
 
     refusing(os, "mkdir")
     inject("folder that may not be written")
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(CsraError) as caught:
         READ_ONLY[name](devkit, tmp_path / "x")
     assert refuse
     one_sentence(caught, str(tmp_path), os.strerror(code))
@@ -148,7 +150,7 @@ def test_a_folder_that_may_not_be_written(name, code, devkit, tmp_path, monkeypa
 
 def test_what_fails_inside_a_block_is_not_called_a_full_disk(tmp_path):
     def write(error):
-        with written_whole(tmp_path / "x") as path:
+        with atomic_write(tmp_path / "x") as path:
             path.write_text("half")
             raise error
 
@@ -162,8 +164,8 @@ def test_what_fails_inside_a_block_is_not_called_a_full_disk(tmp_path):
 
 
 def test_kept_features_that_are_deleted_while_they_are_made(devkit, tmp_path, monkeypatch, inject):
-    data, written = toy.load(devkit, "trainval"), features.written_whole
-    whole = features.keep_features(work.network(), data, root=tmp_path / "whole")
+    data, written = toy.load(devkit, "trainval"), features.atomic_write
+    whole = features.cache_features(work.network(), data, root=tmp_path / "whole")
     for moment in (1, 2):  # after the first note and after the last
         notes = []
 
@@ -175,19 +177,19 @@ def test_kept_features_that_are_deleted_while_they_are_made(devkit, tmp_path, mo
             if len(notes) == moment:
                 shutil.rmtree(tmp_path / "cache")
 
-        monkeypatch.setattr(features, "written_whole", deleting)
+        monkeypatch.setattr(features, "atomic_write", deleting)
         inject("cache deleted mid-run")
-        with pytest.raises(LabError) as caught:
-            features.keep_features(work.network(), data, root=tmp_path / "cache")
+        with pytest.raises(CsraError) as caught:
+            features.cache_features(work.network(), data, root=tmp_path / "cache")
         one_sentence(caught, "was deleted", "give the same command again")
-        monkeypatch.setattr(features, "written_whole", written)
-        again = features.keep_features(work.network(), data, root=tmp_path / "cache")
+        monkeypatch.setattr(features, "atomic_write", written)
+        again = features.cache_features(work.network(), data, root=tmp_path / "cache")
         assert torch.equal(again.maps, whole.maps)
         shutil.rmtree(tmp_path / "cache")
 
 
 def test_kept_features_that_are_deleted_while_they_are_read(devkit, tmp_path, inject):
-    kept = features.keep_features(work.network(), toy.load(devkit, "trainval"), root=tmp_path)
+    kept = features.cache_features(work.network(), toy.load(devkit, "trainval"), root=tmp_path)
     before = kept.maps.clone()
     inject("cache deleted mid-run")
     shutil.rmtree(tmp_path / "features")
@@ -203,7 +205,7 @@ def test_pictures_that_are_deleted_while_they_are_trained_on(tmp_path, monkeypat
 
     monkeypatch.setattr(training._Run, "_finish_epoch", then_delete)
     inject("cache deleted mid-run")
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(CsraError) as caught:
         work.fit(devkit, tmp_path / "run")
     one_sentence(caught, ".jpg does not exist")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"recipe.json", "model", "state.pt", "history.csv"}
@@ -219,7 +221,7 @@ def test_a_set_that_is_deleted_while_it_is_drawn(tmp_path, monkeypatch, inject):
 
     monkeypatch.setattr(emoji_voc, "picture", deleting)
     inject("cache deleted mid-run")
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(CsraError) as caught:
         work.draw_emoji(tmp_path / "cache")
     one_sentence(caught, "could not be written whole")
 
@@ -304,7 +306,7 @@ def test_a_helper_that_is_killed_is_one_sentence(tmp_path, monkeypatch, inject):
 
     threading.Thread(target=kill_one, daemon=True).start()
     inject("kills: a helper")
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(CsraError) as caught:
         work.with_helpers(tmp_path)
     one_sentence(caught, "was ended")
 
@@ -315,7 +317,7 @@ def test_a_bad_picture_in_a_loaders_process_is_one_sentence(devkit, tmp_path, in
     data.paths[3] = tmp_path / "missing.jpg"
     model = create_classifier("test_efficientnet", classes=toy.CLASSES, image_size=64)
     inject("bad picture in another process")
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(CsraError) as caught:
         evaluate(model, data, workers=1)
     one_sentence(caught, "missing.jpg does not exist")
     del caught
@@ -440,7 +442,7 @@ def test_servers_that_misbehave(rude, tmp_path, kind, begun, inject):
     refused = None
     try:
         found = fetch(archive, tmp_path, progress=False)
-    except LabError as error:
+    except CsraError as error:
         refused = str(error)
     assert (refused is None) == (kind in GOOD_IN_THE_END), refused
     if refused is None:
@@ -488,7 +490,7 @@ def test_archives_with_bytes_changed_anywhere(tmp_path, inject):
             place.mkdir()
             (place / "a.tar").write_bytes(bytes(body[: len(body) if number % 3 else rng.integers(len(body))]))
             inject("damaged archives")
-            with contextlib.suppress(LabError):
+            with contextlib.suppress(CsraError):
                 unpack(place / "a.tar", place / "out", progress=False)
             assert {p.name for p in place.iterdir()} <= {"a.tar", "out"}
 
@@ -497,9 +499,9 @@ def test_members_that_are_a_file_and_a_folder(tmp_path, inject):
     for names in (("a", "a/b"), ("a/b", "a"), (".", "x"), ("a" * 300, "x")):
         inject("damaged archives")
         archive = pack(tmp_path / "a.tar", dict.fromkeys(names, b"x"))
-        with pytest.raises((LabError, OSError)) as caught:
+        with pytest.raises((CsraError, OSError)) as caught:
             unpack(archive, tmp_path / "out", progress=False)
-        assert isinstance(caught.value, LabError) or caught.value.errno == errno.ENAMETOOLONG
+        assert isinstance(caught.value, CsraError) or caught.value.errno == errno.ENAMETOOLONG
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
@@ -513,5 +515,5 @@ def test_a_file_with_holes_does_not_fill_the_disk(tmp_path, inject):
     block[148:156] = b"%06o\0 " % sum(block)
     (tmp_path / "a.tar").write_bytes(bytes(block) + bytes(1024))
     inject("damaged archives")
-    with pytest.raises(LabError, match="holes"):
+    with pytest.raises(CsraError, match="holes"):
         unpack(tmp_path / "a.tar", tmp_path / "out", progress=False)

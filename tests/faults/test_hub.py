@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csra_lab import MultiLabelClassifier, create_classifier
-from csra_lab.errors import LabError
+from csra_lab.errors import CsraError
 
 
 @pytest.fixture
@@ -42,21 +42,21 @@ def test_what_is_wrong_with_it_is_one_sentence(cached, inject):
     for wrong in ({"head": {"kind": "csra", "in_features": 3}}, {"backbone": 5}, {"auto_map": "evil.py"}):
         (cached / "config.json").write_text(json.dumps(config | wrong))
         inject("hub without a network or with a bad model")
-        with pytest.raises(LabError, match=r"config\.json|head 'csra'"):
+        with pytest.raises(CsraError, match=r"config\.json|head 'csra'"):
             MultiLabelClassifier.from_pretrained("somebody/model", cache_dir=cached.parents[2])
     (cached / "config.json").unlink()
     (cached / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")  # which is never looked at
-    with pytest.raises(LabError, match=r"no config\.json"):
+    with pytest.raises(CsraError, match=r"no config\.json"):
         MultiLabelClassifier.from_pretrained("somebody/model", cache_dir=cached.parents[2])
 
 
 def test_what_is_not_there_is_one_sentence(cached, inject):
     inject("hub without a network or with a bad model")
-    with pytest.raises(LabError, match="somebody/other could not be fetched: the model hub cannot"):
+    with pytest.raises(CsraError, match="somebody/other could not be fetched: the model hub cannot"):
         MultiLabelClassifier.from_pretrained("somebody/other")
 
 
 def test_options_of_the_hub_do_nothing_for_a_folder(tmp_path):
     create_classifier("test_resnet", classes=["a", "b"], image_size=64).save_pretrained(tmp_path / "m")
-    with pytest.raises(LabError, match="revision, token would do nothing"):
+    with pytest.raises(CsraError, match="revision, token would do nothing"):
         MultiLabelClassifier.from_pretrained(tmp_path / "m", revision="main", token="x")

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from csra_lab import MultiLabelClassifier
-from csra_lab.experiments import read_scores
+from csra_lab.study.experiments import read_scores
 from tests import toy
 from tests.faults import work
 from tests.faults.conftest import kill_after, moments, tree

@@ -15,15 +15,15 @@ from unittest.mock import patch
 
 import torch
 
-from csra_lab import experiments
 from csra_lab.backbones import create_backbone
 from csra_lab.datasets import download as downloads
-from csra_lab.datasets import emoji_voc, prepare
-from csra_lab.experiments import run_plans
-from csra_lab.features import keep_features
-from csra_lab.plans import SOURCES, Entry, Plan, Source
 from csra_lab.recipes import Recipe
-from csra_lab.training import train
+from csra_lab.study import experiments
+from csra_lab.study.experiments import run_plans
+from csra_lab.study.plans import SOURCES, Entry, Plan, Source
+from csra_lab.synthetic import emoji_voc, prepare
+from csra_lab.training.feature_cache import cache_features
+from csra_lab.training.loop import train
 from tests import toy
 
 torch.set_num_threads(1)  # as tests/conftest.py, and before anything forks
@@ -75,7 +75,7 @@ def network():
 
 
 def features(devkit: Path, root: Path) -> None:
-    keep_features(network(), toy.load(devkit, "trainval"), root=root)
+    cache_features(network(), toy.load(devkit, "trainval"), root=root)
 
 
 def fit(devkit: Path, out: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from skimage import data as pictures
 
-from csra_lab import LabError, create_classifier, csra_logits, multilabel_metrics
-from csra_lab.evaluation import predict_image
+from csra_lab import CsraError, create_classifier, csra_logits, multilabel_metrics
 from csra_lab.heads import PAPER_TEMPERATURES, create_head
 from csra_lab.residual_attention import attention_scores, gap_bound, gap_to_max
+from csra_lab.training.evaluation import predict_image
 from csra_lab.widgets import (
     AttentionExplorer,
     HeadComposer,
@@ -306,19 +306,19 @@ def test_a_widget_is_both_live_and_static():
 def test_settings_are_checked():
     explorer = TemperatureExplorer(temperature=math.inf)
     assert explorer.temperature == "inf"
-    with pytest.raises(LabError, match="temperature"):
+    with pytest.raises(CsraError, match="temperature"):
         explorer.temperature = -1
-    with pytest.raises(LabError, match="one score map"):
+    with pytest.raises(CsraError, match="one score map"):
         HeadComposer(data=data(model(2, [1.0, 2.0])))
-    with pytest.raises(LabError, match="probabilities"):
+    with pytest.raises(CsraError, match="probabilities"):
         score_set("s", ["a"], [[1]], {"m": [[2.0]]})
-    with pytest.raises(LabError, match="score_set"):
+    with pytest.raises(CsraError, match="score_set"):
         explore_metrics()
-    with pytest.raises(LabError, match="emoji-voc"):
+    with pytest.raises(CsraError, match="emoji-voc"):
         maps_of_atlas("nothing")
-    with pytest.raises(LabError, match="no model 'x'"):
+    with pytest.raises(CsraError, match="no model 'x'"):
         maps_of_atlas("emoji-voc", models=["x"])
-    with pytest.raises(LabError, match="no number 99"):
+    with pytest.raises(CsraError, match="no number 99"):
         maps_of_atlas("emoji-voc", pictures=[99])
 
 
@@ -348,9 +348,9 @@ def test_explore_takes_a_model_and_photographs(network, tmp_path, show):
     assert explorer.label == probabilities.argmax()
     drive = Drive(show(explorer), "Attention explorer")
     assert drive.number("probability") == pytest.approx(probabilities.max(), abs=2e-3)  # half-precision maps
-    with pytest.raises(LabError, match="photographs"):
+    with pytest.raises(CsraError, match="photographs"):
         explore(network)
-    with pytest.raises(LabError, match="does not exist"):
+    with pytest.raises(CsraError, match="does not exist"):
         explore(network, tmp_path / "none.jpg")
 
 

@@ -1,0 +1,94 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from csra_lab.errors import CsraError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Write a file or a folder under a temporary name beside it, and rename it when it is whole.
+
+    Yields the temporary path, which does not exist yet. If the block fails or the process dies, `path` stays as it was.
+
+    Raises:
+        CsraError: the disk is full or the folder cannot be written, with the path.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise CsraError(
+            f"{path} cannot be written ({error.strerror}); choose a folder with space that you may write."
+        ) from None
+    try:
+        fresh = scratch / path.name
+        yield fresh
+        _flush_to_disk(fresh)
+        _move(fresh, path, aside=scratch / f"{path.name}.before")
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _is_write_failure(error, scratch):
+            raise
+        reason = (error.strerror or error) if isinstance(error, OSError) else "the disk may be full"
+        raise CsraError(
+            f"{path} could not be written whole ({reason}); what stood there before is unchanged."
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_leftovers(path: str | Path) -> None:
+    """After a kill: remove what `atomic_write` left beside `path`, and put back a folder that had just stepped aside.
+
+    Only for the one process that writes `path`; another's unfinished writing would be taken for a leftover.
+    """
+    path = Path(path)
+    for scratch in path.parent.glob(f".{path.name}.*"):
+        aside = scratch / f"{path.name}.before"
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move(fresh: Path, path: Path, aside: Path) -> None:
+    """Put `fresh` in the place of `path`. A folder cannot be replaced in one step, so the old one steps aside first."""
+    if path.is_dir():
+        path.rename(aside)
+    try:
+        os.replace(fresh, path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+
+
+def _is_write_failure(error: Exception, scratch: Path) -> bool:
+    """Whether the disk refused, and not a file elsewhere or the network.
+
+    Safetensors and torch.save have their own words for an OSError; of others not all name a file.
+    """
+    if not isinstance(error, OSError):
+        return "I/O error" in str(error) or "inline_container" in str(error)
+    if isinstance(error, ConnectionError | TimeoutError):
+        return False
+    names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None]
+    return not names or any(name.is_relative_to(scratch) for name in names)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Every file on the disk and readable by whom the user lets read: safetensors writes for its owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(file.stat().st_mode | (0o666 & ~umask))
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())

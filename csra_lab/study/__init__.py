@@ -1,0 +1,1 @@
+"""Experiments on heads: plans, many heads trained at once, what attention sees."""

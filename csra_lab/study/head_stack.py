@@ -1,0 +1,326 @@
+"""Many heads trained at once on kept features.
+
+A head on a frozen backbone is a linear map of every location and a pooling, so K heads are one tall matrix: one product
+gives all their score maps, and one pass over the features trains them all. Heads that share a seed see the same batches
+in the same order, and each ends where `training.train` would have taken it alone.
+"""
+
+import copy
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from csra_lab.errors import CsraError
+from csra_lab.heads import CSRA, AveragePooling, GeM, MaxPooling, ScoreMapHead, SpatialOnly, create_head, head_kind
+from csra_lab.losses import LOSSES
+from csra_lab.metrics import average_precision
+from csra_lab.recipes import Recipe, learning_rate_factor
+from csra_lab.residual_attention import attended_scores
+from csra_lab.training.feature_cache import FeatureMaps
+from csra_lab.training.loop import head_seed
+from csra_lab.training.sampling import Batches
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """What became of one recipe's head.
+
+    Attributes:
+        head: with the weights of its best epoch, or of the last where nothing was held out.
+        history: a line an epoch: epoch, train_loss, validation_mAP (NaN where nothing was held out).
+        diverged: the first epoch whose loss was not finite; None for a head that learnt. Its scores are worthless.
+    """
+
+    recipe: Recipe
+    head: ScoreMapHead
+    history: pd.DataFrame
+    diverged: int | None
+
+
+def train_heads(
+    recipes: Sequence[Recipe],
+    features: FeatureMaps,
+    *,
+    fit: np.ndarray | None = None,
+    held_out: np.ndarray | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> list[TrainedHead]:
+    """Train one head for each recipe, together where they see the same batches.
+
+    Args:
+        recipes: differing in head, lam, temperatures, normalisation, loss, optimiser, rates, schedule, or seed; the
+            backbone's fields are not read.
+        features: of the training split.
+        fit, held_out: (n,) and (m,) indices, see `hold_out`; held-out items choose the best epoch. None fits all.
+
+    Raises:
+        CsraError: a recipe that keeps an average of the weights, which is not done here.
+    """
+    for recipe in recipes:
+        if recipe.ema_decay:
+            raise CsraError(
+                f"recipe {recipe.name}: heads trained together keep no average of weights; set ema_decay 0."
+            )
+    fit = np.arange(len(features)) if fit is None else fit
+    held_out = np.arange(0) if held_out is None else held_out
+    passes: dict[Hashable, list[int]] = {}
+    for i, recipe in enumerate(recipes):
+        passes.setdefault((recipe.seed, recipe.batch_size, recipe.epochs, recipe.difficult), []).append(i)
+    results: list[TrainedHead | None] = [None] * len(recipes)
+    steps = sum(recipes[group[0]].epochs * (len(fit) // recipes[group[0]].batch_size) for group in passes.values())
+    with tqdm(total=steps, unit="step", desc=f"{len(recipes)} heads", disable=None if progress else True) as bar:
+        for group in passes.values():
+            trained = _train_together([recipes[i] for i in group], features, fit, held_out, device, bar)
+            for i, result in zip(group, trained, strict=True):
+                results[i] = result
+    return results
+
+
+def score_heads(
+    heads: Sequence[ScoreMapHead], features: FeatureMaps, *, batch_size: int = 64, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Probabilities of many heads on the first view of every picture: (K, N, C) float64."""
+    stack = HeadStack(heads).to(device).eval()
+    return _scores(stack, features, np.arange(len(features)), batch_size, device)
+
+
+class HeadStack(nn.Module):
+    """K heads as one: (B, N, d) features -> (K, B, C) logits, with one product for all score maps.
+
+    Args:
+        heads: of one size (d, C), of any kinds.
+        groups: one key for each head; heads of one key have their weights in one parameter, for the optimiser.
+    """
+
+    def __init__(self, heads: Sequence[ScoreMapHead], groups: Sequence[Hashable] | None = None):
+        super().__init__()
+        sizes = {(head.in_features, head.num_classes) for head in heads}
+        if len(sizes) != 1:
+            raise CsraError(f"heads computed together must have one size, not {len(sizes)} sizes: {sorted(sizes)}.")
+        ((self.in_features, self.num_classes),) = sizes
+        if any(head.bias is not None for head in heads):
+            raise CsraError("heads computed together have no bias; make them with bias=False.")
+        self.kinds = [copy.deepcopy(head) for head in heads]  # a plain list: they pool, and their weights live below
+        groups = [None] * len(heads) if groups is None else groups
+        groups = [(key, head.normalize) for key, head in zip(groups, heads, strict=True)]
+        self.group_keys = list(dict.fromkeys(groups))  # (key, normalised)
+        self.weights, self.rows = nn.ParameterList(), {}  # rows: head -> slice of all rows
+        start = 0
+        for key in self.group_keys:
+            members = [k for k, g in enumerate(groups) if g == key]
+            self.weights.append(nn.Parameter(torch.cat([heads[k].weight.detach() for k in members])))  # (rows, C, d)
+            for k in members:
+                self.rows[k] = slice(start, start + heads[k].heads)
+                start = self.rows[k].stop
+        self.exponents = nn.ParameterDict({str(k): h.p.detach().clone() for k, h in enumerate(heads) if type(h) is GeM})
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Sort the heads by what has to be computed for them."""
+        kinds = self.kinds
+        self.averages = [k for k, h in enumerate(kinds) if type(h) is AveragePooling]
+        self.gems = [k for k, h in enumerate(kinds) if type(h) is GeM]
+        # mean * a + attended * b, at a temperature for each row
+        sums = [(k, i, *_as_sum(h, i)) for k, h in enumerate(kinds) if _as_sum(h, 0) for i in range(h.heads)]
+        sums.sort(key=lambda row: row[4])  # finite temperatures first, so that both parts are slices
+        self.sum_heads = [row[0] for row in sums]
+        self.temperatures = [row[4] for row in sums]
+        self.register_buffer("a", torch.tensor([row[2] for row in sums]).view(-1, 1))
+        self.register_buffer("b", torch.tensor([row[3] for row in sums]).view(-1, 1))
+        alike: dict[str, list[int]] = {}  # other poolings: heads with the same options are pooled by one call
+        for k, head in enumerate(kinds):
+            if k not in self.averages and k not in self.gems and not _as_sum(head, 0):
+                alike.setdefault(f"{head_kind(head)} {head.config()}", []).append(k)
+        self.alike = list(alike.values())
+        others = [self.rows[k].start for members in self.alike for k in members]
+        self.register_buffer("map_rows", torch.tensor([self.rows[r[0]].start + r[1] for r in sums] + others).long())
+        self.register_buffer("average_rows", torch.tensor([self.rows[k].start for k in self.averages]).long())
+        self.register_buffer("sum_of", torch.tensor(self.sum_heads).long())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, N, d) -> (K, B, C) logits."""
+        batch, locations, d = features.shape
+        c = self.num_classes
+        parts = zip(self.weights, self.group_keys, strict=True)
+        weights = torch.cat([F.normalize(w, dim=-1) if unit else w for w, (_, unit) in parts])  # (rows, C, d)
+        logits = weights.new_zeros(len(self.kinds), batch, c)
+        if self.averages:
+            means = features.mean(dim=1) @ weights[self.average_rows].flatten(0, 1).T  # (B, K' * C)
+            logits = logits.index_copy(
+                0, self.average_rows.new_tensor(self.averages), means.view(batch, -1, c).transpose(0, 1)
+            )
+        if len(self.map_rows):
+            tall = weights.index_select(0, self.map_rows).flatten(0, 1)  # (R * C, d); its gradient is quicker than []'s
+            maps = (tall @ features.reshape(-1, d).T).view(len(self.map_rows), c * batch, locations)
+            pooled = maps[: len(self.sum_heads)]
+            if len(pooled):
+                attended = attended_scores(pooled[None], self.temperatures)[0]  # (R, C * B)
+                scores = self.a * pooled.mean(dim=-1) + self.b * attended
+                logits = logits.index_add(0, self.sum_of, scores.view(-1, c, batch).transpose(1, 2))
+            start = len(self.sum_heads)
+            for members in self.alike:
+                part = maps[start : start + len(members)]  # (K', C * B, N)
+                start += len(members)
+                scores = self.kinds[members[0]].pool(part[:, None]).view(-1, c, batch).transpose(1, 2)
+                logits = logits.index_copy(0, self.map_rows.new_tensor(members), scores)
+        for k in self.gems:
+            gem = self.kinds[k]
+            power = self.exponents[str(k)] * features.clamp(min=gem.eps).log()  # (B, N, d)
+            pooled = ((power.logsumexp(dim=1) - np.log(locations)) / self.exponents[str(k)]).exp()  # (B, d)
+            scores = pooled @ weights[self.rows[k].start].T
+            logits = logits.index_copy(0, self.map_rows.new_tensor([k]), scores[None])
+        return logits
+
+    def heads(self) -> list[ScoreMapHead]:
+        """The heads, each with a copy of its weights as they are now."""
+        weights = torch.cat([w.detach() for w in self.weights]).cpu()
+        heads = copy.deepcopy(self.kinds)
+        for k, head in enumerate(heads):
+            head.weight = nn.Parameter(weights[self.rows[k]].clone())
+            if str(k) in self.exponents:
+                head.p = nn.Parameter(self.exponents[str(k)].detach().cpu().clone())
+        return heads
+
+
+def _as_sum(head: ScoreMapHead, i: int) -> tuple[float, float, float] | None:
+    """(a, b, T) where sub-head i pools to a * mean + b * attended(T); None for other poolings."""
+    if isinstance(head, CSRA):
+        return 1.0, head.lam, head.temperatures[i]
+    if isinstance(head, SpatialOnly):
+        return 0.0, 1.0, head.temperature
+    if isinstance(head, MaxPooling):
+        return 0.0, 1.0, float("inf")
+    return None
+
+
+def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: tqdm) -> list[TrainedHead]:
+    """Train heads that share seed, batch size, epochs and the treatment of unknown targets."""
+    first = recipes[0]
+    d = features.maps.shape[2]
+    stack = HeadStack([_new_head(r, d, features.targets.shape[1]) for r in recipes], [_rates(r) for r in recipes])
+    stack.to(device).train()
+    optimizers = _optimizers(stack, recipes)
+    losses = _losses(recipes)
+    held_targets = features.targets[held_out]
+    best, best_heads = np.full(len(recipes), -1.0), stack.heads()
+    history, diverged = [], [None] * len(recipes)
+    for epoch in range(first.epochs):
+        batches = Batches(len(fit), first.batch_size, seed=first.seed, epoch=epoch)
+        total = torch.zeros(len(recipes), device=device)
+        for step, batch in enumerate(batches):
+            items = np.array([index for _, index in batch])
+            views = features.drawn_views(items, seed=first.seed, epoch=epoch)
+            inputs = _locations(features, fit[items], views, device)
+            targets = torch.from_numpy(features.targets[fit[items]]).to(device)
+            if first.difficult == "negative":
+                targets = targets.clamp(min=0)
+            each = losses(stack(inputs), targets)  # (K,)
+            each.sum().backward()
+            moment = epoch + (step + 0.5) / batches.batches_per_epoch
+            for recipe, optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.head_lr * learning_rate_factor(moment, recipe)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            total += each.detach()
+            bar.update()
+        means = (total / batches.batches_per_epoch).cpu().numpy()
+        for k in np.flatnonzero(~np.isfinite(means)):
+            diverged[k] = diverged[k] or epoch + 1
+        quality = np.full(len(recipes), np.nan)
+        if len(held_out):
+            scores = _scores(stack, features, held_out, 64, device)
+            quality = np.array([_mAP(s, held_targets) for s in scores])
+        better = np.nan_to_num(quality, nan=-1.0) > best if len(held_out) else np.full(len(recipes), True)
+        if len(held_out) or epoch == first.epochs - 1:
+            now = stack.heads()
+            best_heads = [n if take else b for n, b, take in zip(now, best_heads, better, strict=True)]
+            best = np.where(better, quality, best)
+        history.append((means, quality))
+    return [
+        TrainedHead(recipe, head, _history([(m[k], q[k]) for m, q in history]), diverged[k])
+        for k, (recipe, head) in enumerate(zip(recipes, best_heads, strict=True))
+    ]
+
+
+def _new_head(recipe: Recipe, in_features: int, num_classes: int) -> ScoreMapHead:
+    """The head at the start of training, as `training.train` makes it."""
+    options = recipe.head_options()
+    head = create_head(options.pop("head"), in_features, num_classes, **options)
+    torch.manual_seed(head_seed(recipe))
+    head.reset_parameters()
+    return head
+
+
+def _rates(recipe: Recipe) -> Hashable:
+    """What decides how a head's weights move, besides their gradient."""
+    fields = ("optimizer", "head_lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "step_epochs")
+    return tuple(getattr(recipe, field) for field in (*fields, "step_gamma"))
+
+
+def _optimizers(stack: HeadStack, recipes: Sequence[Recipe]) -> list[tuple[Recipe, torch.optim.Optimizer]]:
+    """An optimiser for every group of weights and for every exponent, with the recipe that sets its rate."""
+    pairs = []
+    for (key, _), weights in zip(stack.group_keys, stack.weights, strict=True):
+        pairs.append((next(r for r in recipes if _rates(r) == key), weights, True))
+    pairs += [(recipes[int(k)], p, False) for k, p in stack.exponents.items()]
+    return [(recipe, _optimizer(recipe, parameter, is_matrix)) for recipe, parameter, is_matrix in pairs]
+
+
+def _optimizer(recipe: Recipe, parameter: nn.Parameter, is_matrix: bool) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD([parameter], momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    decay = recipe.weight_decay if is_matrix else 0.0
+    return torch.optim.AdamW([parameter], betas=(recipe.momentum, 0.999), weight_decay=decay)
+
+
+def _losses(recipes: Sequence[Recipe]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function of (K, B, C) logits and (B, C) targets that gives each head its own loss: (K,)."""
+    by_name: dict[str, list[int]] = {}
+    for k, recipe in enumerate(recipes):
+        by_name.setdefault(recipe.loss, []).append(k)
+    if len(by_name) == 1:
+        return torch.vmap(LOSSES[recipes[0].loss], (0, None))
+
+    def losses(logits: Tensor, targets: Tensor) -> Tensor:
+        parts = [torch.vmap(LOSSES[name], (0, None))(logits[members], targets) for name, members in by_name.items()]
+        order = np.argsort([k for members in by_name.values() for k in members])
+        return torch.cat(parts)[torch.from_numpy(order)]
+
+    return losses
+
+
+def _locations(features: FeatureMaps, indices: np.ndarray, views: np.ndarray, device) -> Tensor:
+    """(B, N, d) float32 features of these items."""
+    maps = features.maps.permute(0, 1, 3, 4, 2)[torch.from_numpy(indices), torch.from_numpy(views)]  # (B, h, w, d)
+    return maps.to(device, torch.float32).flatten(1, 2)
+
+
+@torch.inference_mode()
+def _scores(stack: HeadStack, features: FeatureMaps, indices: np.ndarray, batch_size: int, device) -> np.ndarray:
+    """(K, n, C) probabilities of the first views of these items."""
+    parts = []
+    for start in range(0, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        logits = stack(_locations(features, part, np.zeros(len(part), dtype=np.int64), device))
+        parts.append(torch.sigmoid(logits.cpu().double()).numpy())
+    return np.concatenate(parts, axis=1)
+
+
+def _mAP(scores: np.ndarray, targets: np.ndarray) -> float:
+    """mAP, NaN for a head that diverged."""
+    return float(np.nanmean(average_precision(scores, targets))) if np.isfinite(scores).all() else float("nan")
+
+
+def _history(lines: Iterable[tuple[float, float]]) -> pd.DataFrame:
+    columns = ["train_loss", "validation_mAP"]
+    frame = pd.DataFrame(lines, columns=columns)
+    frame.insert(0, "epoch", np.arange(1, len(frame) + 1))
+    return frame

@@ -1,0 +1,1 @@
+"""EmojiVOC and PaperdollWIDER: what is drawn on this machine."""

@@ -1,0 +1,67 @@
+"""Data sets that are drawn on this machine: made once, whole or not at all, in a cache folder."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from tqdm import tqdm
+
+from csra_lab._io.atomic_write import atomic_write, clear_leftovers
+from csra_lab._io.cache import cache_folder, only_one
+from csra_lab.errors import CsraError
+
+
+def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = None) -> Path:
+    """The folder `name` below the cache (or `root`), made by `build` if it is not there yet.
+
+    `build` is given a folder to fill, which gets its final name only when it is whole; a kill leaves nothing half-made.
+    Where two processes want the same set, one draws and the other waits.
+
+    Args:
+        name: with its version, as "emoji-voc-1-224px"; another version is another folder.
+        build: fills the folder it is given.
+    """
+    folder = (root or cache_folder()) / name
+    with only_one(folder) as mine:
+        if mine:
+            clear_leftovers(folder)
+            with atomic_write(folder) as fresh:
+                fresh.mkdir()
+                build(fresh)
+    return folder
+
+
+def in_parallel(
+    work: Callable[[int], object], count: int, *, label: str, workers: int | None = None, progress: bool = True
+) -> Iterable[object]:
+    """`[work(0), ..., work(count - 1)]` in order, a process for each core, with a progress bar in a terminal.
+
+    `work` must be a function of a module (or a partial of one), and must not depend on how the numbers are shared out.
+    """
+    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bar = partial(tqdm, total=count, unit="img", desc=label, disable=None if progress else True)
+    if workers == 1:
+        return list(bar(map(work, range(count))))
+    # spawn: a forked child of a process that has used torch's threads can hang
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        try:
+            return list(bar(pool.map(work, range(count), chunksize=max(1, count // (workers * 20)))))
+        except BrokenProcessPool:
+            raise CsraError(
+                f"a process that worked on {label} was ended, perhaps for lack of memory; give the same command again."
+            ) from None
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, even by a kill."""
+
+    def watch():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,1 @@
+"""The training loop, what feeds it, and what it writes."""

@@ -1,0 +1,193 @@
+"""Scores of a model on a data set, and from them the metrics."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.transforms import eval_transform
+from csra_lab.errors import CsraError
+from csra_lab.metrics import MultilabelMetrics, multilabel_metrics
+
+
+@torch.inference_mode()
+def predict_scores(
+    network: nn.Module,
+    inputs: Dataset,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    progress: bool = False,
+) -> np.ndarray:
+    """Probabilities of every class for every input.
+
+    Args:
+        network: gives (B, C) logits for a batch of what `inputs` holds.
+        inputs: items (tensor, anything). dtype: run under autocast to this type; None for full precision.
+        rank, world: with several processes, which part this one takes; each input is then scored exactly once, and
+            every process gets the whole array.
+
+    Returns:
+        (N, C) float64 probabilities, in the order of `inputs`; float32 would tie all logits above 17.
+
+    Raises:
+        CsraError: nothing to score, or a batch size below 1.
+    """
+    if not len(inputs):
+        raise CsraError("there is nothing to evaluate: the data set is empty.")
+    if batch_size < 1:
+        raise CsraError(f"the batch size must be at least 1, not {batch_size}.")
+    mine = range(rank, len(inputs), world)
+    loader = DataLoader(Subset(inputs, mine) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
+    training = network.training
+    network.eval()
+    parts = []
+    with tqdm(total=len(mine), unit="img", desc="scoring", leave=False, disable=None if progress else True) as bar:
+        for batch, _ in loader:
+            with autocast(device, dtype):
+                logits = network(to_device(batch, device))
+            parts.append(torch.sigmoid(logits.cpu().double()).numpy())
+            bar.update(len(batch))
+    network.train(training)
+    scores = np.concatenate(parts)  # (N / world, C)
+    if world == 1:
+        return scores
+    shares = gather_object([scores])  # one array a process, in the order of the ranks
+    whole = np.empty((len(inputs), scores.shape[1]), dtype=np.float64)
+    for r, share in enumerate(shares):
+        whole[r::world] = share
+    return whole
+
+
+def to_device(batch: Tensor, device: torch.device | str) -> Tensor:
+    """(B, ...) input as float32 on the device, images in `channels_last` memory, where convolutions are faster."""
+    memory = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
+    return batch.to(device, torch.float32, non_blocking=True, memory_format=memory)
+
+
+def autocast(device: torch.device | str, dtype: torch.dtype | None):
+    """Mixed precision in `dtype`, or none."""
+    return torch.autocast(torch.device(device).type, dtype) if dtype else contextlib.nullcontext()
+
+
+def evaluate(
+    model: MultiLabelClassifier,
+    dataset: MultiLabelDataset,
+    *,
+    ap: Literal["average", "voc11", "envelope"] = "average",
+    threshold: float = 0.5,
+    top_k: int | None = None,
+    difficult: Literal["ignore", "negative"] = "ignore",
+    **scoring,
+) -> tuple[MultilabelMetrics, np.ndarray]:
+    """Metrics of a classifier on a data set, and the scores they come from.
+
+    Args:
+        dataset: its classes must be the model's; the model's own resizing and normalisation are used.
+        ap, threshold, top_k: see `multilabel_metrics`.
+        difficult: what targets of -1 do. "ignore" leaves them out (VOC's protocol, WIDER's mAP); "negative" counts them
+            as absent (how the authors' code computes precision and recall on WIDER).
+        scoring: passed on to `predict_scores`.
+
+    Returns:
+        The metrics, and the (N, C) probabilities.
+
+    Raises:
+        CsraError: see `check_classes`, `predict_scores` and `metrics_of`.
+    """
+    check_classes(model, dataset)
+    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
+    inputs = dataset.for_size(model.image_size).with_transform(transform)
+    scores = predict_scores(model, inputs, **scoring)
+    return metrics_of(scores, dataset, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult), scores
+
+
+def metrics_of(
+    scores: np.ndarray, dataset: MultiLabelDataset, *, difficult: Literal["ignore", "negative"] = "ignore", **options
+) -> MultilabelMetrics:
+    """Metrics of (N, C) probabilities already computed; see `evaluate`.
+
+    Raises:
+        CsraError: no label is known, or what `multilabel_metrics` raises.
+    """
+    targets = dataset.targets
+    if not (targets >= 0).any():
+        raise CsraError(
+            f"{dataset.name} {dataset.split} has no labels to measure against; "
+            "use another split, or `csra-lab predict`."
+        )
+    targets = np.maximum(targets, 0) if difficult == "negative" else targets
+    return multilabel_metrics(scores, targets, classes=dataset.classes, **options)
+
+
+def check_classes(model: MultiLabelClassifier, dataset: MultiLabelDataset) -> None:
+    """Raise a CsraError unless model and data set speak of the same classes in the same order."""
+    if model.classes == dataset.classes:
+        return
+    if len(model.classes) != len(dataset.classes):
+        raise CsraError(
+            f"the model knows {len(model.classes)} classes and {dataset.name} {dataset.split} has "
+            f"{len(dataset.classes)}; name the model's classes when loading the data."
+        )
+    i = next(i for i, pair in enumerate(zip(model.classes, dataset.classes, strict=True)) if pair[0] != pair[1])
+    raise CsraError(
+        f"class {i} is {model.classes[i]!r} for the model and {dataset.classes[i]!r} in {dataset.name}; "
+        "the classes must be the same, in the same order."
+    )
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The images named, and those inside the folders named (all levels, sorted).
+
+    Raises:
+        CsraError: a path that does not exist, or a folder without an image.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise CsraError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does.")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise CsraError(f"there is no image, folder or model {path}; check the path.")
+    return found
+
+
+@torch.inference_mode()
+def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """What a classifier finds in a PIL picture, and where it looks.
+
+    Returns:
+        (C,) probabilities, and (C, h, w) attention: the mean over the heads, each map summing to 1.
+
+    Raises:
+        CsraError: scores that are not finite.
+    """
+    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
+    device = next(model.parameters()).device
+    features = model.eval().features(to_device(transform(picture)[None], device))
+    probabilities = torch.sigmoid(model.head(features)[0].float())
+    attention = model.head.attention(features)[0].float().mean(dim=0)
+    if not probabilities.isfinite().all():
+        raise CsraError(f"{model.backbone.name} gives scores that are not finite; look for broken weights.")
+    return probabilities.cpu().numpy(), attention.cpu().numpy()

@@ -1,0 +1,264 @@
+"""Feature maps computed once, so that heads train in minutes: in memory, or kept on disk."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from csra_lab._io.atomic_write import atomic_write, clear_leftovers
+from csra_lab._io.cache import cache_folder, only_one
+from csra_lab.backbones import Backbone
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.transforms import eval_transform
+from csra_lab.errors import CsraError
+from csra_lab.training.evaluation import autocast, to_device
+from csra_lab.training.sampling import mix_seed
+
+BLOCK = 64  # pictures between two notes of how far we are; each block has a checksum
+
+
+class FeatureMaps(Dataset):
+    """Feature maps of a data set: item i is ((d, h, w) float16, (C,) target).
+
+    Attributes:
+        maps: (N, V, d, h, w) float16, V views of each picture (1: as it is; 2: also its mirror image). Channels are
+            neighbours in memory. Kept features are read from their file as they are asked for.
+        targets: (N, C) int8.
+    """
+
+    def __init__(self, maps: Tensor, targets: np.ndarray):
+        self.maps, self.targets = maps, targets
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """View drawn at random from torch's generator; where there is one view, that one."""
+        views = self.maps.shape[1]
+        view = int(torch.randint(views, ())) if views > 1 else 0
+        return self.maps[i, view], torch.from_numpy(self.targets[i])
+
+    def subset(self, indices: np.ndarray) -> "FeatureMaps":
+        """The items at (n,) `indices`, in that order."""
+        return FeatureMaps(self.maps[indices], self.targets[indices])
+
+    def drawn_views(self, indices: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+        """The views that `SeededItems` draws for these items: (n,) integers."""
+        views = self.maps.shape[1]
+        if views == 1:
+            return np.zeros(len(indices), dtype=np.int64)
+        generator = torch.Generator()
+        seeds = (mix_seed(seed, "item", epoch, index) for index in indices.tolist())
+        return np.array([int(torch.randint(views, (), generator=generator.manual_seed(s))) for s in seeds])
+
+
+def compute_features(
+    backbone: Backbone, dataset: MultiLabelDataset, *, image_size: int, mean, std, mirror: bool = False, **computing
+) -> FeatureMaps:
+    """The feature maps of every picture, resized to a square as in testing, and of its mirror image where asked for.
+
+    Args:
+        backbone: (B, 3, S, S) -> (B, d, h, w). image_size: S. mean, std: of the input's normalisation.
+        computing: `batch_size`, `device`, `dtype` of autocast, `workers` that read pictures, `progress`.
+    """
+    inputs = dataset.for_size(image_size).with_transform(eval_transform(image_size, mean=mean, std=std))
+    parts = list(_batches(backbone, inputs, mirror=mirror, **computing))
+    return FeatureMaps(torch.cat(parts).permute(0, 1, 4, 2, 3), dataset.targets)
+
+
+def cache_features(
+    backbone: Backbone,
+    dataset: MultiLabelDataset,
+    *,
+    mirror: bool = False,
+    root: Path | None = None,
+    progress: bool = False,
+    **computing,
+) -> FeatureMaps:
+    """The same, kept in a file: computed once for a backbone with its weights, an image size and a data set.
+
+    A killed computation goes on where it stopped. The file is checked when it is opened, and read as it is needed.
+
+    Args:
+        root: folder that holds the files; the lab's cache if left out.
+        computing: `device`, `dtype` of autocast, `workers` that read pictures.
+
+    Raises:
+        CsraError: the disk has no room, a kept file is damaged, or a picture cannot be read.
+    """
+    shape = (len(dataset), 1 + mirror, *backbone.grid, backbone.num_features)  # (N, V, h, w, d)
+    size = 2 * int(np.prod(shape))
+    root = (cache_folder() if root is None else Path(root)) / "features"
+    key = _fingerprint(backbone, dataset, shape, str(computing.get("dtype")))
+    folder = root / f"{dataset.name}-{dataset.split}-{backbone.name}-{backbone.image_size}px-{key}"
+    if not folder.is_dir():
+        with only_one(folder) as mine:
+            if mine:
+                part = folder.with_name(folder.name + ".part")
+                _say(
+                    progress,
+                    f"features of {dataset.name} {dataset.split} by {backbone.name} at {backbone.image_size} px: "
+                    f"{size / 1e9:.2f} GB in {folder}",
+                )
+                try:
+                    _compute_into(part, shape, backbone, dataset, mirror=mirror, progress=progress, **computing)
+                    part.rename(folder)
+                except OSError as error:
+                    raise CsraError(
+                        f"{part} cannot be written ({error.strerror or error}); make room, or set CSRA_LAB_CACHE to a "
+                        "folder that you may write."
+                    ) from None
+    return FeatureMaps(_open(folder, shape).permute(0, 1, 4, 2, 3), dataset.targets)
+
+
+def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, dataset: MultiLabelDataset, **computing):
+    """Fill `part/maps.f16` block by block, from the first block that is not noted as done."""
+    file, note = part / "maps.f16", part / "features.json"
+    item = 2 * int(np.prod(shape[1:]))  # bytes
+    part.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(note)
+    sums = _noted(note, file, item)
+    _check_room(part, item * (shape[0] - BLOCK * len(sums)))
+    first = min(BLOCK * len(sums), shape[0])
+    transform = eval_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
+    inputs = dataset.subset(range(first, shape[0])).for_size(backbone.image_size).with_transform(transform)
+    with open(file, "r+b" if file.exists() else "w+b") as handle:
+        handle.truncate(first * item)
+        handle.seek(first * item)
+        batches = _batches(backbone, inputs, batch_size=32, total=shape[0], **computing)
+        for i, batch in enumerate(batches):  # 32 divides BLOCK, so that a block is two batches
+            content = batch.numpy().tobytes()
+            start = first + 32 * i
+            if start % BLOCK == 0:
+                sums.append(0)
+            sums[-1] = zlib.crc32(content, sums[-1])
+            handle.write(content)
+            if (start + len(batch)) % BLOCK == 0 or start + len(batch) == shape[0]:
+                handle.flush()
+                _check_still_there(handle, part)
+                with atomic_write(note) as path:
+                    path.write_text(json.dumps({"shape": shape, "crc32": sums}), encoding="utf-8")
+        _check_still_there(handle, part)
+
+
+def _check_still_there(handle: BinaryIO, part: Path) -> None:
+    """A file that was deleted can be written on and on, and then it is gone."""
+    if os.fstat(handle.fileno()).st_nlink == 0:
+        raise CsraError(f"{part} was deleted while it was being filled; give the same command again.")
+
+
+def _noted(note: Path, file: Path, item: int) -> list[int]:
+    """Checksums of the blocks of an unfinished file that are there and whole."""
+    try:
+        sums = json.loads(note.read_text(encoding="utf-8"))["crc32"]
+        with open(file, "rb") as handle:
+            good = 0
+            while good < len(sums) and zlib.crc32(handle.read(BLOCK * item)) == sums[good]:
+                good += 1
+        return sums[:good]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
+    """The maps of a finished folder, (N, V, h, w, d) float16, after a look at every checksum."""
+    damaged = f"the kept features in {folder} are damaged; delete that folder, and they will be computed again."
+    file = folder / "maps.f16"
+    item = 2 * int(np.prod(shape[1:]))
+    try:
+        sums = json.loads((folder / "features.json").read_text(encoding="utf-8"))["crc32"]
+        whole = file.stat().st_size == item * shape[0] and len(sums) == -(-shape[0] // BLOCK)
+        with open(file, "rb") as handle:
+            whole = whole and all(zlib.crc32(handle.read(BLOCK * item)) == expected for expected in sums)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise CsraError(damaged) from None
+    if not whole:
+        raise CsraError(damaged)
+    return torch.from_numpy(
+        np.memmap(file, dtype=np.float16, mode="c", shape=shape)
+    )  # "c": ours to write, not the file
+
+
+@torch.no_grad()  # not inference_mode, which would leave a backbone moved below untrainable
+def _batches(
+    backbone: Backbone,
+    inputs: MultiLabelDataset,
+    *,
+    mirror: bool,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    progress: bool = False,
+    total: int | None = None,
+) -> Iterator[Tensor]:
+    """(B, V, h, w, d) float16 maps of the pictures in order.
+
+    Args:
+        dtype: autocast to this type; None for full precision. workers: processes that read pictures.
+        total: number of pictures with those done before, for the progress bar.
+    """
+    backbone = backbone.eval().to(device)
+    if backbone.convolutional:
+        backbone = backbone.to(memory_format=torch.channels_last)
+    loader = DataLoader(inputs, batch_size=batch_size, num_workers=workers)
+    total = len(inputs) if total is None else total
+    with tqdm(
+        total=total,
+        initial=total - len(inputs),
+        unit="img",
+        desc=f"features of {inputs.split}",
+        disable=None if progress else True,
+    ) as bar:
+        for images, _ in loader:
+            views = [images, images.flip(-1)] if mirror else [images]
+            with autocast(device, dtype):
+                maps = [backbone(to_device(view, device)).to("cpu", torch.float16) for view in views]
+            yield torch.stack([m.permute(0, 2, 3, 1) for m in maps], dim=1)  # (B, V, h, w, d)
+            bar.update(len(images))
+
+
+def _fingerprint(backbone: Backbone, dataset: MultiLabelDataset, shape: tuple[int, ...], dtype: str) -> str:
+    """Ten characters that change with the weights, the input, the precision, and the pictures and their crops."""
+    digest = hashlib.blake2b(digest_size=5)
+    digest.update(json.dumps([shape, backbone.image_size, backbone.mean, backbone.std, dtype]).encode())
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for image_id, path in zip(dataset.ids, dataset.paths, strict=True):
+        digest.update(f"{image_id}/{Path(path).name}/{_file_size(path)}\n".encode())
+    if dataset.crops is not None:
+        digest.update(dataset.crops.tobytes())
+    return digest.hexdigest()
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return -1  # reading the picture will say what is wrong with it
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CsraError(
+            f"{folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room, or set "
+            "CSRA_LAB_CACHE to a folder on a larger disk."
+        )
+
+
+def _say(progress: bool, sentence: str) -> None:
+    if progress:
+        print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,203 @@
+"""The folder of a run: what was asked, where it ran, and what came out.
+
+recipe.json        the recipe, and the versions and device it ran with
+history.csv        a line an epoch
+model/             the best weights, as `MultiLabelClassifier.from_pretrained` reads them
+metrics.json       metrics of the test split
+scores.npz         ids, classes, (N, C) float16 logits and targets of the test split
+state.pt           only while the run is under way
+"""
+
+import dataclasses
+import json
+import platform
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import PIL
+import timm
+import torch
+import torchvision
+
+from csra_lab._io.atomic_write import atomic_write
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import CsraError
+from csra_lab.metrics import MultilabelMetrics
+from csra_lab.recipes import Recipe
+
+
+def check_run_folder(out: Path, recipe: Recipe) -> None:
+    """Raise a CsraError unless `out` is free, or holds an unfinished run of this very recipe."""
+    record = out / "recipe.json"
+    if not record.exists():
+        begun = f".{record.name}."  # a kill while the recipe was written
+        if out.exists() and (not out.is_dir() or any(not p.name.startswith(begun) for p in out.iterdir())):
+            raise CsraError(f"{out} exists and is not a run; choose another --out.")
+        return
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))["recipe"]
+        found = dict(found)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise CsraError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from None
+    wanted = _json_types(recipe)
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise CsraError(
+                f"{out} holds another run ({key} is {found.get(key)!r} there and {value!r} here); choose another --out."
+            )
+    if (out / "history.csv").exists() and not (out / "state.pt").exists():
+        raise CsraError(f"{out} holds this run already, finished; choose another --out, or `csra-lab evaluate {out}`.")
+
+
+def write_recipe(out: Path, recipe: Recipe, device: torch.device) -> None:
+    """Write `recipe.json` into a new run folder."""
+    with atomic_write(out / "recipe.json") as path:
+        content = {"recipe": _json_types(recipe), "environment": environment(device)}
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run folder.
+
+    Raises:
+        CsraError: no such folder, or no run in it.
+    """
+    path = Path(folder) / "recipe.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except FileNotFoundError:
+        raise CsraError(
+            f"{folder} is not a run (no recipe.json); give the folder that `csra-lab train` wrote."
+        ) from None
+    except CsraError as error:
+        raise CsraError(f"{path}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CsraError(f"{path} does not hold a recipe of this lab ({error}); train again.") from None
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and the device: what a number may depend on besides its recipe."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
+    return {
+        "device": name,
+        "python": platform.python_version(),
+        **{module.__name__: module.__version__ for module in (torch, torchvision, timm, accelerate, np)},
+        "pillow": PIL.__version__,  # 13 resizes some pictures otherwise than 12 did
+    }
+
+
+def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MultilabelMetrics, scores: np.ndarray) -> None:
+    """Write `metrics.json` and `scores.npz` of a split, from its (N, C) scores, into a run folder."""
+    with atomic_write(folder / "scores.npz") as path, open(path, "wb") as file:
+        np.savez_compressed(
+            file,
+            logits=to_logits(scores),
+            targets=dataset.targets,
+            ids=np.array(dataset.ids),
+            classes=np.array(dataset.classes),
+        )
+    result = {"dataset": dataset.name, "split": dataset.split, **metrics.to_dict()}
+    with atomic_write(folder / "metrics.json") as path:
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def to_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities of any shape as float16 logits, for keeping.
+
+    The probabilities themselves must not be rounded to float16: it has no number between 0.9995 and 1, so the surest
+    labels would tie, and ties cost average precision most where the scores are largest.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        logits = np.log(probabilities) - np.log1p(-probabilities)
+    return np.clip(logits, -1000, 40).astype(np.float16)  # float64 has no probability beyond
+
+
+def from_logits(logits: np.ndarray) -> np.ndarray:
+    """Kept logits of any shape as float64 probabilities."""
+    return torch.sigmoid(torch.from_numpy(np.asarray(logits, dtype=np.float64))).numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A test split as a run scored it.
+
+    Attributes:
+        scores: (N, C) float64 probabilities; their logits were stored as float16. targets: (N, C) in {1, 0, -1}.
+        ids: N strings. classes: C names.
+    """
+
+    scores: np.ndarray
+    targets: np.ndarray
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def read_evaluation(folder: str | Path) -> Scored:
+    """The scores of a run folder, or of a folder that `csra-lab evaluate --out` wrote.
+
+    Raises:
+        CsraError: no scores there, or not such a file.
+    """
+    path = Path(folder) / "scores.npz"
+    try:
+        arrays = _read_arrays(path)
+        found = {name: arrays[name] for name in ("logits", "targets", "ids", "classes")}
+    except FileNotFoundError:
+        raise CsraError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from None
+    except KeyError as error:
+        raise CsraError(f"{path} does not hold scores of this lab (no {error}); evaluate again.") from None
+    problem = _scores_problem(**found)
+    if problem:
+        raise CsraError(f"{path} does not hold scores of this lab ({problem}); evaluate again.")
+    return Scored(
+        scores=from_logits(found["logits"]),
+        targets=found["targets"].astype(np.int8),
+        ids=tuple(found["ids"].tolist()),
+        classes=tuple(found["classes"].tolist()),
+    )
+
+
+def _scores_problem(logits: np.ndarray, targets: np.ndarray, ids: np.ndarray, classes: np.ndarray) -> str:
+    """What is wrong with the arrays of a scores.npz, or nothing."""
+    if logits.ndim != 2 or not logits.size or logits.dtype.kind != "f" or not np.isfinite(logits).all():
+        return f"logits of shape {logits.shape} must be finite numbers of images and classes"
+    if targets.shape != logits.shape or not np.isin(targets, (-1, 0, 1)).all():
+        return f"targets of shape {targets.shape} must be 1, 0 and -1, one for each logit"
+    for name, values, count in (("ids", ids, logits.shape[0]), ("classes", classes, logits.shape[1])):
+        if values.dtype.kind != "U" or values.shape != (count,) or len(set(values.tolist())) != count:
+            return f"{name} of shape {values.shape} must be {count} different names"
+    return ""
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Objects, which could run code, are refused, and so is a file that would
+    unpack to far more than its size."""
+    try:
+        with zipfile.ZipFile(path) as pack:
+            unpacked = sum(member.file_size for member in pack.infolist())
+        if unpacked > 100 * path.stat().st_size + 16e6:
+            raise CsraError(f"{path} would unpack to {unpacked / 1e6:,.0f} MB, which no scores do; evaluate again.")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: np.atleast_1d(stored[name]) for name in stored.files}
+    except (CsraError, FileNotFoundError):
+        raise
+    except _TORN as error:
+        reason = str(error).split("\n")[0]
+        raise CsraError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from None
+
+
+# What zipfile, zlib and NumPy raise for files that are not whole.
+_TORN = (
+    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, struct.error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def _json_types(recipe: Recipe) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))

@@ -1,0 +1,123 @@
+"""Which pictures a training step sees, and how each is augmented: a function of (seed, epoch, index) and nothing else.
+
+So a resumed run, a run with more loader workers, and a run split over several processes all see the same pictures.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import CsraError
+
+
+class SeededItems(Dataset):
+    """Items by (epoch, index), each drawn with torch's generator seeded by (seed, epoch, index).
+
+    Args:
+        items: a data set whose randomness, if any, comes from torch's generator.
+        transform: applied to the first part of the item, with the same seed; None for none.
+    """
+
+    def __init__(self, items: Dataset, seed: int, transform: Callable | None = None):
+        self.items, self.seed, self.transform = items, seed, transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(mix_seed(self.seed, "item", epoch, index))
+        try:
+            picture, target = self.items[index]
+            return (self.transform(picture) if self.transform else picture), target
+        finally:
+            torch.set_rng_state(before)
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """The parts of one epoch's batches that one process works on, as lists of (epoch, index).
+
+    A batch is `batch_size` pictures over all processes; the remainder of an epoch is left to the next shuffle.
+
+    Args:
+        num_items: pictures. seed, epoch: fix the order. rank, world: this process among how many.
+        accumulate: parts into which this process cuts its share of a batch.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ):
+        if batch_size % (world * accumulate):
+            raise CsraError(
+                f"batch_size {batch_size} does not divide into {world} processes x {accumulate} parts; "
+                f"choose a multiple of {world * accumulate}."
+            )
+        if num_items < batch_size:
+            raise CsraError(f"batch_size {batch_size} is more than the {num_items} training images; lower batch_size.")
+        self.batches_per_epoch = num_items // batch_size
+        self.parts_per_batch = accumulate
+        order = np.random.default_rng(mix_seed(seed, "order", epoch)).permutation(num_items)
+        order = order[: self.batches_per_epoch * batch_size]
+        parts = order.reshape(self.batches_per_epoch, world, accumulate, -1)[:, rank]  # (batches, parts, part size)
+        self.epoch, self.parts = epoch, parts.reshape(self.batches_per_epoch * accumulate, -1)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for part in self.parts.tolist():
+            yield [(self.epoch, index) for index in part]
+
+
+def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (n,) of a training part and (m,) of a validation part, decided by the hash of each file name.
+
+    The same pictures are held out whatever their order, and people who share a picture stay together.
+
+    Raises:
+        CsraError: the validation part would be empty although asked for.
+    """
+    keys = [mix_seed(0, "hold out", path.name) for path in dataset.paths]
+    ranked = sorted(set(keys))
+    cut = ranked[: round(fraction * len(ranked))]
+    held = np.isin(np.array(keys, dtype=np.uint64), np.array(cut, dtype=np.uint64))
+    if fraction > 0 and (not held.any() or held.all()):
+        raise CsraError(
+            f"validation_fraction {fraction} of {len(dataset)} images leaves an empty part; "
+            "use more images or set it to 0."
+        )
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def sample_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
+    """Indices (n,) of the items in `count` pictures, the same for every seed; a larger count keeps these and more.
+
+    Raises:
+        CsraError: the data set has fewer pictures.
+    """
+    names = [path.name for path in dataset.paths]
+    ranked = sorted(set(names), key=lambda name: mix_seed(0, "keep", name))
+    if count > len(ranked):
+        raise CsraError(f"train_images is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
+    kept = set(ranked[:count])
+    return np.flatnonzero([name in kept for name in names])
+
+
+def mix_seed(*parts: int | str) -> int:
+    """One 63-bit seed from several parts, well mixed and the same on every machine."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

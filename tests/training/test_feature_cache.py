@@ -1,0 +1,180 @@
+"""Kept features: the same as computed ones, whole after a kill, checked when opened, and anew for anything new."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from csra_lab.backbones import create_backbone
+from csra_lab.errors import CsraError
+from csra_lab.training import feature_cache as module
+from csra_lab.training.feature_cache import cache_features, compute_features
+from csra_lab.training.sampling import SeededItems
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    return toy.write_devkit(tmp_path_factory.mktemp("toy"), trainval=150, test=10)
+
+
+@pytest.fixture(scope="module")
+def data(devkit):
+    return toy.load(devkit, "trainval")
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return create_backbone("test_efficientnet", image_size=64)
+
+
+def the_folder(root):
+    (folder,) = (root / "features").iterdir()
+    return folder
+
+
+def test_kept_features_are_the_computed_ones(data, tmp_path):
+    backbone = network()
+    kept = cache_features(backbone, data, mirror=True, root=tmp_path)
+    computed = compute_features(
+        backbone, data, image_size=64, mean=backbone.mean, std=backbone.std, mirror=True, batch_size=10
+    )
+    assert kept.maps.shape == computed.maps.shape == (150, 2, backbone.num_features, *backbone.grid)
+    assert kept.maps.dtype == torch.float16
+    torch.testing.assert_close(kept.maps, computed.maps, rtol=2e-3, atol=1e-3)  # other batches, one bit of fp16
+    assert the_folder(tmp_path).joinpath("maps.f16").stat().st_size == 2 * kept.maps.numel()
+    item, target = kept[3]
+    assert item.shape == (backbone.num_features, *backbone.grid)
+    assert torch.equal(target, torch.from_numpy(data.targets[3]))
+
+
+def test_a_backbone_can_be_trained_after_it_gave_features(data, tmp_path):
+    backbone = network()
+    backbone.model.conv_stem.weight.data = backbone.model.conv_stem.weight.data.contiguous()  # so that it is moved
+    cache_features(backbone, data.subset(range(4)), root=tmp_path)
+    backbone.train()(torch.randn(2, 3, 64, 64)).mean().backward()
+    assert backbone.model.conv_stem.weight.grad is not None
+
+
+def test_the_second_time_nothing_is_computed(data, tmp_path, monkeypatch):
+    first = cache_features(network(), data, root=tmp_path)
+    monkeypatch.setattr(module, "_batches", None)
+    again = cache_features(network(), data, root=tmp_path)
+    assert torch.equal(first.maps, again.maps)
+
+
+def test_anything_that_changes_the_features_is_another_file(data, devkit, tmp_path):
+    cache_features(network(), data, root=tmp_path)
+    cache_features(network(seed=1), data, root=tmp_path)  # other weights
+    cache_features(network(), data, mirror=True, root=tmp_path)
+    cache_features(network(), data.subset(range(149)), root=tmp_path)
+    cache_features(network(), data, dtype=torch.bfloat16, root=tmp_path)
+    assert len(list((tmp_path / "features").iterdir())) == 5
+
+
+def test_what_is_changed_in_memory_leaves_the_file_alone(data, tmp_path):
+    kept = cache_features(network(), data, root=tmp_path)
+    before = kept.maps[0].clone()
+    kept.maps[0] = 0
+    assert torch.equal(cache_features(network(), data, root=tmp_path).maps[0], before)
+
+
+def test_views_are_those_that_training_draws(data, tmp_path):
+    kept = cache_features(network(), data, mirror=True, root=tmp_path)
+    items = np.arange(40)
+    views = kept.drawn_views(items, seed=3, epoch=2)
+    assert set(views) == {0, 1}
+    drawn = SeededItems(kept, 3)
+    for i, view in zip(items, views, strict=True):
+        assert torch.equal(drawn[2, int(i)][0], kept.maps[i, view])
+
+
+def compute_slowly(devkit, root):
+    """In a process that the test kills: a pause after every block."""
+    torch.set_num_threads(1)
+    written = module.atomic_write
+
+    def slow(path):
+        time.sleep(0.15)
+        return written(path)
+
+    module.atomic_write = slow
+    cache_features(network(), toy.load(devkit, "trainval"), root=root)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_killed_computation_goes_on_where_it_stopped(devkit, data, tmp_path, monkeypatch, blocks):
+    process = multiprocessing.get_context("spawn").Process(target=compute_slowly, args=(devkit, tmp_path))
+    process.start()
+    deadline = time.monotonic() + 60
+    while True:
+        notes = list(tmp_path.glob("features/*.part/features.json"))
+        if notes and len(json.loads(notes[0].read_text())["crc32"]) >= blocks:
+            break
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not [p for p in (tmp_path / "features").iterdir() if p.suffix not in (".part", ".lock")]
+
+    seen = []
+    batches = module._batches
+    monkeypatch.setattr(module, "_batches", lambda b, inputs, **k: seen.append(len(inputs)) or batches(b, inputs, **k))
+    resumed = cache_features(network(), data, root=tmp_path)
+    assert seen[0] <= 150 - 64 * blocks
+    whole = cache_features(network(), data, root=tmp_path / "whole")
+    assert torch.equal(resumed.maps, whole.maps)
+
+
+def test_a_half_written_block_is_computed_again(data, tmp_path):
+    whole = cache_features(network(), data, root=tmp_path)
+    folder = the_folder(tmp_path)
+    part = folder.rename(folder.with_name(folder.name + ".part"))
+    content = bytearray((part / "maps.f16").read_bytes())
+    content[70 * len(content) // 150] ^= 1  # a picture of the second block
+    (part / "maps.f16").write_bytes(content[:-5])
+    again = cache_features(network(), data, root=tmp_path)
+    assert torch.equal(again.maps, whole.maps)
+
+
+@pytest.mark.parametrize("harm", ["one bit", "cut short", "longer", "no note", "empty note"])
+def test_damage_is_noticed(data, tmp_path, harm):
+    cache_features(network(), data, root=tmp_path)
+    folder = the_folder(tmp_path)
+    file, note = folder / "maps.f16", folder / "features.json"
+    content = file.read_bytes()
+    if harm == "one bit":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif harm == "cut short":
+        file.write_bytes(content[:-100])
+    elif harm == "longer":
+        file.write_bytes(content + b"..")
+    elif harm == "no note":
+        note.unlink()
+    else:
+        note.write_text("{}")
+    with pytest.raises(CsraError, match="damaged; delete that folder"):
+        cache_features(network(), data, root=tmp_path)
+
+
+def test_a_disk_without_room_is_said_before_anything_is_computed(data, tmp_path, monkeypatch):
+    usage = dataclasses.make_dataclass("Usage", ["free"])
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage(1000))
+    with pytest.raises(CsraError, match="CSRA_LAB_CACHE"):
+        cache_features(network(), data, root=tmp_path)
+
+
+def test_a_bad_picture_is_named_and_the_rest_is_kept(devkit, data, tmp_path):
+    broken = data.subset(range(150))
+    broken.paths[100] = tmp_path / "missing.jpg"
+    with pytest.raises(CsraError, match=r"missing\.jpg"):
+        cache_features(network(), broken, root=tmp_path)
+    (note,) = tmp_path.glob("features/*.part/features.json")
+    assert len(json.loads(note.read_text())["crc32"]) == 1  # the first block stays

@@ -1,0 +1,139 @@
+"""Recipes that say what they mean; scores that are those of the model, each picture once."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from csra_lab import create_classifier, multilabel_metrics
+from csra_lab.datasets.transforms import eval_transform
+from csra_lab.errors import CsraError
+from csra_lab.recipes import RECIPES, Recipe, get_recipe
+from csra_lab.training.evaluation import check_classes, evaluate, find_images, metrics_of, predict_image, predict_scores
+from csra_lab.training.feature_cache import compute_features
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return toy.load(toy.write_devkit(tmp_path_factory.mktemp("toy"), test=9), "test")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    return create_classifier("test_resnet", classes=toy.CLASSES, image_size=64, heads=2).eval()
+
+
+def literal_scores(model, data) -> np.ndarray:
+    """One picture at a time, nothing shared with the code under test but the transform."""
+    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
+    with torch.no_grad():
+        rows = [torch.sigmoid(model(transform(data.image(i))[None]))[0] for i in range(len(data))]
+    return torch.stack(rows).numpy()
+
+
+def test_every_csra_recipe_has_a_twin_that_differs_in_the_head_only():
+    csra = [r for r in RECIPES.values() if r.head == "csra"]
+    assert len(csra) == len(RECIPES) / 2
+    for recipe in csra:
+        twin = RECIPES[recipe.name.replace("csra", "avg")]
+        differing = {f.name for f in dataclasses.fields(Recipe) if getattr(recipe, f.name) != getattr(twin, f.name)}
+        assert differing <= {"name", "head", "expected"}
+
+
+def test_the_papers_recipes_are_the_papers():
+    recipe = get_recipe("resnet101-csra_voc07-448px")
+    assert (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.epochs) == ("sgd", 0.9, 1e-4, 30)
+    assert (recipe.backbone_lr, recipe.head_lr, recipe.image_size, recipe.batch_size) == (0.01, 0.1, 448, 16)
+    assert (recipe.lam, recipe.heads, recipe.normalize) == (0.1, 1, True)
+    assert (recipe.loss, recipe.difficult) == ("bce", "negative")
+
+
+def test_recipes_are_frozen_and_named_as_in_the_table():
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert re.fullmatch(r"[a-z0-9_-]+", name)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            recipe.lam = 1.0
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_scores_are_the_models_in_the_order_of_the_data(model, data, batch_size):
+    _, scores = evaluate(model, data, batch_size=batch_size)
+    np.testing.assert_allclose(scores, literal_scores(model, data), atol=1e-5)
+
+
+def test_metrics_are_those_of_the_scores(model, data):
+    metrics, scores = evaluate(model, data, ap="envelope", threshold=0.3)
+    assert metrics.mAP == multilabel_metrics(scores, data.targets, ap="envelope", threshold=0.3).mAP
+    assert metrics.classes == data.classes
+
+
+def test_unknown_targets_are_ignored_or_counted_as_absent(model, data):
+    _, scores = evaluate(model, data)
+    half = data.subset(range(len(data)))
+    half.targets = data.targets.copy()
+    half.targets[::2][half.targets[::2] == 0] = -1
+    ignored, counted = (metrics_of(scores, half, difficult=d) for d in ("ignore", "negative"))
+    assert counted.mAP == metrics_of(scores, data).mAP
+    assert ignored.mAP == multilabel_metrics(scores, half.targets).mAP
+    assert ignored.mAP != counted.mAP
+
+
+def test_features_through_the_head_are_the_logits_and_the_mirror_is_the_mirror(model, data):
+    pixels = {"image_size": 64, "mean": model.mean, "std": model.std}
+    maps = compute_features(model.backbone, data, mirror=True, **pixels)
+    with torch.no_grad():
+        scores = torch.sigmoid(model.head(maps.maps[:, 0].float())).numpy()
+        transform = eval_transform(64, mean=model.mean, std=model.std)
+        mirrored = model.backbone(transform(data.image(3))[None].flip(-1))[0]
+    np.testing.assert_allclose(scores, literal_scores(model, data), atol=2e-3)  # features are kept in float16
+    torch.testing.assert_close(maps.maps[3, 1].float(), mirrored, atol=5e-3, rtol=5e-3)
+    np.testing.assert_array_equal(maps.targets, data.targets)
+
+
+def test_scoring_leaves_training_mode_as_it_was(model, data):
+    inputs = data.with_transform(eval_transform(64, mean=model.mean, std=model.std))
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    predict_scores(model, inputs)
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    model.eval()
+
+
+def test_predict_image_gives_probabilities_and_attention(model, data):
+    probabilities, attention = predict_image(model, data.image(0))
+    np.testing.assert_allclose(probabilities, literal_scores(model, data)[0], atol=1e-5)
+    assert attention.shape == (3, *model.backbone.grid)
+    np.testing.assert_allclose(attention.sum((1, 2)), 1, atol=1e-5)
+
+
+def test_find_images_looks_into_folders_and_names_what_is_missing(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.jpg", "deep/a.PNG", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in find_images([tmp_path])] == ["b.jpg", "a.PNG"]
+    with pytest.raises(CsraError, match="nothere"):
+        find_images([tmp_path / "nothere"])
+
+
+def test_classes_must_agree_in_name_and_order(data):
+    swapped = create_classifier("test_resnet", classes=["dog", "cat", "person"], image_size=64)
+    with pytest.raises(CsraError, match="class 0 is 'dog' for the model and 'cat'"):
+        check_classes(swapped, data)
+    fewer = create_classifier("test_resnet", classes=["cat", "dog"], image_size=64)
+    with pytest.raises(CsraError, match="2 classes"):
+        check_classes(fewer, data)
+
+
+def test_data_without_labels_cannot_be_measured(model, data):
+    unlabelled = data.subset(range(3))
+    unlabelled.targets = np.full_like(unlabelled.targets, -1)
+    with pytest.raises(CsraError, match="no labels"):
+        evaluate(model, unlabelled)
+    with pytest.raises(CsraError, match="empty"):
+        evaluate(model, data.subset([]))

@@ -1,0 +1,75 @@
+"""What a run folder gives back, and what it says when a file is not what it should be."""
+
+import numpy as np
+import pytest
+
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import CsraError
+from csra_lab.metrics import multilabel_metrics
+from csra_lab.training.run_folder import from_logits, read_evaluation, save_evaluation, to_logits
+
+
+@pytest.fixture
+def written(tmp_path):
+    rng = np.random.default_rng(0)
+    targets = rng.choice([-1, 0, 1], size=(9, 2))
+    targets[:2] = [[1, 1], [0, 0]]
+    data = MultiLabelDataset(
+        name="toy", split="test", classes=("a", "ü <b>"), ids=[f"{i:03d}" for i in range(9)],
+        paths=[f"{i}.jpg" for i in range(9)], targets=targets,
+    )  # fmt: skip
+    scores = rng.random((9, 2))
+    save_evaluation(tmp_path, data, multilabel_metrics(scores, targets), scores)
+    return tmp_path, data, scores
+
+
+def test_scores_come_back_as_they_were(written):
+    folder, data, scores = written
+    found = read_evaluation(folder)
+    np.testing.assert_allclose(found.scores, scores, rtol=2e-3)
+    np.testing.assert_array_equal(found.targets, data.targets)
+    assert (found.ids, found.classes) == (tuple(data.ids), data.classes)
+
+
+def test_sure_labels_do_not_tie():
+    """Rounded to float16, probabilities from 0.9998 are all 1, and large residuals looked bad for it."""
+    logits = np.linspace(-30, 30, 100)
+    probabilities = from_logits(logits)
+    assert len(np.unique(probabilities.astype(np.float16))) < 80
+    kept = from_logits(to_logits(probabilities))
+    assert (np.diff(kept) > 0).all()
+    np.testing.assert_allclose(np.log(kept) - np.log1p(-kept), logits, rtol=1e-3)
+    assert to_logits(np.array([0.0, 1.0])).tolist() == [-1000, 40]
+    np.testing.assert_array_equal(from_logits(to_logits(from_logits(to_logits(probabilities)))), kept)
+    assert np.isnan(to_logits(np.array([np.nan]))).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip"])
+def test_a_torn_file_is_named(written, content):
+    folder = written[0]
+    (folder / "scores.npz").write_bytes(content)
+    with pytest.raises(CsraError, match=r"scores\.npz does not hold scores"):
+        read_evaluation(folder)
+
+
+def test_one_bare_array_is_named(written):
+    folder = written[0]
+    with open(folder / "scores.npz", "wb") as file:
+        np.save(file, np.zeros((2, 2)))
+    with pytest.raises(CsraError, match=r"scores\.npz does not hold scores"):
+        read_evaluation(folder)
+
+
+def test_other_arrays_and_objects_are_refused(written):
+    folder = written[0]
+    np.savez(folder / "scores.npz", logits=np.zeros((2, 2)))
+    with pytest.raises(CsraError, match="targets"):
+        read_evaluation(folder)
+    np.savez(folder / "scores.npz", logits=np.array([{}], dtype=object), targets=1, ids=1, classes=1)
+    with pytest.raises(CsraError, match=r"scores\.npz"):
+        read_evaluation(folder)
+
+
+def test_a_folder_without_scores_says_how_to_make_them(tmp_path):
+    with pytest.raises(CsraError, match="csra-lab evaluate"):
+        read_evaluation(tmp_path)
