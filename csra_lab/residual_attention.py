@@ -4,7 +4,9 @@ A score map holds one number for every class and location: `s[c, k] = x_k . m_c`
 the feature at location `k`. Everything below reads score maps and nothing else, so a chapter, an explorer, a test and a
 training step call the same lines.
 
-Notation: B images, H heads, C classes, N = h*w locations, T a temperature in (0, inf], lam the weight of the residual.
+Notation: B images, H heads, C classes, N = h*w locations, lam the weight of the residual, T in [0, inf] what the
+paper calls the temperature. It multiplies the scores, so it is an inverse temperature: T = 0 gives the mean and T = inf
+the maximum.
 Source: Zhu and Wu, "Residual Attention: A Simple but Effective Method for Multi-Label Recognition", ICCV 2021.
 """
 
@@ -12,6 +14,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from scipy.special import lambertw
 from torch import Tensor
 
 from csra_lab.errors import CsraError
@@ -21,7 +24,9 @@ Temperatures = float | Sequence[float] | Tensor
 
 
 def attention_scores(scores: Tensor, temperature: float) -> Tensor:
-    """Class-specific attention (Eq. 2): a softmax over locations, sharpened by the temperature.
+    """Class-specific attention (Eq. 2): a softmax over locations of T times the scores.
+
+    T multiplies, so it is an inverse temperature in the sense of physics: a large T is cold and sharp.
 
     Args:
         scores: (..., N) score maps.
@@ -118,10 +123,10 @@ def residual_max(scores: Tensor, lam: float) -> Tensor:
     return average + lam * maximum
 
 
-def residual_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
-    """How much each location counts in the logit: 1/N + lam * attention (Eq. 12).
+def logit_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
+    """How much each location counts in the logit: 1/N + lam * attention, the bracket of Eq. 11.
 
-    The logit of Eq. 8 is the sum of `residual_weights * scores` over the locations.
+    The logit of Eq. 8 is the sum of `logit_weights * scores` over the locations.
 
     Args:
         scores: (..., N) score maps.
@@ -135,6 +140,28 @@ def residual_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
         CsraError: see `attention_scores`.
     """
     return 1 / scores.shape[-1] + lam * attention_scores(scores, temperature)
+
+
+def residual_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
+    """The share of each location in the class-specific feature: (1/N + lam * attention) / (1 + lam) (Eq. 12).
+
+    These are `logit_weights` divided by their sum: a mixture of the uniform weights, with weight 1 / (1 + lam), and of
+    the attention, with weight lam / (1 + lam).
+
+    Args:
+        scores: (..., N) score maps.
+        temperature: T in [0, inf].
+        lam: weight of the residual, above -1.
+
+    Returns:
+        (..., N) weights that sum to 1; none is negative where lam is not.
+
+    Raises:
+        CsraError: lam is not above -1, so the weights have no positive sum; or see `attention_scores`.
+    """
+    if not lam > -1:
+        raise CsraError(f"residual_weights needs lam above -1, not {lam}: the weights sum to 1 + lam before division.")
+    return logit_weights(scores, temperature, lam) / (1 + lam)
 
 
 def gap_to_max(scores: Tensor, temperature: float) -> Tensor:
@@ -155,13 +182,16 @@ def gap_to_max(scores: Tensor, temperature: float) -> Tensor:
 
 
 def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) -> Tensor:
-    """An upper bound on `gap_to_max` from the margin and the number of locations.
+    """The largest `gap_to_max` that scores with this margin and this number of locations can have. It is attained.
 
-    With the best score m ahead of every other, each of the N - 1 others adds at most d exp(-T d) for some d >= m. That
-    product falls beyond d = 1/T, so it is at most phi(m) = m exp(-T m) where T m >= 1, and 1 / (e T) elsewhere. Entropy
-    gives a second bound with no margin, log(N) / T. The smaller of the two holds:
+    Let n = N - 1, and let W be Lambert's function, W(x) exp(W(x)) = x. The worst scores have one best location and n
+    others that all lie the same distance d below it, with T d = max(T m, 1 + W(n/e)). Hence
 
-        gap <= min((N - 1) phi(m), log(N) / T)
+        gap <= n m exp(-T m) / (1 + n exp(-T m))   where T m >= 1 + W(n/e)
+        gap <= W(n/e) / T                          elsewhere
+
+    Proof: gap <= g / T is the same as sum over the others of (x_k - g) exp(-x_k) <= g, with x_k = T d_k >= T m. Each
+    term is largest at x_k = max(T m, 1 + g), so the worst g solves n (x - g) exp(-x) = g at that x.
 
     Args:
         margin: (...) best minus second-best score, >= 0.
@@ -169,7 +199,8 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
         temperature: T in (0, inf].
 
     Returns:
-        (...) bounds, in the unit of the scores. At T = inf they are 0.
+        (...) bounds, in the unit of the scores and the type of `margin`, exact up to rounding: a gap below the smallest
+        normal number of the type may round to more. At T = inf they are 0.
 
     Raises:
         CsraError: a temperature that is not above 0.
@@ -179,10 +210,12 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
     margin = torch.as_tensor(margin) * 1.0  # whole numbers become float32
     if math.isinf(temperature):
         return torch.zeros_like(margin)
-    largest = torch.finfo(margin.dtype).max  # keeps 1/T and T themselves finite in this type
-    far = margin.clamp(min=min(1 / temperature, largest))  # phi is flat at its peak 1/(eT) until the margin passes 1/T
-    by_margin = (num_locations - 1) * far * torch.exp(-min(temperature, largest) * far)
-    return by_margin.clamp(max=min(math.log(num_locations) / temperature, largest))
+    others, largest = num_locations - 1, torch.finfo(margin.dtype).max  # keeps T and 1/T finite in this type
+    worst = float(lambertw(others / math.e).real)  # T * gap of the worst scores of any margin
+    scaled = min(temperature, largest) * margin
+    tail = others * torch.exp(-scaled)
+    by_margin = margin * tail / (1 + tail)
+    return torch.where(scaled >= 1 + worst, by_margin, min(worst / temperature, largest))
 
 
 def _expectation(scores: Tensor, temperatures: Sequence[float]) -> Tensor:

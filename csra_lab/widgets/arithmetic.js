@@ -60,11 +60,24 @@ function gapToMax(scores, T) {
   return attentionScores(scores, T).reduce((sum, a, k) => sum + a * (best - scores[k]), 0);
 }
 
-/* min((N - 1) phi(m), log(N) / T), which no gap exceeds. */
+/* Lambert's W of x >= 0, the w with w exp(w) = x, by Newton's method. */
+function lambertW(x) {
+  let w = Math.log1p(x);
+  for (let i = 0; i < 30; i++) {
+    const power = Math.exp(w), step = (w * power - x) / (power * (w + 1));
+    w -= step;
+    if (Math.abs(step) <= 1e-15 * w) break;
+  }
+  return w;
+}
+
+/* The largest gap that this margin and this number of places allow; see gap_bound. */
 function gapBound(margin, places, T) {
-  if (T === Infinity) return 0;
-  const far = Math.max(margin, 1 / T);
-  return Math.min((places - 1) * far * Math.exp(-T * far), Math.log(places) / T);
+  if (T === Infinity || places === 1) return 0;
+  const worst = lambertW((places - 1) / Math.E);
+  if (T * margin < 1 + worst) return worst / T;
+  const tail = (places - 1) * Math.exp(-T * margin);
+  return (margin * tail) / (1 + tail);
 }
 
 /* Best minus second-best score; 0 where there is one place only. */
