@@ -15,6 +15,7 @@ from csra_lab import imagenet_classifier, residual_max
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.viz import figures as plots
 from csra_lab.viz import result_figures as result_plots
+from csra_lab.viz.images import _data_url
 
 HERE = Path(__file__).parent
 STYLE = (HERE.parent / "book/_assets/lab.css").read_text("utf-8")
@@ -42,7 +43,7 @@ def idea(theme: str) -> str:
     seen = plots.overlay(scene, scores[0, model.classes.index("Egyptian cat")])
     ranks = plots.rank_change(before, after, follow=["Egyptian cat"], titles=("average", "+ 0.2 × best"))
     parts = [_picture(scene, 0, "A cup, and a small cat"), _picture(seen, 215, "Where it sees “Egyptian cat”")]
-    chart = _themed(ranks.html, theme).replace("<svg ", '<svg x="450" y="5" width="288" height="224" ', 1)
+    chart = _themed(plots.shown(ranks).html, theme).replace("<svg ", '<svg x="450" y="5" width="288" height="224" ', 1)
     alt = f"A photograph of a cup with a small cat in a corner; the scores of the cat over it. {ranks.alt}"
     return _document("".join(parts) + chart, 760, 240, alt, theme)
 
@@ -59,15 +60,16 @@ def gains(theme: str) -> str:
         series[name] = [tuple(100 * table.loc[row, ["difference", "lower", "upper"]]) for row in rows.values()]
     alt = "Gains over average pooling in points of mAP, with intervals, on three tests."
     chart = result_plots.differences(list(rows), series, label="gain over average pooling, points of mAP", alt=alt)
-    width, height = (float(v) * 4 / 3 for v in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart.html).groups())
-    body = _themed(chart.html, theme).replace(
+    drawn = plots.shown(chart).html
+    width, height = (float(v) * 4 / 3 for v in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn).groups())
+    body = _themed(drawn, theme).replace(
         "<svg ", f'<svg width="{width:.0f}" height="{height:.0f}" overflow="visible" ', 1
     )
     return _document(body, round(width) + 40, round(height), alt, theme)  # the legend reaches past the axes
 
 
 def _picture(picture: Image.Image, x: int, caption: str) -> str:
-    url = plots._data_url(picture, 400)
+    url = _data_url(picture, 400)
     text = f'<text x="{x + 100}" y="226" text-anchor="middle" font-size="13">{caption}</text>'
     return f'<image href="{url}" x="{x}" y="5" width="200" height="200"/>{text}'
 
@@ -79,7 +81,7 @@ def _themed(html: str, theme: str) -> str:
     )
     colours = dict(re.findall(r"(--lab-\w+): (#\w+);", block[1]))
     colours |= {"--pst-color-background": PAPER[theme], "--pst-font-family-base": "sans-serif"}
-    svg = html[html.index("<svg") : html.rindex("</svg>") + 6]
+    svg = html[html.index("<svg") : html.index("</svg>") + 6]  # the wide one
     svg = re.sub(r"var\((--[\w-]+), [^)]*\)", lambda m: colours[m[1]], svg)
     return re.sub(r' style="width:[^"]*"', "", svg, count=1).replace("currentColor", INK[theme])
 

@@ -17,7 +17,7 @@ from csra_lab.study.experiments import read_scores
 from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
 from csra_lab.training.evaluation import predict_image
 
-RUNS = MODELS.parent / "runs" / "four-lines"
+RUNS = Path(__file__).resolve().parents[1] / "data" / "runs" / "four-lines"
 NAMES = ("photographs", "paperdoll")
 
 

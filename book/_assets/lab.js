@@ -10,3 +10,36 @@
     page.dataset.theme = shown;
   });
 })();
+
+// Every figure opens larger: a button below it shows a copy in a dialog, which Escape or a click closes.
+addEventListener("DOMContentLoaded", () => {
+  for (const row of document.querySelectorAll(".bd-content .lab-row")) {
+    if (row.parentElement.closest(".lab-row, [data-explorer]") || row.querySelector("table")) continue;
+    const button = Object.assign(document.createElement("button"), {
+      type: "button",
+      className: "lab-enlarge",
+      textContent: "Enlarge",
+    });
+    const shown = row.querySelector("[aria-label]")?.getAttribute("aria-label") ?? "the figure";
+    button.setAttribute("aria-label", `Enlarge: ${shown.slice(0, 80)}`);
+    button.addEventListener("click", () => {
+      const dialog = document.createElement("dialog");
+      dialog.className = "lab-zoom";
+      dialog.setAttribute("aria-label", "The figure, enlarged");
+      const close = Object.assign(document.createElement("button"), {
+        type: "button",
+        className: "lab-enlarge",
+        textContent: "Close",
+      });
+      dialog.append(close, row.cloneNode(true));
+      dialog.addEventListener("click", () => dialog.close());
+      dialog.addEventListener("close", () => {
+        dialog.remove();
+        button.focus();
+      });
+      document.body.append(dialog);
+      dialog.showModal();
+    });
+    row.after(button);
+  }
+});

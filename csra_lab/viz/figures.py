@@ -1,123 +1,41 @@
-"""The figures, one function each. The chapters and the command line call them.
+"""The charts, one function each: seaborn's and matplotlib's axes in, axes out.
 
-Charts come back as `Inline`: SVG whose text is text and whose colours follow the page, so that they read well on a
-phone, on paper and on a dark screen. Series differ in colour (safe for colour-blind readers), marker and dashes.
+The chapters and the command line call them. Series differ in colour (safe for colour-blind readers), marker and dashes.
+Without `ax` a chart is drawn on axes of its own, which a page shows in its colours (see `display`).
 """
 
-import base64
-import html
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 
-from csra_lab.datasets.dataset import Box
-from csra_lab.errors import CsraError
+from csra_lab.viz.display import GRID, INK, MUTED, NARROW, PAPER, SERIES, Inline, PageAxes, shown
+from csra_lab.viz.images import COLOUR_MAP, boxed, overlay, pictures
 
-INK, MUTED, GRID, PAPER = "#1b1f24", "#5f6673", "#c9ced6", "#fefefe"
-SERIES = ("#0072b2", "#c24e00", "#00795a", "#9d3f7f")
+__all__ = [
+    "DASHES", "GRID", "INK", "MARKERS", "MUTED", "PAPER", "SERIES", "Inline", "bars", "boxed", "described",
+    "grouped_bars", "heat_map", "lines", "overlay", "page_axes", "page_rows", "pictures", "rank_change", "shown",
+]  # fmt: skip
+
 MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
-COLOUR_MAP = "viridis"
-
-# The page may set these variables (book/_assets/lab.css does, for light and dark); elsewhere the second value holds.
-_PAGE_COLOURS = {INK: "currentColor", MUTED: f"var(--lab-muted, {MUTED})", GRID: f"var(--lab-grid, {GRID})"} | {
-    PAPER: f"var(--pst-color-background, {PAPER})",
-    **{colour: f"var(--lab-{i}, {colour})" for i, colour in enumerate(SERIES, 1)},
-}
-
-
-@dataclass(frozen=True)
-class Inline:
-    """HTML that Jupyter and the book show as a figure. `alt` says in words what is to be seen."""
-
-    html: str
-    alt: str
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __add__(self, other: "Inline") -> "Inline":
-        """Side by side where there is room, one under the other on a phone."""
-        parts = "".join(p.html.removeprefix(_ROW).removesuffix("</div>") for p in (self, other))
-        return Inline(f"{_ROW}{parts}</div>", f"{self.alt} {other.alt}")
-
-
-_ROW = (
-    '<div class="lab-row" style="display:flex;flex-wrap:wrap;gap:1rem;justify-content:center;align-items:flex-start">'
-)
-
-
-def overlay(
-    image: Image.Image, heat: np.ndarray, *, title: str | None = None, limits: tuple[float, float] | None = None
-) -> Image.Image:
-    """A heat map over a picture: the picture in grey, the map (bilinear, from blue to yellow) on top of it.
-
-    Args:
-        image: any size and mode.
-        heat: (h, w) finite numbers, such as an attention map.
-        title: text for a strip above the picture.
-        limits: values of the map's two ends; None for the least and the largest of this map.
-
-    Returns:
-        An RGB picture of the same size, higher by the strip where there is a title.
-
-    Raises:
-        CsraError: the map is not (h, w), or holds numbers that are not finite.
-    """
-    heat = np.asarray(heat, dtype=np.float32)
-    if heat.ndim != 2 or heat.size == 0 or not np.isfinite(heat).all():
-        raise CsraError(
-            f"overlay needs a map (h, w) of finite numbers, not one of shape {heat.shape} with {heat.dtype}."
-        )
-    low, high = limits if limits is not None else (heat.min(), heat.max())
-    smooth = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR))  # (H, W)
-    strength = np.clip((smooth - low) / (high - low), 0, 1) if high > low else np.full_like(smooth, 0.5)
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255  # (H, W, 1)
-    colour = matplotlib.colormaps[COLOUR_MAP](strength)[..., :3]  # (H, W, 3)
-    mixed = Image.fromarray(np.uint8(255 * (0.45 * grey + 0.55 * colour) + 0.5))
-    return mixed if title is None else _with_title(mixed, title)
-
-
-def boxed(picture: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Image.Image:
-    """The picture, `scale` times as large, with a named rectangle on every box; dashed where the box is difficult."""
-    large = picture.convert("RGB").resize((scale * picture.width, scale * picture.height), Image.Resampling.LANCZOS)
-    stripes = Image.fromarray(np.uint8(255 * (np.add.outer(range(large.height), range(large.width)) % 12 < 7)))
-    font, names = ImageFont.load_default(size=max(13, large.width // 14)), list(dict.fromkeys(b.name for b in boxes))
-    for box in boxes:
-        x0, y0, x1, y1 = (round(scale * v) for v in (box.xmin, box.ymin, box.xmax, box.ymax))
-        colour, framed = SERIES[names.index(box.name) % 4], large.copy()
-        for width, ink in ((5, "white"), (4, colour)):
-            ImageDraw.Draw(framed).rectangle((x0, y0, x1 - 1, y1 - 1), outline=ink, width=width)
-        large.paste(framed, mask=stripes if box.difficult else None)
-        wide, high = round(font.getlength(box.name)) + 8, round(1.35 * font.size)
-        x = min(max(0, x0), large.width - wide)
-        y = y0 - high if y0 >= high else min(y1, large.height - high)  # above the box, else below it, else inside
-        draw = ImageDraw.Draw(large)
-        draw.rectangle((x, y, x + wide, y + high), fill=colour)
-        draw.text((x + 4, y + high // 2), box.name, fill="white", font=font, anchor="lm")
-    return large
-
-
-def pictures(captioned: Mapping[str, Image.Image], *, alt: str, size: int = 230) -> Inline:
-    """Pictures in a row, each with its caption below, `size` CSS pixels wide."""
-    tiles = "".join(
-        f'<figure style="margin:0;width:{size}px;max-width:100%"><img src="{_data_url(picture, 2 * size)}" alt="" '
-        f'style="width:100%;border-radius:4px"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, picture in captioned.items()
-    )
-    return Inline(f'{_ROW}<div role="img" aria-label="{html.escape(alt)}" {_ROW[5:]}{tiles}</div></div>', alt)
+_STYLE = {
+    "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.labelsize": 11, "axes.titlecolor": INK, "axes.titlesize": 11,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.facecolor": "none", "grid.color": GRID,
+    "grid.linewidth": 0.7, "grid.linestyle": "-", "axes.spines.top": False, "axes.spines.right": False,
+    "xtick.bottom": True, "ytick.left": True, "xtick.color": MUTED, "ytick.color": MUTED,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "xtick.labelsize": 11, "ytick.labelsize": 11,
+    "font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans"], "text.color": INK, "legend.frameon": False,
+}  # fmt: skip
 
 
 def rank_change(
     before: Sequence[str], after: Sequence[str], *, follow: Sequence[str], titles: tuple[str, str], top: int = 6
-) -> Inline:
+) -> PageAxes:
     """Two rankings side by side, with a line from each followed label's old place to its new one.
 
     Args:
@@ -127,7 +45,8 @@ def rank_change(
     places = {label: (before.index(label) + 1, after.index(label) + 1) for label in follow}
     heights = [_heights(top, [p[side] for p in places.values()]) for side in (0, 1)]  # place -> row, for both rankings
     lowest = max(max(h.values()) for h in heights)
-    fig, ax = _axes(3.0, 0.27 * (lowest + 1.4))
+    ax = page_axes(0.27 * (lowest + 1.4))
+    ax.fixed_width = 3.0
     ax.axis("off")
     for side, ranking in enumerate((before, after)):
         align = ("right", "left")[side]
@@ -145,7 +64,7 @@ def rank_change(
         text.set_in_layout(False)  # long labels may not squeeze the rest
     ax.set(xlim=(-1.8, 2.8), ylim=(lowest + 0.6, -0.7))
     moves = "; ".join(f"{label} goes from place {a} to place {b}" for label, (a, b) in places.items())
-    return _inline(fig, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
+    return described(ax, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
 
 
 def _heights(top: int, followed: Sequence[int]) -> dict[int, float]:
@@ -167,23 +86,26 @@ def lines(
     log: str = "",
     ranks: bool = False,
     bounds: Mapping[str, Sequence[float]] | None = None,
-) -> Inline:
+    ax: Axes | None = None,
+) -> Axes:
     """Curves over a common x, each with its own colour, marker and dashes.
 
     Args:
         series: name -> values. bounds: name of a curve -> values drawn thin above it in the same colour.
         log: the axes with a logarithmic scale: "", "x", "y" or "xy".
         ranks: places, 1 at the top, on a logarithmic scale.
+        ax: where to draw; axes of its own if left out.
     """
-    fig, ax = _axes(4.8, 3.5)
+    ax = page_axes(3.5) if ax is None else ax
     for i, (name, values) in enumerate(series.items()):
-        colour = SERIES[i % 4]
+        look = {"color": SERIES[i % 4], "linestyle": DASHES[i % 4], "marker": MARKERS[i % 4], "linewidth": 2}
         marks = max(1, len(x) // 8)
-        ax.plot(
-            x, values, color=colour, ls=DASHES[i % 4], marker=MARKERS[i % 4], markevery=marks, lw=2, ms=5, label=name
-        )
+        sns.lineplot(
+            x=list(x), y=list(values), ax=ax, label=name, legend=False, errorbar=None, markevery=marks, markersize=5,
+            markeredgewidth=0, **look,
+        )  # fmt: skip
         if bounds and name in bounds:
-            ax.plot(x, bounds[name], color=colour, lw=1, ls="-", alpha=0.8)
+            ax.plot(x, bounds[name], color=SERIES[i % 4], lw=1, ls="-", alpha=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if "x" in log:
         ax.set_xscale("log")
@@ -197,21 +119,25 @@ def lines(
         ax.set_yticks([t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= worst * 1.5])
         ax.set_ylim(worst * 1.3, 0.85)
     if len(series) > 1:
-        _legend(ax, columns=3 if len(series) == 3 and max(map(len, series)) < 12 else 2)
-    return _inline(fig, alt)
+        legend(ax, columns=3 if len(series) == 3 and max(map(len, series)) < 12 else 2)
+    return described(ax, alt)
 
 
-def bars(groups: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, alt: str) -> Inline:
-    """One small bar chart for each group, under each other, on one scale: such as weights of the locations."""
-    fig = Figure(figsize=(4.8, 0.5 + 1.0 * len(groups)), layout="constrained")
-    axes = fig.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for ax, (name, values), i in zip(axes, groups.items(), range(len(groups)), strict=True):
-        _style(ax)
-        ax.bar(range(1, len(values) + 1), values, color=SERIES[i % 4], width=0.8)
-        ax.set_title(name, loc="left", fontsize=11, color=INK)
+def bars(groups: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, alt: str) -> PageAxes:
+    """One small bar chart for each group, under each other, on one scale: such as weights of the locations.
+
+    Returns:
+        The first of the axes; the others are in its figure.
+    """
+    axes = page_rows(0.5 + 1.0 * len(groups), len(groups))
+    for i, (ax, (name, values)) in enumerate(zip(axes, groups.items(), strict=True)):
+        places = np.arange(1, len(values) + 1)
+        sns.barplot(x=places, y=list(values), native_scale=True, color=SERIES[i % 4], saturation=1, ax=ax)
+        ax.set_title(name, loc="left")
+        ax.set(xlabel="", ylabel="")
     axes[-1].set_xlabel(xlabel)
-    fig.supylabel(ylabel, fontsize=11, color=INK)
-    return _inline(fig, alt)
+    axes[0].figure.supylabel(ylabel, fontsize=11, color=INK)
+    return described(axes[0], alt)
 
 
 def grouped_bars(
@@ -223,79 +149,90 @@ def grouped_bars(
     across: bool = False,
     unit: str = "",
     text: str = "",
-) -> Inline:
+    ax: Axes | None = None,
+) -> Axes:
     """Bars beside each other for each category, a colour for each series.
 
     Args:
         label: what the length of a bar is. unit: what the categories are; written along their axis.
         across: bars to the right, with room for long names of categories; otherwise upwards.
         text: a format such as ".0f" that writes the value at the end of each bar; "" writes none.
+        ax: where to draw; axes of its own if left out.
     """
-    fig, ax = _axes(4.8, 0.9 + 0.14 * len(categories) * (1 + len(series)) if across else 3.0)
-    thick = 0.8 / len(series)
-    draw, places = (ax.barh if across else ax.bar), np.arange(len(categories))
-    for i, (name, values) in enumerate(series.items()):
-        drawn = draw(places + (i - (len(series) - 1) / 2) * thick, values, 0.9 * thick, color=SERIES[i % 4], label=name)
+    ax = page_axes(0.9 + 0.14 * len(categories) * (1 + len(series)) if across else 3.0) if ax is None else ax
+    places = list(range(len(categories)))
+    frame = pd.concat([pd.DataFrame({"place": places, "value": v, "series": n}) for n, v in series.items()])
+    along, up = ("value", "place") if across else ("place", "value")
+    sns.barplot(
+        frame, x=along, y=up, hue="series", orient="h" if across else "v", palette=list(SERIES[: len(series)]),
+        saturation=1, width=0.8, gap=0.1, errorbar=None, legend=False, ax=ax,
+    )  # fmt: skip
+    for name, drawn in zip(series, ax.containers, strict=True):
+        drawn.set_label(name)
         if text:
             ax.bar_label(drawn, fmt=f"{{:{text}}}", padding=2, color=INK, fontsize=10)
     if across:
         ax.set_yticks(places, categories)
         ax.set(xlabel=label, ylabel=unit, ylim=(len(categories) - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
-        ax.grid(axis="x", color=GRID, lw=0.7)
+        ax.grid(axis="x", visible=True)
     else:
         ax.set_xticks(places, categories)
         ax.set(ylabel=label, xlabel=unit)
     if len(series) > 1:
-        _legend(ax)
-    return _inline(fig, alt)
+        legend(ax)
+    return described(ax, alt)
 
 
-def heat_map(matrix: np.ndarray, names: Sequence[str], *, title: str, label: str, alt: str, limit: float) -> Inline:
+def heat_map(matrix: np.ndarray, names: Sequence[str], *, title: str, label: str, alt: str, limit: float) -> PageAxes:
     """A square matrix as coloured cells (yellow is high). Zeros and NaN stay empty, the colour of the page.
 
     Args:
         matrix: (n, n) numbers. names: n, of the rows and of the columns. label: what a cell is, for the colour bar.
         limit: the value of the brightest colour; a quarter of it has the middle one, so that small values differ.
     """
-    fig, ax = _axes(4.6, 5.2)
-    cells = np.ma.masked_where(~(np.asarray(matrix, dtype=float) > 0), matrix)  # NaN is not above 0
-    drawn = ax.pcolormesh(cells, cmap=COLOUR_MAP, norm=PowerNorm(0.5, 0, limit))
-    middle = np.arange(len(names)) + 0.5
-    ax.set_xticks(middle, names, rotation=90)
-    ax.set_yticks(middle, names)
-    ax.tick_params(length=0, labelsize=10)
+    ax = page_axes(5.2)
+    ax.fixed_width = NARROW
     ax.grid(visible=False)
-    ax.set(frame_on=False, aspect="equal", ylim=(len(names), 0))
-    ax.set_title(title, fontsize=11, color=INK, weight="bold", loc="left")
-    bar = fig.colorbar(drawn, ax=ax, location="bottom", shrink=0.8, aspect=30, pad=0.02)
-    bar.set_label(label, color=INK, fontsize=11)
-    bar.ax.tick_params(colors=INK, labelsize=10)
-    bar.outline.set_visible(False)
-    return _inline(fig, alt)
+    bar = {"location": "bottom", "shrink": 0.8, "aspect": 30, "pad": 0.02, "label": label}
+    empty = ~(np.asarray(matrix, dtype=float) > 0)  # NaN is not above 0
+    sns.heatmap(
+        matrix, mask=empty, cmap=COLOUR_MAP, norm=PowerNorm(0.5, 0, limit), square=True, cbar_kws=bar, ax=ax,
+        xticklabels=list(names), yticklabels=list(names),
+    )  # fmt: skip
+    ax.tick_params(length=0, labelsize=10, labelcolor=INK)
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
+    ax.set_title(title, weight="bold", loc="left")
+    scale = ax.collections[0].colorbar
+    scale.ax.tick_params(labelsize=10, labelcolor=INK)
+    scale.ax.xaxis.label.set(color=INK, size=11)
+    return described(ax, alt)
 
 
-def _axes(width: float, height: float):
-    fig = Figure(figsize=(width, height), layout="constrained")
-    ax = fig.subplots()
-    _style(ax)
-    return fig, ax
+def page_axes(height: float) -> PageAxes:
+    """Axes of a figure of their own, in the lab's style, `height` inches high."""
+    return page_rows(height, 1)[0]
 
 
-def _legend(ax, columns: int = 2) -> None:
+def page_rows(height: float, rows: int) -> list[PageAxes]:
+    """Axes of one figure under each other, in the lab's style and on one scale, together `height` inches high."""
+    with sns.axes_style("ticks", _STYLE):
+        figure = Figure(figsize=(NARROW, height), layout="constrained")
+        look = {"subplot_kw": {"projection": PageAxes.name}, "sharex": True, "sharey": True, "squeeze": False}
+        return list(figure.subplots(rows, 1, **look)[:, 0])
+
+
+def legend(ax: Axes, columns: int = 2) -> None:
     """Above the axes, from the figure's left edge on: beside long names of rows it would not fit."""
     where = {"loc": "outside upper left", "ncols": columns}
     ax.figure.legend(*ax.get_legend_handles_labels(), **where, frameon=False, labelcolor=INK, fontsize=11)
 
 
-def _style(ax) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(MUTED)
-    ax.tick_params(which="both", colors=INK, color=MUTED, labelsize=11)
-    ax.grid(axis="y", color=GRID, lw=0.7)
-    ax.set_axisbelow(True)
-    ax.xaxis.label.set(color=INK, size=11)
-    ax.yaxis.label.set(color=INK, size=11)
+def described(ax: Axes, alt: str) -> Axes:
+    """The axes with what is to be seen on them in words, for readers who do not see it."""
+    ax.alt = alt
+    return ax
 
 
 def _powers_of_ten(value: float, _) -> str:
@@ -307,47 +244,3 @@ def _powers_of_ten(value: float, _) -> str:
 
 def _plain(value: float, _) -> str:
     return f"{value:g}"
-
-
-def _inline(fig: Figure, alt: str) -> Inline:
-    """The figure as SVG with no background, in the page's own font and colours; no id or style of it leaks."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
-        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
-    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg))
-    svg = re.sub(r' id="([\w-]+)"', lambda m: m.group(0) if m.group(1) in used else "", svg)
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--pst-font-family-base, sans-serif)", svg)
-    for colour, variable in _PAGE_COLOURS.items():
-        svg = svg.replace(colour, variable)
-    width = round(fig.get_figwidth() * 96)
-    head = (
-        f'<svg role="img" aria-label="{html.escape(alt)}" xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {fig.get_figwidth() * 72:g} {fig.get_figheight() * 72:g}" '
-        f'style="width:{width}px;max-width:100%;height:auto;overflow:visible;stroke-linejoin:round">'
-    )
-    svg = head + svg[svg.index(">") + 1 :]
-    svg = re.sub(r"\s*\n\s*", " ", svg)
-    return Inline(f"{_ROW}{svg}</div>", alt)
-
-
-def _data_url(picture: Image.Image, width: int) -> str:
-    if picture.width > width:
-        picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _with_title(picture: Image.Image, title: str) -> Image.Image:
-    font = ImageFont.load_default(size=max(12, picture.width // 18))
-    strip = round(1.6 * font.size)
-    while title and font.getlength(title) > picture.width - 8:
-        title = title[:-2].rstrip() + "…" if len(title) > 2 else ""
-    titled = Image.new("RGB", (picture.width, picture.height + strip), "white")
-    titled.paste(picture, (0, strip))
-    ImageDraw.Draw(titled).text((4, strip // 2), title, fill=INK, font=font, anchor="lm")
-    return titled

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from csra_lab.errors import CsraError
-from csra_lab.viz.figures import Inline
+from csra_lab.viz.display import Inline
 
 
 def say(key: str, value: float | str, digits: int = 1) -> None:

@@ -1,11 +1,13 @@
-"""Figures of results: differences with intervals, predictions against measurements. Beside `plots`, in its style."""
+"""Figures of results: differences with intervals, predictions against measurements. In the style of `figures`."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from csra_lab.errors import CsraError
-from csra_lab.viz.figures import DASHES, GRID, INK, MARKERS, PAPER, SERIES, Inline, _axes, _inline, _legend
+from csra_lab.viz.display import GRID, INK, PAPER, SERIES
+from csra_lab.viz.figures import DASHES, MARKERS, legend, page_axes
 
 Interval = tuple[float, float, float]
 
@@ -19,7 +21,8 @@ def differences(
     across: bool = True,
     unit: str = "",
     limits: tuple[float, float] | None = None,
-) -> Inline:
+    ax: Axes | None = None,
+) -> Axes:
     """A point and its interval for each row and series, against a line at 0.
 
     A filled point says that its interval leaves out 0; an empty one, that the difference may be nothing.
@@ -31,13 +34,14 @@ def differences(
         across: a line of the page for each row. Otherwise rows go from left to right, and a thin line joins the
             points of a series: for rows that are steps of one setting.
         limits: the ends of the axis of differences; None for what the intervals need. Charts to be compared share it.
+        ax: where to draw; axes of its own if left out.
 
     Raises:
         CsraError: more than four series, a series of another length, or a difference outside its interval.
     """
     _check_colours("differences", series)
     height = 0.75 + 0.17 * (len(series) > 1) * ((len(series) + 1) // 2) + len(rows) * (0.15 + 0.13 * len(series))
-    fig, ax = _axes(4.8, height if across else 3.5)
+    ax = page_axes(height if across else 3.5) if ax is None else ax
     (ax.axvline if across else ax.axhline)(0, color=INK, lw=1, zorder=1)
     for i, (name, intervals) in enumerate(series.items()):
         if len(intervals) != len(rows):
@@ -63,18 +67,19 @@ def differences(
         ax.set_yticks(range(len(rows)), rows)
         ax.set(xlabel=label, ylabel=unit, xlim=limits, ylim=(len(rows) - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
-        ax.grid(axis="x", color=GRID, lw=0.7)
+        ax.grid(axis="x", visible=True)
         for between in range(1, len(rows)):
             ax.axhline(between - 0.5, color=GRID, lw=0.7, zorder=0)
     else:
         ax.set_xticks(range(len(rows)), rows)
         ax.set(ylabel=label, xlabel=unit, ylim=limits, xlim=(-0.5, len(rows) - 0.5))
     if len(series) > 1:
-        _legend(ax)
-    return _inline(fig, alt)
+        legend(ax)
+    ax.alt = alt
+    return ax
 
 
-def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, alt: str) -> Inline:
+def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, alt: str) -> Axes:
     """Pairs (predicted, measured) on logarithmic axes of one scale, with the line where both are equal.
 
     A point above the line is more than was predicted. All numbers must be above 0.
@@ -86,7 +91,8 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
     pairs = np.array([pair for each in series.values() for pair in each], dtype=float)  # (K, 2)
     if not (pairs > 0).all() or not np.isfinite(pairs).all():
         raise CsraError("agreement needs predictions and measurements above 0.")
-    fig, ax = _axes(4.8, 4.6)
+    ax = page_axes(4.6)
+    ax.fixed_width = 4.8
     ends = pairs.min() / 1.15, pairs.max() * 1.15
     ax.plot(ends, ends, color=INK, lw=1, zorder=1)
     for i, (name, each) in enumerate(series.items()):
@@ -96,10 +102,11 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
         axis.set_ticks([], minor=True)
-    ax.grid(axis="x", color=GRID, lw=0.7)
+    ax.grid(axis="x", visible=True)
     if len(series) > 1:
-        _legend(ax)
-    return _inline(fig, alt)
+        legend(ax)
+    ax.alt = alt
+    return ax
 
 
 def _check_colours(figure: str, series: Mapping) -> None:

@@ -1,6 +1,7 @@
 """The explorers of the built book, moved by mouse, finger and keyboard: what they show is what csra_lab computes."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from csra_lab import csra_logits, multilabel_metrics
 from csra_lab.heads import create_head
 from csra_lab.residual_attention import attention_scores, gap_bound, gap_to_max
 from csra_lab.study.experiments import read_scores
-from csra_lab.viz.atlas import ATLAS, read_atlas
+from csra_lab.viz.atlas import read_atlas
 from tests.widgets.drive import Drive, number
 
-RUNS = ATLAS.parent / "runs/four-lines"
+RUNS = Path(__file__).parents[2] / "data/runs/four-lines"
 
 
 @pytest.fixture(scope="module")

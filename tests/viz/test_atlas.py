@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from csra_lab.study.experiments import read_scores
 from csra_lab.viz.atlas import ATLAS, add_to_atlas, read_atlas
 from tests import toy
 
-DATA = ATLAS.parent
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_emoji_maps_pool_to_the_recorded_scores(atlas, row):
 
 @pytest.mark.skipif(not toy.SAME_PIXELS, reason="Pillow 13 resizes some pictures otherwise")
 def test_paperdoll_maps_are_computed_again_from_the_shipped_head(atlas):
-    model = MultiLabelClassifier.from_pretrained(DATA / "models/paperdoll")
+    model = MultiLabelClassifier.from_pretrained(ATLAS.parent / "models/paperdoll")
     transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
     kept = atlas.models["paperdoll-wider-lite0-csra"].maps
     with torch.inference_mode():

@@ -1,10 +1,14 @@
 """Figures: what they show is what they were given, and they fit any page."""
 
+import io
 import re
 import xml.etree.ElementTree as ET
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from csra_lab.datasets import Box
@@ -14,9 +18,9 @@ from csra_lab.viz import figures as plots
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
 
 
-def drawn(inline: plots.Inline) -> str:
-    """The texts of a chart, in their order."""
-    return " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", inline.html))
+def drawn(chart) -> str:
+    """The texts of a chart at its first width, in their order."""
+    return " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", plots.shown(chart).html.split("</svg>")[0]))
 
 
 def test_overlay_keeps_the_size_and_is_brightest_where_the_map_is_high():
@@ -66,7 +70,7 @@ def test_overlay_refuses_what_is_not_a_map(heat):
         plots.overlay(PICTURE, heat)
 
 
-def charts() -> list[plots.Inline]:
+def charts() -> list[Axes]:
     x = [1, 10, 100]
     return [
         plots.lines(x, {"a": [1, 2, 3], "b": [3, 2, 1]}, xlabel="x", ylabel="y", alt="two <lines>", log="xy"),
@@ -81,24 +85,42 @@ def charts() -> list[plots.Inline]:
 
 @pytest.mark.parametrize("chart", charts(), ids=lambda c: c.alt)
 def test_charts_are_readable_svg_in_the_colours_of_the_page(chart):
-    svg = ET.fromstring(re.search(r"<svg.*</svg>", chart.html, re.S).group())
-    assert svg.get("role") == "img"
-    assert svg.get("aria-label") == chart.alt
-    assert "max-width:100%" in svg.get("style")
-    assert "<text" in chart.html
-    assert "currentColor" in chart.html
-    assert not re.search(r"<style|<metadata|DejaVu|#ffffff|" + plots.INK, chart.html)
-    assert chart._repr_html_() == chart.html
+    assert isinstance(chart, Axes)
+    html = plots.shown(chart).html
+    svgs = re.findall(r"<svg.*?</svg>", html, re.S)
+    assert len(svgs) == (1 if getattr(chart, "fixed_width", None) else 2)
+    for text in svgs:
+        svg = ET.fromstring(text)
+        assert svg.get("role") == "img"
+        assert svg.get("aria-label") == chart.alt
+        assert "max-width:100%" in svg.get("style")
+        assert "<text" in text
+        assert "currentColor" in text
+    assert not re.search(r"<style|<metadata|DejaVu|#ffffff|" + plots.INK, html)
+    bundle = chart._repr_mimebundle_()
+    assert bundle["text/html"] == html
+    assert Image.open(io.BytesIO(bundle["image/png"])).width > 300
+
+
+def test_a_chart_draws_on_axes_that_are_given():
+    figure = Figure()
+    ours = figure.subplots()
+    given = plots.lines([1, 2], {"a": [1, 2]}, xlabel="x", ylabel="y", alt="a", ax=ours)
+    assert given is ours
+    assert [line.get_ydata().tolist() for line in ours.lines] == [[1, 2]]
 
 
 def test_charts_are_the_same_each_time():
-    assert [c.html for c in charts()] == [c.html for c in charts()]
+    assert [plots.shown(c).html for c in charts()] == [plots.shown(c).html for c in charts()]
 
 
 def test_references_inside_a_chart_resolve():
     for chart in charts():
-        used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', chart.html))
-        assert used == set(re.findall(r' id="([\w-]+)"', chart.html))
+        html = plots.shown(chart).html
+        used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', html))
+        named = re.findall(r' id="([\w-]+)"', html)
+        assert used == set(named)
+        assert len(named) == len(set(named))  # the two widths share no id
 
 
 def test_rank_change_shows_the_top_and_what_is_followed():
@@ -119,13 +141,13 @@ def test_heat_map_leaves_zeros_and_nan_empty_and_scales_to_the_limit():
         chart = plots.heat_map(
             np.array([[0.5, np.nan], [0, 1]]), ["a", "b"], title="t", label="l", alt="map", limit=limit
         )
-        return re.findall(r"fill: (#\w+)", chart.html)
+        return re.findall(r"fill: (#\w+)", plots.shown(chart).html)
 
     brightest = "#fde725"
     full, dim = cells(1), cells(2)
     assert brightest in full[:2]
     assert brightest not in dim[:2]
-    assert full[0] == plots.matplotlib.colors.to_hex(plots.matplotlib.colormaps["viridis"](0.5**0.5))
+    assert full[0] == matplotlib.colors.to_hex(matplotlib.colormaps["viridis"](0.5**0.5))
 
 
 @pytest.mark.parametrize("box", [(10, 12, 30, 40), (0, 0, 80, 60), (79, 59, 80, 60), (2.5, 50, 20.5, 60)])
@@ -145,7 +167,7 @@ def test_side_by_side_is_one_row_that_wraps():
     left, right = charts()[:2]
     both = left + right
     assert both.html.count('class="lab-row"') == 1
-    assert both.html.count("<svg") == 2
+    assert both.html.count("<svg") == 4  # two charts, each in two widths
     assert both.html.count("<div") == both.html.count("</div>")
     assert both.alt == f"{left.alt} {right.alt}"
 

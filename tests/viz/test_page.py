@@ -48,7 +48,7 @@ def test_numbers_are_said_with_a_true_minus(monkeypatch, value, digits, shown):
 
 def test_a_table_shows_its_rows_and_nothing_of_them_is_markup():
     shown = table([{"a": 1, "b & c": "<script>"}, {"a": 2.5, "b & c": "x"}])
-    assert Cells(shown._repr_html_()).rows == [["a", "b & c"], ["1", "<script>"], ["2.5", "x"]]
+    assert Cells(shown.html).rows == [["a", "b & c"], ["1", "<script>"], ["2.5", "x"]]
     assert "<script" not in shown.html
     assert shown.alt == "A table of 2 rows: a, b & c."
 

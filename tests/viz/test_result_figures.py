@@ -14,7 +14,13 @@ SERIES = {"photographs": [(-3.0, -4.0, -2.0), (0.5, -0.5, 1.5)], "emoji": [(2.0,
 
 
 def chart(series=SERIES, **options):
-    return result_plots.differences(ROWS, series, label="points", alt="differences", **options)
+    return first(result_plots.differences(ROWS, series, label="points", alt="differences", **options))
+
+
+def first(drawn) -> plots.Inline:
+    """A chart as the page shows it, in the first of its widths."""
+    inline = plots.shown(drawn)
+    return plots.Inline(inline.html.split("</svg>")[0] + "</svg>", inline.alt)
 
 
 def markers(drawn: plots.Inline) -> list[tuple[str, float, float]]:
@@ -79,7 +85,7 @@ def test_refuses_what_cannot_be_drawn(series, message):
 
 def test_agreement_puts_equal_numbers_on_the_line():
     pairs = {"heads": [(2.0, 2.0), (4.0, 4.0)], "metrics": [(10.0, 5.0)]}
-    drawn = result_plots.agreement(pairs, xlabel="predicted", ylabel="measured", alt="pairs")
+    drawn = first(result_plots.agreement(pairs, xlabel="predicted", ylabel="measured", alt="pairs"))
     words = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawn.html)).split()
     assert {"heads", "metrics", "predicted", "measured"} <= set(words)
     points = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*stroke: var\(--lab-([12])', drawn.html)
@@ -96,17 +102,15 @@ def test_agreement_refuses_what_has_no_logarithm(pair):
         result_plots.agreement({"a": [pair]}, xlabel="x", ylabel="y", alt="a")
 
 
-def test_a_legend_stays_in_its_figure_beside_long_names_of_rows(monkeypatch):
-    drawn = []
-    keep = result_plots._inline
-    for module in (plots, result_plots):
-        monkeypatch.setattr(module, "_inline", lambda fig, alt: drawn.append(fig) or keep(fig, alt))
+def test_a_legend_stays_in_its_figure_beside_long_names_of_rows():
     rows = ["a name of a row, rather long", "another"]
     names = ["attention, T = 1", "attention, T chosen", "CAM, average", "CAM, CSRA"]
-    plots.grouped_bars(rows, {n: [1, 2] for n in names}, label="x", across=True, alt="a")
-    result_plots.differences(rows, {n: [(1, 0, 2)] * 2 for n in names}, label="x", across=True, alt="b")
-    plots.lines([1, 2], {n: [1, 2] for n in names}, xlabel="x", ylabel="y", alt="c")
-    for fig in drawn:
+    drawn = [
+        plots.grouped_bars(rows, {n: [1, 2] for n in names}, label="x", across=True, alt="a"),
+        result_plots.differences(rows, {n: [(1, 0, 2)] * 2 for n in names}, label="x", across=True, alt="b"),
+        plots.lines([1, 2], {n: [1, 2] for n in names}, xlabel="x", ylabel="y", alt="c"),
+    ]
+    for fig in (chart.figure for chart in drawn):
         fig.draw_without_rendering()
         (legend,) = fig.legends
         box, whole = legend.get_window_extent(), fig.bbox
