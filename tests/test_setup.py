@@ -148,6 +148,7 @@ BESIDE_THE_PATH = (
     "csra_lab.viz.page",
     "csra_lab.widgets",
     "csra_lab.datasets.download",
+    "csra_lab.metrics.synced",  # torchmetrics is optional
 )
 NEVER_ON_THE_PATH = {"tyro", "pooch", "matplotlib", "skimage", "IPython", "sklearn"}
 

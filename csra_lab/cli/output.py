@@ -4,10 +4,10 @@ import json
 import math
 from collections.abc import Sequence
 
-from csra_lab.metrics import MultilabelMetrics
+from csra_lab.metrics import MetricValues
 
 
-def metrics_table(metrics: MultilabelMetrics, title: str) -> str:
+def metrics_table(metrics: MetricValues, title: str) -> str:
     names = ("mAP", "CP", "CR", "CF1", "CF1_macro", "OP", "OR", "OF1")
     lines = [f"{title} (in %)", as_table([names, tuple(f"{100 * getattr(metrics, n):.2f}" for n in names)])]
     if metrics.classes:

@@ -17,7 +17,7 @@ from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
-from csra_lab.metrics import MultilabelMetrics, multilabel_metrics
+from csra_lab.metrics import MetricValues, multilabel_metrics
 
 
 @torch.inference_mode()
@@ -93,7 +93,7 @@ def evaluate(
     top_k: int | None = None,
     difficult: Literal["ignore", "negative"] = "ignore",
     **scoring,
-) -> tuple[MultilabelMetrics, np.ndarray]:
+) -> tuple[MetricValues, np.ndarray]:
     """Metrics of a classifier on a data set, and the scores they come from.
 
     Args:
@@ -118,7 +118,7 @@ def evaluate(
 
 def metrics_of(
     scores: np.ndarray, dataset: MultiLabelDataset, *, difficult: Literal["ignore", "negative"] = "ignore", **options
-) -> MultilabelMetrics:
+) -> MetricValues:
     """Metrics of (N, C) probabilities already computed; see `evaluate`.
 
     Raises:

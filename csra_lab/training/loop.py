@@ -33,7 +33,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import CsraError
 from csra_lab.losses import LOSSES
-from csra_lab.metrics import MultilabelMetrics, multilabel_metrics
+from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe, learning_rate_factor
 from csra_lab.training.evaluation import autocast, evaluate, predict_scores, to_device
 from csra_lab.training.feature_cache import FeatureMaps, compute_features
@@ -49,7 +49,7 @@ class TrainingResult:
     folder: Path
     model: MultiLabelClassifier
     history: pd.DataFrame
-    metrics: MultilabelMetrics | None
+    metrics: MetricValues | None
     scores: np.ndarray | None
 
 

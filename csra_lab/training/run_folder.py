@@ -26,7 +26,7 @@ import torchvision
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import CsraError
-from csra_lab.metrics import MultilabelMetrics
+from csra_lab.metrics import MetricValues
 from csra_lab.recipes import Recipe
 
 
@@ -91,7 +91,7 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MultilabelMetrics, scores: np.ndarray) -> None:
+def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MetricValues, scores: np.ndarray) -> None:
     """Write `metrics.json` and `scores.npz` of a split, from its (N, C) scores, into a run folder."""
     with atomic_write(folder / "scores.npz") as path, open(path, "wb") as file:
         np.savez_compressed(

@@ -12,7 +12,7 @@ from lab_reference import as_lines, definition, entries_of, lay_out, mend_signat
 import csra_lab
 from csra_lab.cost import Cost
 from csra_lab.heads import CSRA, AveragePooling
-from csra_lab.metrics import MultilabelMetrics, average_precision
+from csra_lab.metrics import MetricValues, average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.residual_attention import csra_logits
 from tests.book.pages import Page
@@ -195,7 +195,7 @@ def test_signatures_are_those_of_the_source():
     assert written(CSRA.without_residual, "method") == ("()", "AveragePooling")
     assert written(AveragePooling, "class")[0].startswith("(in_features: int, num_classes: int, *, heads: int=1")
     assert written(Cost, "class")[0].startswith("(parameters: int, multiply_adds: int")
-    assert "classes: tuple[str, ...] | None" in written(MultilabelMetrics, "class")[0]
+    assert "classes: tuple[str, ...] | None" in written(MetricValues, "class")[0]
     assert written(ValueError, "class") == ("", None)
 
 

@@ -1,24 +1,4 @@
-"""How good are the scores of N images on C classes? Average precision, and precision, recall and F1 in both averages.
-
-Scores are an (N, C) array, targets an (N, C) array of 1 (present), 0 (absent) and -1 (ignore). An ignored entry leaves
-both sides: it is neither predicted nor counted, and for AP it is taken out of its class's ranking.
-
-Three definitions of average precision are in use, and they give different numbers for the same scores. With the images
-in the order of their scores, and p(i) and r(i) the precision and recall of the first i:
-
-    "average"   sum_i (r(i) - r(i-1)) p(i): the mean of p over the positives    CSRA, ASL, mmpretrain, scikit-learn
-    "voc11"     mean over t = 0, 0.1, ..., 1 of max {p(i) : r(i) >= t}          VOC2007
-    "envelope"  sum_i (r(i) - r(i-1)) max_{j >= i} p(j)                         VOC from 2010, Query2Label
-
-Equal scores are one threshold: all of them are taken or none, so the order of the images never matters.
-
-With Nc correct, Np predicted and Ng true labels of a class, CP and CR are the means over classes of Nc/Np and Nc/Ng;
-OP and OR are the same ratios of the sums over all classes, and OF1 is their harmonic mean (Chen et al., ML-GCN, CVPR
-2019). Two numbers go by the name of CF1:
-
-    CF1         the harmonic mean of CP and CR             CSRA
-    CF1_macro   the mean over classes of each class's F1   mmpretrain, ASL
-"""
+"""Average precision of scores, and precision, recall and F1 of predictions, on whole arrays."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from csra_lab.errors import CsraError
 
 AveragePrecision = Literal["average", "voc11", "envelope"]
-"""The three definitions of average precision, by their names above."""
+"""The three definitions of average precision, by their names in `csra_lab.metrics`."""
+NOTHING_TO_FIND = "no target is 1, so there is nothing to find; check that the class names fit the annotations."
 
 
 @dataclass(frozen=True, eq=False)
-class MultilabelMetrics:
+class MetricValues:
     """What `multilabel_metrics` found; every number is a fraction from 0 to 1.
 
     Attributes:
@@ -83,7 +64,7 @@ def multilabel_metrics(
     top_k: int | None = None,
     ap: AveragePrecision = "average",
     classes: Sequence[str] | None = None,
-) -> MultilabelMetrics:
+) -> MetricValues:
     """Measure probabilities against targets.
 
     A class without a positive is left out of every mean over classes and named in `excluded_classes`. A class of which
@@ -105,32 +86,39 @@ def multilabel_metrics(
         CsraError: shapes that do not fit, no images, no positive at all, a score that is no probability, a target other
             than 1, 0 and -1, or an option out of range.
     """
-    scores, targets = _checked(scores, targets, classes)
-    outside = (scores < 0) | (scores > 1)
-    if outside.any():
-        raise CsraError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
-    if not 0 <= threshold <= 1:
-        raise CsraError(f"threshold must be a probability from 0 to 1, not {threshold}.")
+    scores, targets = checked(scores, targets, classes)
+    check_probabilities(scores, classes)
     num_images, num_classes = scores.shape
-    if top_k is not None and (not isinstance(top_k, int) or not 1 <= top_k <= num_classes):
-        raise CsraError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
-
+    check_prediction(threshold, top_k, num_classes)
     positive = targets == 1
-    predicted = scores >= threshold if top_k is None else _top_k(scores, targets, top_k)
+    predicted = scores >= threshold if top_k is None else top_k_mask(scores, targets, top_k)
     predicted &= targets != -1
-    true = positive.sum(axis=0)  # (C,) Ng
-    chosen = predicted.sum(axis=0)  # (C,) Np
-    correct = (predicted & positive).sum(axis=0)  # (C,) Nc
-    counted = true > 0
-    if not counted.any():
-        raise CsraError("no target is 1, so there is nothing to find; check that the class names fit the annotations.")
+    counts = ((predicted & positive).sum(axis=0), predicted.sum(axis=0), positive.sum(axis=0))
+    if not counts[2].any():
+        raise CsraError(NOTHING_TO_FIND)
+    options = {"threshold": threshold, "top_k": top_k, "ap": ap, "classes": classes}
+    return metric_values(*counts, average_precision(scores, targets, ap=ap), num_images=num_images, **options)
 
-    per_class_AP = average_precision(scores, targets, ap=ap)
+
+def metric_values(
+    correct: NDArray,
+    chosen: NDArray,
+    true: NDArray,
+    per_class_AP: NDArray,
+    *,
+    num_images: int,
+    threshold: float,
+    top_k: int | None,
+    ap: AveragePrecision,
+    classes: Sequence[str] | None,
+) -> MetricValues:
+    """All metrics from the (C,) numbers of correct, predicted and true labels of each class (Nc, Np, Ng) and its AP."""
+    counted = true > 0
     per_class_AP.setflags(write=False)
     CP = float((correct / np.maximum(chosen, 1))[counted].mean())
     CR = float((correct[counted] / true[counted]).mean())
     excluded = np.flatnonzero(~counted).tolist()
-    return MultilabelMetrics(
+    return MetricValues(
         mAP=float(per_class_AP[counted].mean()),
         CP=CP,
         CR=CR,
@@ -165,9 +153,8 @@ def average_precision(
     Raises:
         CsraError: shapes that do not fit, a score that is not finite, a target other than 1, 0 and -1, or another `ap`.
     """
-    if ap not in get_args(AveragePrecision):
-        raise CsraError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
-    scores, targets = _checked(scores, targets)
+    check_ap(ap)
+    scores, targets = checked(scores, targets)
     columns = np.ascontiguousarray(scores.T), np.ascontiguousarray(targets.T)
     if scores.size < 2**18:  # threads would cost more than they save
         return np.array([_class_AP(*column, ap) for column in zip(*columns, strict=True)])
@@ -184,16 +171,26 @@ def _class_AP(scores: NDArray, targets: NDArray, ap: AveragePrecision) -> float:
     # How many entries score as high as each positive or higher, and how many positives. Equal scores are one threshold.
     seen = len(known) - np.searchsorted(known, positive)
     hits = len(positive) - np.searchsorted(positive, positive)
+    return area(hits, seen, ap)
+
+
+def area(hits: NDArray, seen: NDArray, ap: AveragePrecision) -> float:
+    """AP of one class from the threshold of each of its P positives, the lowest first.
+
+    Args:
+        hits, seen: (P,) positives, and all entries, that score at least as high as each positive.
+        ap: the definition.
+    """
     precision = hits / seen
     if ap == "voc11":
         # Recall t is reached where 10 hits >= 10 t total: whole numbers, so that no 0.3 falls short of 3/10.
-        return np.mean([precision[10 * hits >= tenths * len(positive)].max() for tenths in range(11)])
+        return np.mean([precision[10 * hits >= tenths * len(hits)].max() for tenths in range(11)])
     if ap == "envelope":
         precision = np.maximum.accumulate(precision)
     return precision.mean()
 
 
-def _top_k(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
+def top_k_mask(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
     """(N, C) mask of the k best labels of each image; of equal scores the first class, of ignored ones none."""
     scores = np.where(targets == -1, -np.inf, scores)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # (N, k)
@@ -202,7 +199,28 @@ def _top_k(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
     return mask & (targets != -1)
 
 
-def _checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
+def check_ap(ap: str) -> None:
+    """Refuse a definition of average precision that there is not."""
+    if ap not in get_args(AveragePrecision):
+        raise CsraError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
+
+
+def check_prediction(threshold: float, top_k: int | None, num_classes: int) -> None:
+    """Refuse a threshold that is no probability, and a top_k that is no number of classes."""
+    if not 0 <= threshold <= 1:
+        raise CsraError(f"threshold must be a probability from 0 to 1, not {threshold}.")
+    if top_k is not None and (not isinstance(top_k, int) or not 1 <= top_k <= num_classes):
+        raise CsraError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
+
+
+def check_probabilities(scores: NDArray, classes: Sequence[str] | None) -> None:
+    """Refuse scores below 0 or above 1, which are logits."""
+    outside = (scores < 0) | (scores > 1)
+    if outside.any():
+        raise CsraError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
+
+
+def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
     """Both as (N, C) arrays of finite floats and of int8, or one sentence that says what is wrong."""
     try:
         scores, targets = np.asarray(scores), np.asarray(targets)

@@ -1,0 +1,81 @@
+"""The metrics as a torchmetrics `Metric`, whose states add up over the processes of a distributed run."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csra_lab.errors import CsraError
+from csra_lab.metrics.accumulate import MultilabelMetrics
+
+try:
+    from torchmetrics import Metric
+except ImportError as error:
+    raise CsraError("SyncedMultilabelMetrics needs torchmetrics: `pip install torchmetrics`.") from error
+
+NAMES = ("mAP", "CP", "CR", "CF1", "CF1_macro", "OP", "OR", "OF1")
+
+
+class SyncedMultilabelMetrics(Metric):
+    """`MultilabelMetrics` for torchmetrics, Lightning and distributed evaluation.
+
+    Every process updates with its own batches; `compute` gathers over all of them. The metrics are not means of the
+    processes' metrics, which would be wrong for AP and F1, but those of all images together.
+
+    Args:
+        num_classes, options: see `MultilabelMetrics`. Without `bins` every score is gathered; with `bins` only counts.
+            There are no class names: the values are tensors.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, num_classes: int, *, bins: int | None = None, threshold=0.5, top_k=None, ap="average", **kwargs):
+        super().__init__(**kwargs)
+        self.options = {"bins": bins, "threshold": threshold, "top_k": top_k, "ap": ap}
+        self.num_classes = num_classes
+        empty = self._new()  # refuses options out of range
+        if bins is None:
+            self.add_state("scores", [], dist_reduce_fx="cat")
+            self.add_state("targets", [], dist_reduce_fx="cat")
+        else:
+            self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+            self.add_state("counts", torch.from_numpy(empty.counts), dist_reduce_fx="sum")
+            self.add_state("histograms", torch.from_numpy(empty.histograms), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch: (B, C) probabilities and (B, C) targets in {1, 0, -1}; see `MultilabelMetrics.update`."""
+        batch = self._new()
+        batch.update(_array(preds), _array(target))
+        if self.options["bins"] is None:
+            self.scores.append(preds.detach())
+            self.targets.append(target.to(torch.int8))
+        else:
+            self.images += batch.num_images
+            self.counts += torch.from_numpy(batch.counts).to(self.counts)
+            self.histograms += torch.from_numpy(batch.histograms).to(self.histograms)
+
+    def compute(self) -> dict[str, Tensor]:
+        """mAP, CP, CR, CF1, CF1_macro, OP, OR and OF1 as scalars, and (C,) per_class_AP, float64 on the CPU."""
+        metrics = self._new()
+        if self.options["bins"] is None:
+            if isinstance(self.scores, Tensor):  # synchronised: already one tensor
+                metrics.update(_array(self.scores), _array(self.targets))
+            else:
+                for scores, targets in zip(self.scores, self.targets, strict=True):
+                    metrics.update(_array(scores), _array(targets))
+        else:
+            metrics.num_images = int(self.images)
+            metrics.counts, metrics.histograms = _array(self.counts), _array(self.histograms)
+        values = metrics.compute()
+        found = {name: torch.tensor(getattr(values, name), dtype=torch.float64) for name in NAMES}
+        return found | {"per_class_AP": torch.from_numpy(values.per_class_AP.copy())}
+
+    def _new(self) -> MultilabelMetrics:
+        return MultilabelMetrics(self.num_classes, **self.options)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """A tensor of any place as NumPy; bfloat16, which NumPy has not, as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
