@@ -124,7 +124,7 @@ def residual_max(scores: Tensor, lam: float) -> Tensor:
 
 
 def logit_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
-    """How much each location counts in the logit: 1/N + lam * attention, the bracket of Eq. 11.
+    """How much each location counts in the logit: 1/N + lam * attention, the bracket of Eq. 10.
 
     The logit of Eq. 8 is the sum of `logit_weights * scores` over the locations.
 

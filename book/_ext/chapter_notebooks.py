@@ -17,6 +17,7 @@ CODE = re.compile(r"^(`{3,}|~{3,})")
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LABEL = re.compile(r"^\(([\w:-]+)\)=$")
+EQUATION = re.compile(r"\$\$ \(eq-(\w+)\)$")
 QUOTED = ("admonition", "note", "tip", "hint", "important", "warning", "attention", "caution", "seealso", "margin")
 SILENT = ("solution-end", "exercise-end", "bibliography", "toctree", "contents", "tableofcontents")
 
@@ -138,7 +139,7 @@ def _directive(name: str, argument: str, body: str, titles: Mapping[str, str]) -
 
 def _words(text: str, page: str, book: Book) -> str:
     """Roles in words, and links to where notebooks lie."""
-    text = ROLE.sub(lambda m: _role(m[1], m[2], book), text)
+    text = EQUATION.sub(r"\\tag{\1} $$", ROLE.sub(lambda m: _role(m[1], m[2], book), text))
     return LINK.sub(lambda m: f"]({_target(m[1], page, book)})", text)
 
 
@@ -162,6 +163,8 @@ def _role(name: str, content: str, book: Book) -> str:
         if name.endswith(":t"):
             return " and ".join(f"{who} ({year})" for who, year in works)
         return "(" + "; ".join(f"{who}, {year}" for who, year in works) + ")"
+    if name == "eq":
+        return f"({content.removeprefix('eq-')})"
     if name == "numref" and content in book.figures:
         return f"Figure {book.figures[content]}"
     return re.sub(r"\s*<[^>]+>$", "", content)

@@ -37,6 +37,7 @@ BOOK = Book(
         ("{cite:t}`zhu2021residual` say", "Zhu and Wu (2021) say"),
         ("it {cite:p}`zhu2021residual,he2016deep`.", "it (Zhu and Wu, 2021; He et al., 2016)."),
         ("{numref}`fig-one`, {ref}`the place <near>`, {term}`logit`", "Figure 7, the place, logit"),
+        ("{eq}`eq-2` and $$ x = y $$ (eq-12)", r"(2) and $$ x = y \tag{12} $$"),
         ("[a](four_lines.md), [b](near), [c](#far)", "[a](four_lines.ipynb), [b](#near), [c](there.ipynb#far)"),
         ("[w](https://example.org/a.md) [o](other.txt)", "[w](https://example.org/a.md) [o](other.txt)"),
         ("(near)=\n## Title", '<a id="near"></a>\n## Title'),
