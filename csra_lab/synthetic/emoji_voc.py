@@ -179,7 +179,7 @@ def _real_label_sets() -> tuple[list[tuple[tuple[str, ...], tuple[str, ...]]], n
 
 @lru_cache
 def _objects_per_image() -> dict[str, float]:
-    return {row["class"]: float(row["objects_per_image"]) for row in _rows("voc2007_classes.csv")}
+    return {row["class"]: float(row["assumed_objects_per_image"]) for row in _rows("voc2007_classes.csv")}
 
 
 def _geometric(rng: np.random.Generator, mean: float, most: int) -> int:
@@ -188,7 +188,7 @@ def _geometric(rng: np.random.Generator, mean: float, most: int) -> int:
 
 
 def _wishes(rng, present: tuple[str, ...], difficult_only: tuple[str, ...]) -> list[tuple[str, bool, float]]:
-    """What to place, front to back: (class, difficult, side). Objects a class and difficult ones as in VOC2007."""
+    """What to place, front to back: (class, difficult, side). The mean objects a class are assumed."""
 
     def side(share: float) -> float:
         return SMALLEST_PLAIN * (share * LARGEST / SMALLEST_PLAIN) ** (rng.random() ** 0.8)

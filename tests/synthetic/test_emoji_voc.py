@@ -65,6 +65,23 @@ def test_tables_agree_with_each_other(real, cooccurrence):
         )
 
 
+def test_objects_an_image_are_called_assumed_or_come_with_the_images_they_were_counted_on():
+    for row in table("voc2007_classes.csv"):
+        assert 1 <= float(row["assumed_objects_per_image"]) < 3
+        images = int(row["voc2012_images"])
+        assert (row["voc2012_objects_per_image"] == "") == (images == 0)
+        assert images == 0 or 1 <= float(row["voc2012_objects_per_image"]) < 3
+
+
+def test_no_label_depends_on_the_assumed_number_of_objects(monkeypatch):
+    """The classes of a scene are drawn from the real label sets before its objects are counted."""
+    import csra_lab.synthetic.emoji_voc as emoji_voc
+
+    before = [label_set(np.random.default_rng(i)) for i in range(50)]
+    monkeypatch.setattr(emoji_voc, "_objects_per_image", lambda: dict.fromkeys(VOC_CLASSES, 5.0))
+    assert [label_set(np.random.default_rng(i)) for i in range(50)] == before
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real lists are not here")
 def test_tables_are_those_of_the_real_lists(cooccurrence):
     targets = np.concatenate([load_voc(REAL, "2007", split).targets for split in ("trainval", "test")])
