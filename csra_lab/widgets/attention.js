@@ -3,7 +3,7 @@
 const VIRIDIS = ("440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c 1fa088 28ae80 3fbc73 5ec962 84d44b " +
   "addc30 d8e219 fde725").split(" ").map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
 const ROWS = 12; // labels of the ranking that are shown
-const VIEWS = [["attention", "attention"], ["scores", "score map"], ["picture", "picture alone"]];
+const VIEWS = [["attention", "attention"], ["light", "attention as light"], ["scores", "score map"], ["picture", "image alone"]];
 
 function colour(strength) {
   const place = strength * (VIRIDIS.length - 1), low = Math.min(Math.floor(place), VIRIDIS.length - 2);
@@ -39,6 +39,22 @@ function paint(image, grey, heat, h, w, low, high) {
   }
 }
 
+/* The image in its own colours, dark where the map is low. */
+function light(image, colours, heat, h, w, high) {
+  const rows = between(image.height, h), columns = between(image.width, w);
+  let pixel = 0;
+  for (const [y0, y1, dy] of rows) {
+    for (const [x0, x1, dx] of columns) {
+      const top = heat[y0 * w + x0] * (1 - dx) + heat[y0 * w + x1] * dx;
+      const bottom = heat[y1 * w + x0] * (1 - dx) + heat[y1 * w + x1] * dx;
+      const share = 0.12 + 0.88 * Math.min(Math.max((top * (1 - dy) + bottom * dy) / (high || 1), 0), 1);
+      for (let i = 0; i < 3; i++) image.data[4 * pixel + i] = colours.data[4 * pixel + i] * share;
+      image.data[4 * pixel + 3] = 255;
+      pixel++;
+    }
+  }
+}
+
 /* What the heads control offers for a model: key -> maps and temperatures, from the slider's T. */
 function headOptions(model, lists) {
   const own = model.temperatures.map(asNumber), H = model.heads;
@@ -63,7 +79,7 @@ function render({ model, el }) {
     return { h, w, of: (head, c) => values.subarray((head * classes + c) * N, (head * classes + c + 1) * N) };
   }));
 
-  const picture = choice("Picture", "picture", (value) => change(model, { picture: Number(value) }));
+  const picture = choice("Image", "picture", (value) => change(model, { picture: Number(value), label: presentIn(Number(value)) }));
   const network = choice("Model", "model", (value) => change(model, { model: Number(value) }));
   const label = choice("Label", "label", (value) => change(model, { label: Number(value) }));
   const heads = choice("Heads", "heads", (value) => change(model, { heads: value }));
@@ -75,8 +91,44 @@ function render({ model, el }) {
     change(model, { lam: chosen.lam, temperature: T, heads: chosen.heads > 1 ? "trained" : "one" });
   } }, "as it was trained");
 
-  const canvas = make("canvas", { class: "lab-canvas", role: "img" });
+  const canvas = make("canvas", { class: "lab-canvas", role: "application", tabindex: 0, "data-control": "place",
+    "aria-roledescription": "image with a map of places", onkeydown: (event) => {
+      const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+      if (event.key === "Escape") point(null);
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      const { h, w } = current.map, [down, right] = steps[event.key], at = pointed ?? 0;
+      const row = Math.floor(at / w) + (pointed === null ? 0 : down), column = (at % w) + (pointed === null ? 0 : right);
+      point(Math.min(Math.max(row, 0), h - 1) * w + Math.min(Math.max(column, 0), w - 1));
+    }, onclick: (event) => {
+      const box = canvas.getBoundingClientRect(), { h, w } = current.map;
+      const row = Math.floor((h * (event.clientY - box.top)) / box.height), column = Math.floor((w * (event.clientX - box.left)) / box.width);
+      point(Math.min(row, h - 1) * w + Math.min(column, w - 1));
+    } });
+  const ring = make("span", { class: "lab-ring", hidden: true });
   const legend = make("p", { class: "lab-note" });
+  const best = make("p", { class: "lab-note", "data-shown": "best", "aria-live": "polite" }, "Click a place of the image to see its best labels.");
+  const thumbs = make("div", { class: "lab-thumbs" });
+  let pointed = null, pinned = null, current = null; // the place clicked; the settings kept as A; what is drawn now
+  function point(place) {
+    pointed = place;
+    draw();
+  }
+  const pin = make("button", { type: "button", class: "lab-button", "data-control": "pin", onclick: () => {
+    pinned = pinned ? null : { ...current.settings };
+    draw();
+  } }, "keep as A");
+  const canvasA = make("canvas", { class: "lab-canvas", role: "img", "aria-label": "A" }), captionA = make("p", { class: "lab-note", "data-shown": "A" });
+  const sideA = make("div", { class: "lab-side lab-first", hidden: true }, make("p", { class: "lab-title" }, "A"), canvasA, captionA);
+  const titleB = make("p", { class: "lab-title", hidden: true }, "B");
+
+  /* A class that the image has: the one ranked first of those that are there, so that there is something to see. */
+  function presentIn(at) {
+    const { targets } = data.pictures[at], map = maps[Math.min(model.get("model"), data.models.length - 1)][at];
+    const there = data.classes.map((_, c) => c).filter((c) => targets?.[c] === 1);
+    if (!there.length) return model.get("label");
+    return there.reduce((a, b) => (mean(map.of(0, b)) > mean(map.of(0, a)) ? b : a));
+  }
   const parts = numbers([
     ["average", "average part"], ["residual", "residual part"], ["logit", "logit"], ["probability", "probability"],
     ["place", "place"],
@@ -92,9 +144,10 @@ function render({ model, el }) {
   });
   const { root, say } = frame(el, "Attention explorer",
     make("div", { class: "lab-controls" }, picture.element, network.element, label.element, heads.element,
-      warmth.element, weight.element, view.element, trained),
+      warmth.element, weight.element, view.element, make("div", { class: "lab-pair" }, trained, pin)),
     make("div", { class: "lab-columns" },
-      make("div", {}, canvas, legend),
+      make("div", { class: "lab-stage" }, make("div", { class: "lab-sides" },
+        make("div", { class: "lab-side" }, titleB, make("div", { class: "lab-pointed" }, canvas, ring), legend), sideA), thumbs, best),
       make("div", {}, parts.element,
         make("p", { class: "lab-note" }, "Ranking of the labels by logit: ", make("span", { class: "lab-key" }, "average part"),
           ", ", make("span", { class: "lab-key lab-key-2" }, "residual part"),
@@ -131,6 +184,7 @@ function render({ model, el }) {
     const options = headOptions(chosen, data.temperatures), map = maps[which][at];
     const key = options[model.get("heads")] ? model.get("heads") : Object.keys(options)[0];
     const pairs = options[key].of(T), temperatures = pairs.map((pair) => pair[1]);
+    current = { map, settings: { which, key, T, lam, view: model.get("view") } };
 
     const logits = data.classes.map((_, i) => csraLogit(pairs.map(([head]) => map.of(head, i)), temperatures, lam));
     const order = ranking(logits.map((p) => p.logit)), before = ranking(logits.map((p) => p.average));
@@ -141,13 +195,16 @@ function render({ model, el }) {
     label.update(data.classes.map((name, i) => [String(i), targets?.[i] === 1 ? `${name} ●` : name]), c);
     heads.update(Object.entries(options).map(([k, option]) => [k, option.text]), key);
     view.update(VIEWS, model.get("view"));
-    warmth.update(T, options[key].fixed, Boolean(options[key].fixed));
+    warmth.update(T, options[key].fixed, options[key].fixed ? "set by Heads" : "");
     weight.update(lam);
     const { average, residual, logit } = logits[c];
     parts.update({ average: number(average), residual: number(residual), logit: number(logit),
       probability: number(sigmoid(logit)), place: `${place + 1} of ${total}` });
     drawRanking(logits, order, before, c, targets);
-    drawMap(at, map, pairs, c);
+    drawMap(canvas, legend, at, map, pairs, c, model.get("view"));
+    drawThumbs(at, map, pairs, c);
+    drawPlace(map);
+    drawKept(at, c);
     say(`${data.classes[c]}: logit ${number(logit, 2)}, place ${place + 1} of ${total}.`);
   }
 
@@ -174,31 +231,74 @@ function render({ model, el }) {
     });
   }
 
-  function drawMap(at, map, pairs, c) {
-    const loaded = loadPicture(at), view = model.get("view"), name = data.classes[c];
+  function drawMap(canvas, legend, at, map, pairs, c, view) {
+    const loaded = loadPicture(at), name = data.classes[c], looks = view === "attention" || view === "light";
     let heat = null;
-    if (view === "attention") {
+    if (looks) {
       heat = new Float64Array(map.h * map.w);
       for (const [head, T] of pairs) attentionScores(map.of(head, c), T).forEach((a, k) => { heat[k] += a / pairs.length; });
     } else if (view === "scores") {
       heat = new Float64Array(map.h * map.w);
       for (const [head] of pairs) map.of(head, c).forEach((s, k) => { heat[k] += s / pairs.length; });
     }
-    const low = view === "attention" ? 0 : heat && -largest(Array.from(heat, (v) => -v)), high = heat && largest(heat);
-    setText(legend, heat
-      ? `${view === "attention" ? "Attention" : "Scores"} of “${name}” on ${map.h} × ${map.w} places: ` +
-        `${number(low)} is blue, ${number(high)} is yellow.`
-      : "The picture.");
-    setAttributes(canvas, { "aria-label": `${data.pictures[at].name}. ${legend.textContent}`,
-      "data-largest": heat ? high : "" });
+    const low = looks ? 0 : heat && -largest(Array.from(heat, (v) => -v)), high = heat && largest(heat);
+    const ends = view === "light" ? `${number(high)} is bright.` : `${number(low)} is blue, ${number(high)} is yellow.`;
+    const said = heat ? `${looks ? "Attention" : "Scores"} of “${name}” on ${map.h} × ${map.w} places: ${ends}` : "The image.";
+    if (legend) setText(legend, said);
+    setAttributes(canvas, { "aria-label": `${data.pictures[at].name}. ${said}`, "data-largest": heat ? high : "" });
     if (!loaded) return;
     const { colours, bytes, image } = loaded;
     if (canvas.width !== image.width || canvas.height !== image.height) setAttributes(canvas, { width: image.width, height: image.height });
-    if (heat) paint(image, bytes, heat, map.h, map.w, low, high);
+    if (heat && view === "light") light(image, colours, heat, map.h, map.w, high);
+    else if (heat) paint(image, bytes, heat, map.h, map.w, low, high);
     canvas.getContext("2d").putImageData(heat ? image : colours, 0, 0);
   }
 
-  return connect(model, ["picture", "model", "label", "heads", "view", "temperature", "lam"], draw);
+  /* A small map for each of several heads. */
+  function drawThumbs(at, map, pairs, c) {
+    const wanted = pairs.length > 1 ? pairs : [];
+    while (thumbs.childElementCount > wanted.length) thumbs.lastChild.remove();
+    wanted.forEach((pair, i) => {
+      if (!thumbs.children[i]) {
+        thumbs.append(make("figure", {}, make("canvas", { role: "img" }), make("figcaption", { class: "lab-note" })));
+      }
+      const [small, caption] = thumbs.children[i].children;
+      setText(caption, `T = ${temperatureText(pair[1])}`);
+      drawMap(small, null, at, map, [pair], c, "attention");
+    });
+  }
+
+  /* The best labels of the place that was clicked, over all heads. */
+  function drawPlace(map) {
+    ring.hidden = pointed === null;
+    if (pointed === null) return setText(best, "Click a place of the image to see its best labels.");
+    const H = data.models[current.settings.which].heads, place = Math.min(pointed, map.h * map.w - 1);
+    const row = Math.floor(place / map.w), column = place % map.w;
+    const scores = data.classes.map((_, c) => {
+      let sum = 0;
+      for (let head = 0; head < H; head++) sum += map.of(head, c)[place];
+      return sum;
+    });
+    const named = ranking(scores).slice(0, 5).map((c) => `${data.classes[c]} ${number(scores[c], 2)}`);
+    setText(best, `Row ${row + 1}, column ${column + 1}: ${named.join(", ")}.`);
+    ring.style.left = `${(100 * (column + 0.5)) / map.w}%`;
+    ring.style.top = `${(100 * (row + 0.5)) / map.h}%`;
+  }
+
+  /* A: the settings that were kept, on the image and label of now. */
+  function drawKept(at, c) {
+    sideA.hidden = titleB.hidden = !pinned;
+    setText(pin, pinned ? "drop A" : "keep as A");
+    if (!pinned) return;
+    const { which, key, T, lam, view } = pinned, chosen = data.models[which], map = maps[which][at];
+    const pairs = headOptions(chosen, data.temperatures)[key].of(T), ts = pairs.map((pair) => pair[1]);
+    const logits = data.classes.map((_, i) => csraLogit(pairs.map(([head]) => map.of(head, i)), ts, lam).logit);
+    drawMap(canvasA, null, at, map, pairs, c, view);
+    setText(captionA, `${chosen.name}, T = ${ts.map(temperatureText).join(", ")}, λ = ${number(lam, 2)}: logit ${number(logits[c])}, ` +
+      `place ${ranking(logits).indexOf(c) + 1} of ${total}.`);
+  }
+
+  return connect(model, ["picture", "model", "label", "heads", "view", "temperature", "lam"], draw, el);
 }
 
 export default { render };

@@ -17,7 +17,7 @@ function render({ model, el }) {
   }));
   const places = Math.max(...maps.flat().map((map) => map.N));
 
-  const picture = choice("Picture", "picture", (value) => change(model, { picture: Number(value) }));
+  const picture = choice("Image", "picture", (value) => change(model, { picture: Number(value) }));
   const network = choice("Score maps of", "model", (value) => change(model, { model: Number(value) }));
   const limit = slider("Threshold", { min: 0.05, max: 0.95, step: 0.05, shown: "threshold" }, (threshold) =>
     change(model, { threshold }));
@@ -71,7 +71,7 @@ function render({ model, el }) {
     say(cards.map((card) => `${card.title}: ${card.verdict.textContent}`).join(". "));
   }
 
-  return connect(model, ["picture", "model", "threshold", "temperature", "lam", "r", "k"], draw);
+  return connect(model, ["picture", "model", "threshold", "temperature", "lam", "r", "k"], draw, el);
 }
 
 export default { render };

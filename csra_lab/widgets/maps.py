@@ -48,7 +48,8 @@ class AttentionExplorer(MapExplorer):
     Its other traits are those of `MapExplorer`.
 
     Attributes:
-        label: place of the label looked at. view: "attention", "scores" or "picture".
+        label: place of the label looked at. view: "attention", "light" (the image lit by the
+            attention), "scores" or "picture".
         heads: "one", or for a model of several heads "trained" or "head-1", ...; or "2", "4", "6", "8": the paper's
             temperatures on one classifier.
     """
@@ -57,7 +58,7 @@ class AttentionExplorer(MapExplorer):
     _esm = module("attention")
     label = traitlets.Int(0, min=0).tag(sync=True)
     heads = traitlets.Unicode("one").tag(sync=True)
-    view = traitlets.Enum(["attention", "scores", "picture"], "attention").tag(sync=True)
+    view = traitlets.Enum(["attention", "light", "scores", "picture"], "attention").tag(sync=True)
 
 
 class HeadComposer(MapExplorer):

@@ -28,7 +28,7 @@ function render({ model, el }) {
   const bins = [0, 1].map((which) => Array.from({ length: BINS }, () => make("rect", { class: `lab-bin lab-bin-${which}` })));
   const now = make("line", { class: "lab-now", y1: 0, y2: STRIP }), grip = make("rect", { class: "lab-hit", x: LEFT, y: 0,
     width: WIDE - LEFT - 8, height: STRIP, "data-control": "strip" });
-  const strip = make("svg", { viewBox: `0 0 ${WIDE} ${STRIP + 16}`, class: "lab-drawing", role: "img",
+  const strip = make("svg", { viewBox: `0 0 ${WIDE} ${STRIP + 16}`, class: "lab-drawing lab-draggable-across", role: "img",
     "aria-label": "How many pictures have which probability, with the label above the line and without it below." },
     make("line", { class: "lab-axis", x1: LEFT, x2: WIDE - 8, y1: STRIP / 2, y2: STRIP / 2 }), ...bins.flat(),
     ...[0, 0.5, 1].map((v) => make("text", { class: "lab-tick lab-middle", x: side(v), y: STRIP + 14 }, String(v))), now, grip);
@@ -124,7 +124,7 @@ function render({ model, el }) {
     say(`OF1 ${percent(found.OF1)}, CF1 ${percent(found.CF1)} at threshold ${number(threshold, 2)}.`);
   }
 
-  return connect(model, ["scores", "label", "ap", "threshold"], draw);
+  return connect(model, ["scores", "label", "ap", "threshold"], draw, el);
 }
 
 export default { render };

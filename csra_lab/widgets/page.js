@@ -27,6 +27,7 @@ function setAttributes(element, attributes) {
 
 const number = (value, digits = 3) => {
   if (Number.isNaN(value)) return "–";
+  if (value === Infinity) return "∞";
   const text = value.toFixed(digits);
   return text.replace(/^-(?=.*[1-9])/, "−").replace(/^-/, ""); // a true minus, and no −0
 };
@@ -49,20 +50,41 @@ function frame(el, name, ...children) {
   return { root, say };
 }
 
-/* Draw now, and at most once a frame whenever one of these traits changes. Returns { set, stop }. */
-function connect(model, traits, draw) {
+/* Draw now, and at most once a frame whenever one of these traits changes. Returns what stops it.
+
+   In a published page (`el` lies in one) the state is also in the address, after "#lab:NUMBER?": a link to it shows the
+   same. In Jupyter the address is Jupyter's. */
+function connect(model, traits, draw, el) {
+  const place = [...document.querySelectorAll("[data-explorer]")].indexOf(el?.closest?.("[data-explorer]"));
+  const sign = `#lab:${place + 1}?`;
+  if (place >= 0 && location.hash.startsWith(sign)) {
+    for (const [trait, text] of new URLSearchParams(location.hash.slice(sign.length))) {
+      try {
+        if (traits.includes(trait)) model.set(trait, JSON.parse(text));
+      } catch { /* not of our making: the explorer opens as usual */ }
+    }
+    requestAnimationFrame(() => el.scrollIntoView({ block: "start" }));
+  }
+  let writing = 0;
+  const write = () => {
+    const state = new URLSearchParams(traits.map((trait) => [trait, JSON.stringify(model.get(trait))]));
+    history.replaceState(null, "", `${sign}${state}`);
+  };
   let waiting = 0;
   const ask = () => {
     waiting ||= requestAnimationFrame(() => {
       waiting = 0;
       draw();
     });
+    clearTimeout(writing);
+    if (place >= 0) writing = setTimeout(write, 400);
   };
   traits.forEach((trait) => model.on(`change:${trait}`, ask));
   draw();
   return () => {
     traits.forEach((trait) => model.off(`change:${trait}`, ask));
     cancelAnimationFrame(waiting);
+    clearTimeout(writing);
   };
 }
 
@@ -71,18 +93,20 @@ function change(model, values) {
   model.save_changes();
 }
 
-/* A labelled native slider. update(value, text) moves it. */
+/* A labelled native slider. update(value, text, why) moves it; `why` is given where it is off, and said beside it. */
 function slider(label, { min, max, step = 1, shown }, changed) {
   const value = make("span", { class: "lab-value", "data-shown": shown });
   const input = make("input", {
     type: "range", min, max, step, "aria-label": label, "data-control": shown, oninput: () => changed(Number(input.value)),
   });
-  const element = make("label", { class: "lab-control" }, make("span", {}, `${label} `, value), input);
-  const update = (position, text, disabled = false) => {
+  const reason = make("span", { class: "lab-why" });
+  const element = make("label", { class: "lab-control" }, make("span", {}, `${label} `, value, reason), input);
+  const update = (position, text, why = "") => {
     if (Number(input.value) !== position) input.value = position;
-    input.disabled = disabled;
+    input.disabled = why !== "";
     setAttributes(input, { "aria-valuetext": text });
     setText(value, text);
+    setText(reason, why && ` (${why})`);
   };
   return { element, update };
 }
@@ -103,18 +127,45 @@ function choice(label, shown, changed) {
   return { element, update };
 }
 
-/* Temperatures are a number or "inf" in the traits, since JSON has no infinity. The slider is logarithmic. */
-const LAST = 61;
+/* Temperatures are a number or "inf" in the traits, since JSON has no infinity. The slider starts at 0, where all places
+   count the same; from its second step on it is logarithmic, and it ends at infinity, the maximum. */
+const LAST = 62;
 const asNumber = (temperature) => (temperature === "inf" ? Infinity : temperature);
 const temperatureText = (T) => (T === Infinity ? "∞" : String(Number(T.toPrecision(3))));
-const temperatureAt = (position) => (position === LAST ? "inf" : Number((0.1 * 10 ** (position / 20)).toPrecision(3)));
-const positionOf = (T) => (T === Infinity ? LAST : Math.min(LAST - 1, Math.max(0, Math.round(20 * Math.log10(T / 0.1)))));
+const temperatureAt = (position) =>
+  position === LAST ? "inf" : position === 0 ? 0 : Number((0.1 * 10 ** ((position - 1) / 20)).toPrecision(3));
+const positionOf = (T) =>
+  T === Infinity ? LAST : T === 0 ? 0 : Math.min(LAST - 1, Math.max(1, 1 + Math.round(20 * Math.log10(T / 0.1))));
 
 function temperatureSlider(model) {
-  const control = slider("Temperature T", { min: 0, max: LAST, shown: "T" }, (position) =>
-    change(model, { temperature: temperatureAt(position) }));
-  const update = (T, text = temperatureText(T), disabled = false) => control.update(positionOf(T), text, disabled);
-  return { element: control.element, update };
+  const move = (position) => change(model, { temperature: temperatureAt(position) });
+  const control = slider("Inverse temperature T", { min: 0, max: LAST, shown: "T" }, (position) => {
+    stop();
+    move(position);
+  });
+  let ticking = 0, off = false;
+  const play = make("button", { type: "button", class: "lab-play", "aria-label": "Play T from 0 to infinity",
+    "data-control": "play-T", onclick: () => (ticking ? stop() : start()) }, "▶");
+  function stop() {
+    clearInterval(ticking);
+    ticking = 0;
+    setText(play, "▶");
+  }
+  function start() {
+    let position = 0;
+    setText(play, "■");
+    move(position);
+    ticking = setInterval(() => {
+      if (!play.isConnected || off || position === LAST) return stop();
+      move(++position);
+    }, 70);
+  }
+  const update = (T, text = temperatureText(T), why = "") => {
+    off = why !== "";
+    play.disabled = off;
+    control.update(positionOf(T), text, why);
+  };
+  return { element: make("div", { class: "lab-with-play" }, control.element, play), update };
 }
 
 function lambdaSlider(model) {

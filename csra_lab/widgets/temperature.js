@@ -21,7 +21,7 @@ function render({ model, el }) {
   const bottom = SCORES + 20 + WEIGHTS;
   const lines = ["mean", "attended", "max"].map((name) => make("line", { class: `lab-line lab-line-${name}`, x1: LEFT, x2: WIDE }));
   const bars = make("g", {});
-  const drawing = make("svg", { viewBox: `0 0 ${WIDE} ${bottom + 16}`, class: "lab-drawing", role: "group",
+  const drawing = make("svg", { viewBox: `0 0 ${WIDE} ${bottom + 16}`, class: "lab-drawing lab-draggable", role: "group",
     "aria-label": "Scores of the places, and their weights" },
     make("line", { class: "lab-axis", x1: LEFT, x2: WIDE, y1: y(0), y2: y(0) }),
     make("line", { class: "lab-axis", x1: LEFT, x2: WIDE, y1: bottom, y2: bottom }),
@@ -71,7 +71,7 @@ function render({ model, el }) {
       make("line", { class: "lab-grid", x1: LEFT, x2: WIDE - 14, y1: py(g), y2: py(g) }),
       make("text", { class: "lab-tick", x: LEFT - 6, y: py(g) + 4 }, g < 0.01 ? `10${g === 0.001 ? "⁻³" : "⁻⁴"}` : String(g))]),
     ...[0.1, 1, 10, 100].map((T) => make("text", { class: "lab-tick lab-middle", x: px(T), y: HIGH + 15 }, String(T))),
-    make("text", { class: "lab-tick lab-middle", x: (LEFT + WIDE) / 2, y: HIGH + 29 }, "temperature T"),
+    make("text", { class: "lab-tick lab-middle", x: (LEFT + WIDE) / 2, y: HIGH + 29 }, "inverse temperature T"),
     boundPath, gapPath, now);
   const shown = numbers([["mean", "mean"], ["attended", "attended score"], ["max", "maximum"], ["gap", "gap to the maximum"],
     ["bound", "bound on the gap"], ["logit", "logit: mean + λ · attended"]]);
@@ -119,7 +119,7 @@ function render({ model, el }) {
     say(`Attended score ${number(attended, 2)}, mean ${number(mean(scores), 2)}, maximum ${number(best, 2)}.`);
   }
 
-  return connect(model, ["scores", "temperature", "lam"], draw);
+  return connect(model, ["scores", "temperature", "lam"], draw, el);
 }
 
 export default { render };

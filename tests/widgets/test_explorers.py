@@ -111,19 +111,96 @@ def test_attention_explorer(show, side):
         )
 
     check(one, [math.inf], 0.3)
-    drive.press("T", "Home")  # T = 0.1
+    drive.press("T", "Home")
     drive.press("lam", "End")  # lambda = 2
-    assert (drive.shown("T"), drive.shown("lam")) == ("0.1", "2.00")
-    check(one, [0.1], 2.0)
+    assert (drive.shown("T"), drive.shown("lam")) == ("0", "2.00")
+    check(one, [0.0], 2.0)
     drive.press("T", "ArrowRight", "ArrowRight")
     check(one, [number(drive.shown("T"))], 2.0)
     drive.choose("heads", "4")
     check(one.expand(4, -1, -1), PAPER_TEMPERATURES[4], 2.0)
+    assert "set by Heads" in drive.ask("root.querySelector('.lab-with-play').textContent")
+    assert drive.ask("root.querySelectorAll('.lab-thumbs figure').length") == 4
     drive.choose("model", "1")
     drive.click("trained")
     check(two, [0.5, math.inf], 0.25)
     drive.choose("heads", "head-2")
     check(two[1:], [0.5], 0.25)
+
+
+def test_a_place_that_is_clicked_or_reached_by_keys_tells_its_best_labels(show):
+    maps_there = some_maps(2)[0].astype(np.float64).sum(axis=0)  # over the heads: (C, 3, 3)
+    drive = Drive(show(AttentionExplorer(data=data(model(2, [1.0, 2.0])))), "Attention explorer")
+
+    def told(row, column):
+        scores = maps_there[:, row, column]
+        best = [f"{HOSTILE[c]} {scores[c]:.2f}" for c in np.argsort(-scores, kind="stable")]
+        return f"Row {row + 1}, column {column + 1}: {', '.join(best)}.".replace(" -", " −")
+
+    drive.click("place", 0.9, 0.1)
+    assert drive.shown("best") == told(0, 2)
+    drive.press("place", "ArrowDown", "ArrowLeft")
+    assert drive.shown("best") == told(1, 1)
+
+
+def test_what_is_kept_as_A_stays_while_B_moves(show):
+    drive = Drive(show(AttentionExplorer(data=data(model(1, [1.0])), label=2, lam=0.5)), "Attention explorer")
+    before = drive.shown("logit")
+    drive.click("pin")
+    drive.press("lam", "End")
+    assert f"λ = 0.50: logit {before}" in drive.shown("A")
+    assert drive.shown("logit") != before
+    drive.click("pin")
+    assert drive.ask("root.querySelector('.lab-first').hidden")
+
+
+def test_another_image_comes_with_a_label_that_it_has(show):
+    both = data(model(1, [1.0]))
+    both["pictures"].append({"name": "c", "url": both["pictures"][0]["url"], "targets": [0, 0, 0, 0, 1]})
+    both["models"][0]["maps"].append(both["models"][0]["maps"][0])
+    drive = Drive(show(AttentionExplorer(data=both)), "Attention explorer")
+    drive.choose("picture", "2")
+    assert drive.value("label") == "4"
+    drive.choose("picture", "1")  # nothing is known of it, so the label stays
+    assert drive.value("label") == "4"
+
+
+def test_the_address_holds_what_is_seen_and_a_link_shows_it(show, browser):
+    page = show(AttentionExplorer(data=data(model(1, [1.0])), label=1))
+    drive = Drive(page, "Attention explorer")
+    drive.press("lam", "End")
+    drive.press("T", "End")
+    drive.choose("label", "3")
+    drive.ask("new Promise((done) => setTimeout(done, 700))")
+    address = page.evaluate("location.href")
+    logit = drive.shown("logit")
+    assert "#lab:1?" in address
+    page.evaluate("history.replaceState(null, '', location.pathname)")
+    page.visit(address)
+    again = Drive(page, "Attention explorer")
+    assert (again.shown("logit"), again.value("label"), again.shown("T")) == (logit, "3", "∞")
+
+
+def test_play_runs_T_from_0_to_infinity_and_a_hand_on_the_slider_stops_it(show):
+    drive = Drive(show(TemperatureExplorer(temperature=5.0)), "Temperature explorer")
+    drive.click("play-T")
+    first = drive.number("T")
+    drive.ask("new Promise((done) => setTimeout(done, 600))")
+    drive.settle()
+    assert first < 5
+    assert drive.number("T") > first
+    drive.press("T", "Home")
+    drive.ask("new Promise((done) => setTimeout(done, 300))")
+    assert drive.number("T") == 0
+
+
+def test_a_finger_drags_a_bar_and_not_the_page(show):
+    drive = Drive(show(TemperatureExplorer(scores=[0.0, 1.0])), "Temperature explorer")
+    assert drive.ask("getComputedStyle(root.querySelector('.lab-draggable')).touchAction") == "none"
+    before = drive.ask("scrollY")
+    drive.drag("score-0", [(0.5, 0.5), (0.5, 0.3), (0.5, 0.1)], finger=True)
+    assert drive.ask("root.querySelector('[role=slider]').ariaValueNow") != "0"
+    assert abs(drive.ask("scrollY") - before) < 200  # only the scrolling into view that the test itself does
 
 
 def test_a_click_in_the_ranking_chooses_the_label(show):
@@ -149,7 +226,9 @@ def test_temperature_explorer(show, scores):
         assert drive.number("attended") == pytest.approx(attended, abs=6e-4)
         assert drive.number("max") == pytest.approx(s.max().item(), abs=6e-4)
         assert drive.number("gap") == pytest.approx(gap_to_max(s, T).item(), abs=6e-5)
-        assert drive.number("bound") == pytest.approx(gap_bound(best[0] - best[-1], len(s), T).item(), abs=6e-5)
+        # At T = 0 the margin bounds nothing.
+        bound = gap_bound(best[0] - best[-1], len(s), T).item() if T else (0 if len(s) == 1 else math.inf)
+        assert drive.number("bound") == pytest.approx(bound, abs=6e-5)
         logit = csra_logits(s[None, None, None], [T], lam).item()
         assert drive.number("logit") == pytest.approx(logit, abs=6e-4)
 
@@ -159,7 +238,7 @@ def test_temperature_explorer(show, scores):
     check(scores, math.inf, 0.5)
     drive.press("T", "Home")
     drive.press("score-0", "ArrowUp", "PageDown")
-    check([round(scores[0] - 0.9, 2), *scores[1:]], 0.1, 0.5)
+    check([round(scores[0] - 0.9, 2), *scores[1:]], 0.0, 0.5)
     drive.press("score-0", "End")
     check([4, *scores[1:]], 0.1, 0.5)
 
