@@ -240,7 +240,7 @@ def test_temperature_explorer(show, scores):
     drive.press("score-0", "ArrowUp", "PageDown")
     check([round(scores[0] - 0.9, 2), *scores[1:]], 0.0, 0.5)
     drive.press("score-0", "End")
-    check([4, *scores[1:]], 0.1, 0.5)
+    check([4, *scores[1:]], 0.0, 0.5)
 
 
 def test_head_composer(show):
