@@ -55,6 +55,17 @@ def table(
     )
 
 
+def tiles(results: Mapping[str, tuple[str, str]]) -> Inline:
+    """Results as large numbers: what it was measured on -> (the number, what it is)."""
+    parts = "".join(
+        f'<div class="lab-tile"><p class="lab-tile-number">{html.escape(_true_minus(value))}</p>'
+        f"<p>{html.escape(_true_minus(unit))}</p><p><strong>{html.escape(name)}</strong></p></div>"
+        for name, (value, unit) in results.items()
+    )
+    said = "; ".join(f"{name}: {value} {unit}" for name, (value, unit) in results.items())
+    return Inline(f'<div class="lab-tiles">{parts}</div>', said)
+
+
 def _true_minus(text: str) -> str:
     """Hyphens that stand before a number become minus signs; ResNet-18 stays."""
     return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", text)

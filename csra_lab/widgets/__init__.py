@@ -1,6 +1,13 @@
 """Explorers: live in Jupyter, and in a static page with no kernel."""
 
-from csra_lab.widgets.maps import AttentionExplorer, HeadComposer, explore, maps_of_atlas, maps_of_photographs
+from csra_lab.widgets.maps import (
+    AttentionExplorer,
+    HeadComposer,
+    RankingExplorer,
+    explore,
+    maps_of_atlas,
+    maps_of_photographs,
+)
 from csra_lab.widgets.metrics import MetricsExplorer, explore_metrics, score_set
 from csra_lab.widgets.temperature import TemperatureExplorer
 
@@ -8,6 +15,7 @@ __all__ = [
     "AttentionExplorer",
     "HeadComposer",
     "MetricsExplorer",
+    "RankingExplorer",
     "TemperatureExplorer",
     "explore",
     "explore_metrics",

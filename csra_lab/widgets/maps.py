@@ -61,6 +61,22 @@ class AttentionExplorer(MapExplorer):
     view = traitlets.Enum(["attention", "light", "scores", "picture"], "attention").tag(sync=True)
 
 
+class RankingExplorer(MapExplorer):
+    """One image, one slider, and the labels that change places: the four lines in their simplest form.
+
+    Its other traits are those of `MapExplorer`; it shows the first picture and the first model.
+
+    Attributes:
+        label: place of the label that is followed. slider: "lam" for lambda at T = infinity, or "T" at a fixed lambda.
+    """
+
+    title = "Ranking explorer"
+    _esm = module("ranking")
+    label = traitlets.Int(0, min=0).tag(sync=True)
+    slider = traitlets.Enum(["lam", "T"], "lam").tag(sync=True)
+    lam = traitlets.Float(0.0).tag(sync=True)
+
+
 class HeadComposer(MapExplorer):
     """Six poolings of the same score maps, and the labels that each ranks above the threshold.
 

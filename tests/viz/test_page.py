@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from csra_lab.errors import CsraError
-from csra_lab.viz.page import say, table
+from csra_lab.viz.page import say, table, tiles
 
 
 class Cells(HTMLParser):
@@ -69,3 +69,10 @@ def test_markup_and_widths_where_they_are_asked_for():
 def test_a_table_that_is_none_is_refused(rows, options):
     with pytest.raises(CsraError, match=r"columns"):
         table(rows, **options)
+
+
+def test_tiles_say_in_words_what_they_show():
+    shown = tiles({"set <a>": ("-1.5", "points, -2.0 to -1.0")})
+    assert "set &lt;a&gt;" in shown.html
+    assert "\N{MINUS SIGN}1.5" in shown.html
+    assert shown.alt == "set <a>: -1.5 points, -2.0 to -1.0"

@@ -17,6 +17,7 @@ from csra_lab.widgets import (
     AttentionExplorer,
     HeadComposer,
     MetricsExplorer,
+    RankingExplorer,
     TemperatureExplorer,
     explore,
     explore_metrics,
@@ -126,6 +127,27 @@ def test_attention_explorer(show, side):
     check(two, [0.5, math.inf], 0.25)
     drive.choose("heads", "head-2")
     check(two[1:], [0.5], 0.25)
+
+
+@pytest.mark.parametrize("slider", ["lam", "T"])
+def test_ranking_explorer_ranks_as_the_equations_do(show, slider):
+    maps_there = torch.from_numpy(some_maps(1)[0].astype(np.float64)).flatten(2)  # (1, C, N)
+    explorer = RankingExplorer(data=data(model(1, [1.0])), label=2, slider=slider, lam=0.0 if slider == "lam" else 0.5)
+    drive = Drive(show(explorer), "Ranking explorer")
+
+    def check(T, lam):
+        order = np.argsort(-csra_logits(maps_there[None], [T], lam)[0].numpy(), kind="stable")
+        shown = drive.ask(
+            """[...root.querySelectorAll('.lab-racer')].map((e) => [e.querySelector('.lab-place').textContent,
+            e.querySelector('.lab-name').textContent])"""
+        )
+        assert sorted(shown) == sorted([str(i + 1), HOSTILE[c]] for i, c in enumerate(order))
+        assert f"place {order.tolist().index(2) + 1}" in drive.shown("sentence").split(" to ")[-1]
+
+    start = explorer.temperature if slider == "T" else math.inf
+    check(start, explorer.lam)
+    drive.press(slider, "End")
+    check(math.inf, 0.6 if slider == "lam" else 0.5)
 
 
 def test_a_place_that_is_clicked_or_reached_by_keys_tells_its_best_labels(show):
