@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ from pybtex.database import parse_file
 def setup(app) -> dict:
     app.connect("config-inited", offer_binder)
     app.connect("html-page-context", add_links, priority=502)  # after the theme's own buttons
+    app.connect("html-page-context", add_preview)
     app.connect("build-finished", write_notebooks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -51,6 +53,19 @@ def source_links(url: str, branch: str, page: str) -> dict[str, str]:
         "Edit": f"{base}/edit/{branch}/book/{page}.md",
         "Suggest": f"{base}/issues/new?{title}={quote(f'On the page {page}: ')}",
     }
+
+
+def add_preview(app, pagename, templatename, context, doctree) -> None:
+    """What a shared link shows: a sentence, and a picture where the address of the book is set (`html_baseurl`)."""
+    about = (
+        "Class-specific residual attention: see what the average misses. Derived, trained, measured, and to play with."
+    )
+    tags = {"og:title": context.get("title") or "CSRA Lab", "og:description": about, "og:type": "article"}
+    if base := app.config.html_baseurl.rstrip("/"):
+        tags |= {"og:image": f"{base}/_static/preview.png", "og:url": f"{base}/{pagename}.html"}
+    lines = [f'<meta property="{key}" content="{escape(re.sub("<.*?>", "", text))}">' for key, text in tags.items()]
+    lines.append(f'<meta name="description" content="{escape(about)}">')
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
 
 
 def add_links(app, pagename, templatename, context, doctree) -> None:
