@@ -1,6 +1,7 @@
 """The pictures of README.md, each for light and dark: python pictures/draw.py
 
-SVG with text as text; colours are the book's (book/_assets/lab.css). Photographs: scikit-image's cup and cat.
+explorer.webp is a film of the ranking explorer, lambda from 0 to 0.3. The others are SVG with text as text; colours are
+the book's (book/_assets/lab.css). Photographs: scikit-image's cup and cat.
 """
 
 import re
@@ -43,7 +44,8 @@ def idea(theme: str) -> str:
     seen = plots.overlay(scene, scores[0, model.classes.index("Egyptian cat")])
     ranks = plots.rank_change(before, after, follow=["Egyptian cat"], titles=("average", "+ 0.2 × best"))
     parts = [_picture(scene, 0, "A cup, and a small cat"), _picture(seen, 215, "Where it sees “Egyptian cat”")]
-    chart = _themed(plots.shown(ranks).html, theme).replace("<svg ", '<svg x="450" y="5" width="288" height="224" ', 1)
+    place = '<svg overflow="visible" x="450" y="5" width="288" height="224" '
+    chart = _themed(plots.shown(ranks).html, theme).replace("<svg ", place, 1)
     alt = f"A photograph of a cup with a small cat in a corner; the scores of the cat over it. {ranks.alt}"
     return _document("".join(parts) + chart, 760, 240, alt, theme)
 

@@ -7,6 +7,7 @@ Without `ax` a chart is drawn on axes of its own, which a page shows in its colo
 import math
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -217,7 +218,7 @@ def page_axes(height: float) -> PageAxes:
 
 def page_rows(height: float, rows: int) -> list[PageAxes]:
     """Axes of one figure under each other, in the lab's style and on one scale, together `height` inches high."""
-    with sns.axes_style("ticks", _STYLE):
+    with matplotlib.rc_context({**sns.axes_style("ticks"), **_STYLE}):
         figure = Figure(figsize=(NARROW, height), layout="constrained")
         look = {"subplot_kw": {"projection": PageAxes.name}, "sharex": True, "sharey": True, "squeeze": False}
         return list(figure.subplots(rows, 1, **look)[:, 0])
