@@ -27,7 +27,7 @@ PAPER_TEMPERATURES: dict[int, tuple[float, ...]] = {
     6: (1.0, 2.0, 3.0, 4.0, 5.0, math.inf),
     8: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, math.inf),
 }
-"""Temperatures of the paper for each number of heads (section 3.2); infinity is max pooling."""
+"""Temperatures of the paper for each number of heads (section 3.4); infinity is max pooling."""
 
 
 MOST_WEIGHTS = 2**29  # 2 GB; a file that asks for more is broken
@@ -40,7 +40,7 @@ class ScoreMapHead(nn.Module):
         in_features: d, channels of the feature map.
         num_classes: C.
         heads: number of independent classifiers.
-        normalize: divide each class's classifier by its length, so that scores compare directions only (section 4.4).
+        normalize: divide each class's classifier by its length, so that scores compare directions only (section 3.4).
         bias: add a learnt constant to the scores of each class.
     """
 
