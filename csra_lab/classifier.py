@@ -16,7 +16,17 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.validation import is_plain
 from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, fit_position_embedding, load_timm
 from csra_lab.errors import CsraError
-from csra_lab.heads import CSRA, AveragePooling, ScoreMapHead, create_head, head_kind
+from csra_lab.heads import (
+    CSRA,
+    AveragePooling,
+    CSRAConfig,
+    HeadConfig,
+    ScoreMapHead,
+    build_head,
+    head_config,
+    head_json,
+    head_kind,
+)
 from csra_lab.weights.foreign import read_foreign_checkpoint
 from csra_lab.weights.sources import hub_access, load_state, read_state_dict
 
@@ -35,7 +45,7 @@ class MultiLabelClassifier(
     Args:
         backbone: timm's name of the network.
         classes: C class names, in the order of the logits.
-        head: {"kind": a key of `csra_lab.heads.HEADS`, ...that head's options}.
+        head: a head's config, or as JSON {"kind": a key of `csra_lab.heads.HEADS`, ...that head's options}.
         image_size: side of the square input in pixels.
         mean, std: input normalisation per channel; None for the backbone's own.
 
@@ -48,7 +58,7 @@ class MultiLabelClassifier(
         *,
         backbone: str,
         classes: Sequence[str],
-        head: dict,
+        head: HeadConfig | dict,
         image_size: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -57,20 +67,23 @@ class MultiLabelClassifier(
         self._assemble(create_backbone(backbone, image_size=image_size), classes, head, mean, std)
 
     @classmethod
-    def _from_parts(cls, backbone: Backbone, classes, head: dict, mean=None, std=None) -> "MultiLabelClassifier":
+    def _from_parts(
+        cls, backbone: Backbone, classes, head: HeadConfig | dict, mean=None, std=None
+    ) -> "MultiLabelClassifier":
         """Put an existing backbone under a new head, without building a network twice."""
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model._assemble(backbone, classes, head, mean, std)
         return model
 
-    def _assemble(self, backbone: Backbone, classes, head: dict, mean, std) -> None:
+    def _assemble(self, backbone: Backbone, classes, head: HeadConfig | dict, mean, std) -> None:
         classes = tuple(classes)
         if not classes or len(set(classes)) != len(classes):
             raise CsraError(f"a classifier needs one or more distinct class names, not {reprlib.repr(list(classes))}.")
-        options = {k: v for k, v in head.items() if k != "kind"}
+        if not isinstance(head, HeadConfig):
+            head = head_config(head["kind"], **{k: v for k, v in head.items() if k != "kind"})
         self.backbone = backbone
-        self.head = create_head(head["kind"], backbone.num_features, len(classes), **options)
+        self.head = build_head(head, backbone.num_features, len(classes))
         self.classes = classes
         self.image_size = backbone.image_size
         self.mean = tuple(mean if mean is not None else backbone.mean)
@@ -82,7 +95,7 @@ class MultiLabelClassifier(
         return {
             "backbone": self.backbone.name,
             "classes": list(self.classes),
-            "head": {"kind": head_kind(self.head), **self.head.config()},
+            "head": head_json(self.head.config),
             "image_size": self.image_size,
             "mean": list(self.mean),
             "std": list(self.std),
@@ -226,7 +239,7 @@ class MultiLabelClassifier(
                 )
             head = {"kind": "average", "normalize": False, "bias": found.head_bias is not None}
         else:
-            head = {"kind": "csra", "heads": heads, "lam": lam, "temperatures": temperatures}
+            head = CSRAConfig(num_heads=heads, lam=lam, temperatures=tuple(temperatures or ()))
             if network.convolutional and mean is None and std is None:
                 mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
@@ -246,8 +259,8 @@ def create_classifier(
     *,
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
-    head: str = "csra",
-    pretrained: bool | str | Path = False,
+    head: str | HeadConfig = "csra",
+    weights: Weights = "none",
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -258,37 +271,41 @@ def create_classifier(
     Args:
         backbone: timm's name.
         num_classes or classes: how many classes, or their names.
-        head: a key of `csra_lab.heads.HEADS`; `head_options` are that head's own (`heads`, `lam`, `normalize`, ...).
-        pretrained: False for random weights; True for ImageNet weights, from the installation where it has them, else
-            from timm's hub; or "installed", "hub", or the path of a backbone's weight file.
+        head: a key of `csra_lab.heads.HEADS`, and `head_options` are that head's own (`num_heads`, `lam`, ...); or a
+            head's config.
+        weights: of the backbone: "none" for random ones, "installed" for ImageNet's that come with the package, "hub"
+            for timm's hub, or the path of a weight file.
         image_size: side of the square input; None for the backbone's own.
         mean, std: input normalisation; None for the backbone's own.
 
     Raises:
-        CsraError: see `create_backbone` and `create_head`.
+        CsraError: see `create_backbone` and `head_config`.
     """
     if (num_classes is None) == (classes is None):
         raise CsraError("create_classifier needs either num_classes or classes.")
-    weights: Weights = {False: None, True: best_weights(backbone)}.get(pretrained, pretrained)
+    if isinstance(head, HeadConfig) and head_options:
+        raise CsraError(f"{', '.join(head_options)} would do nothing beside a head's config; change the config.")
+    config = head if isinstance(head, HeadConfig) else head_config(head, **head_options)
     network = create_backbone(backbone, weights=weights, image_size=image_size)
     classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
-    return MultiLabelClassifier._from_parts(network, classes, {"kind": head, **head_options}, mean, std)
+    return MultiLabelClassifier._from_parts(network, classes, config, mean, std)
 
 
 def imagenet_classifier(
-    backbone: str, *, weights: Weights = None, image_size: int | None = None
+    backbone: str, *, weights: Weights = "installed", image_size: int | None = None
 ) -> MultiLabelClassifier:
     """A pretrained network with its own ImageNet classifier as an average-pooling head, so that it gives score maps.
 
     That works where the network's logits are a linear function of the mean feature, which is checked on random input.
 
     Args:
-        backbone: timm's name. weights: None for `best_weights`; else see `create_backbone`. image_size: see there.
+        backbone: timm's name.
+        weights: "installed", "hub", or the path of a weight file that holds the classifier too.
+        image_size: side of the square input; None for the backbone's own.
 
     Raises:
         CsraError: the network pools in another way, or its weights cannot be had.
     """
-    weights = weights or best_weights(backbone)
     network, size = load_timm(backbone, weights=weights, image_size=image_size, with_classifier=True)
     network.eval()
     linear = network.get_classifier()

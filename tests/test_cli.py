@@ -354,7 +354,7 @@ def test_a_run_that_exists_is_not_overwritten(run, devkit, capsys):
 def test_fields_with_impossible_values(devkit, tmp_path, capsys):
     arguments = ["train", "voc2012-lite0-csra", "--data", devkit, "--out", tmp_path / "x"]
     assert "epochs" in refused(capsys, *arguments, "--epochs", "0")
-    assert "temperatures were given" in refused(capsys, *arguments, *TOY, "--heads", "2", "--temperatures", "1")
+    assert "temperatures were given" in refused(capsys, *arguments, *TOY, "--num-heads", "2", "--temperatures", "1")
     with pytest.raises(SystemExit) as exit_:
         main([str(a) for a in arguments] + ["--epochs", "many"])
     assert exit_.value.code == 2
@@ -366,7 +366,7 @@ def test_ctrl_c_says_that_the_run_can_go_on(devkit, tmp_path, capsys, monkeypatc
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Run, "_step", interrupt)
+    monkeypatch.setattr(training.Trainer, "step", interrupt)
     with pytest.raises(SystemExit) as exit_:
         main(["train", "voc2012-lite0-csra", "--data", str(devkit), "--out", str(tmp_path / "x"), *TOY, "--quiet"])
     assert exit_.value.code == 130

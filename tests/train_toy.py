@@ -14,7 +14,7 @@ from tests import toy
 if __name__ == "__main__":
     torch.set_num_threads(1)  # as tests/conftest.py: sums split over another number of threads round otherwise
     devkit, out, fields = sys.argv[1:]
-    recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(fields).items()})
+    recipe = Recipe.from_json(json.loads(fields))
     sets = [toy.load(Path(devkit), split) for split in ("trainval", "test")]
     train(recipe, *sets, out, progress=False)
     print(f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}")

@@ -37,9 +37,9 @@ def add_run(run: Path, *, folder: Path = ATLAS) -> Path:
     made = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     if (run / "metrics.json").exists():
         made["metrics"] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    title = f"{_head_title(model)}, {recipe.backbone}{' (frozen)' if recipe.freeze_backbone else ''}"
-    name = "-".join([recipe.dataset, recipe.backbone, *re.findall(r"\w+", _head_title(model).lower())])
-    return add_to_atlas(model, recipe.dataset, name=name, title=title, made=made, folder=folder)
+    title = f"{_head_title(model)}, {recipe.model.backbone}{' (frozen)' if recipe.model.freeze_backbone else ''}"
+    name = "-".join([recipe.data.dataset, recipe.model.backbone, *re.findall(r"\w+", _head_title(model).lower())])
+    return add_to_atlas(model, recipe.data.dataset, name=name, title=title, made=made, folder=folder)
 
 
 def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
@@ -58,17 +58,19 @@ def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
         fit, held_out = hold_out(sets["trainval"], 0.0)
         for trained in train_heads(recipes, maps["trainval"], fit=fit, held_out=held_out, progress=progress):
             recipe, classes = trained.recipe, sets["trainval"].classes
-            model = create_classifier(recipe.backbone, classes=classes, pretrained=True, image_size=recipe.image_size)
+            model = create_classifier(
+                recipe.model.backbone, classes=classes, weights="installed", image_size=recipe.model.image_size
+            )
             model = model.with_head(trained.head).eval()
             title = f"{_head_title(model)}, EfficientNet-Lite0 (frozen)"
-            name = "-".join([recipe.dataset, "lite0", *re.findall(r"\w+", _head_title(model).lower())])
+            name = "-".join([recipe.data.dataset, "lite0", *re.findall(r"\w+", _head_title(model).lower())])
             fields = json.loads(json.dumps(dataclasses.asdict(recipe)).replace("Infinity", '"inf"'))
             made = {
                 "command": "python -m csra_lab.cli.build_atlas",
                 "recipe": fields,
                 "environment": environment(torch.device("cpu")),
             }
-            paths.append(add_to_atlas(model, recipe.dataset, name=name, title=title, made=made, folder=folder))
+            paths.append(add_to_atlas(model, recipe.data.dataset, name=name, title=title, made=made, folder=folder))
     return paths
 
 
@@ -113,7 +115,7 @@ def _head_title(model: MultiLabelClassifier) -> str:
         return "average pooling"
     if head["kind"] != "csra":
         return head["kind"]
-    return "CSRA" if head["heads"] == 1 else f"CSRA {head['heads']} heads"
+    return "CSRA" if head["num_heads"] == 1 else f"CSRA {head['num_heads']} heads"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ def four_lines_command(
     folder: Annotated[Path, tyro.conf.Positional],
     lambdas: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
     image_size: int | None = None,
-    weights: str | None = None,
+    weights: str = "installed",
     dataset: str | None = None,
     split: str | None = None,
     min_positives: int | None = None,
@@ -33,7 +33,7 @@ def four_lines_command(
         folder: One sub-folder a class, named by WordNet id, index or name; with --dataset the folder of that data set.
         lambdas: Weights of the maximum; 0, to which the others are compared, is always among them.
         image_size: Side of the input in pixels; the network's own if left out.
-        weights: installed, hub, or a weight file; the first that there is if left out.
+        weights: installed, hub, or a weight file.
         dataset: A multi-label set with VOC's classes, such as voc2012; ImageNet's classes are then pooled into VOC's.
         split: Which split of that set; test if left out.
         min_positives: Leave out VOC classes with fewer positive images in that split; 1 if left out.

@@ -1,5 +1,6 @@
 """`csra-lab train` and `csra-lab evaluate`: a classifier from a recipe, and its metrics on a split."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -12,45 +13,74 @@ from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import write_voc_predictions
 from csra_lab.errors import CsraError
-from csra_lab.recipes import RECIPES, Recipe, get_recipe
+from csra_lab.heads import config_kind
+from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
 from csra_lab.training.evaluation import check_classes, evaluate
 from csra_lab.training.run_folder import read_recipe, save_evaluation
 
 
 def run_train(arguments: list[str]) -> None:
-    """`csra-lab train RECIPE [--data DIR] [--out DIR] [--FIELD VALUE ...]`."""
+    """`csra-lab train RECIPE [--data DIR] [--out DIR] [--head NAME] [--loss NAME] [--FIELD VALUE ...]`."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: csra-lab train RECIPE --data DIR [--out DIR] [--FIELD VALUE ...]\n")
+        print("usage: csra-lab train RECIPE --data DIR [--out DIR] [--head NAME] [--loss NAME] [--FIELD VALUE ...]\n")
         print("csra-lab train RECIPE --help lists the fields that can be overridden. Recipes:\n")
         print(_recipe_table())
         sys.exit(0 if arguments else 2)
-    recipe = get_recipe(arguments[0])
+    recipe, rest = get_recipe(arguments[0]), arguments[1:]
+    head, rest = _taken(rest, "--head")
+    loss, rest = _taken(rest, "--loss")
+    start = recipe.replace(**({"head": head} if head else {}), **({"loss": loss} if loss else {}))
+    inline = tyro.conf.arg(prefix_name=False)
 
     def command(
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = recipe,
+        data_: Annotated[DataConfig, inline] = start.data,
+        model: Annotated[ModelConfig, inline] = start.model,
+        head: Annotated[type(start.head), inline] = start.head,
+        optimisation: Annotated[OptimisationConfig, inline] = start.optimisation,
+        run: Annotated[RunConfig, inline] = start.run,
+        loss: type(start.loss) = start.loss,
         data: Path | None = None,
         out: Path = Path("runs") / recipe.name,
         quiet: bool = False,
     ) -> None:
-        """Train a classifier, choose its best epoch on held-out training pictures, and measure it on the test split.
+        """Train a classifier, choose its best epoch on held-out training images, and measure it on the test split.
+
+        --head NAME (csra, average, max, spatial, lse, gem, topk) and --loss NAME (bce, asl, focal, ...) choose others;
+        their own options then take the place of those below.
 
         Args:
             data: Folder of the data set.
             out: Folder of the run; the same command goes on with an unfinished run there.
             quiet: Show no progress.
         """
-        train_command(recipe, data=data, out=out, quiet=quiet)
+        changes = {}
+        for before, after in zip((start.data, start.model, start.optimisation, start.run),
+                                 (data_, model, optimisation, run), strict=True):  # fmt: skip
+            for field in dataclasses.fields(before):
+                if getattr(before, field.name) != getattr(after, field.name):
+                    changes[field.name] = getattr(after, field.name)
+        train_command(start.replace(head=head, loss=loss, **changes), data=data, out=out, quiet=quiet)
 
-    tyro.cli(command, args=arguments[1:], prog=f"csra-lab train {recipe.name}")
+    tyro.cli(command, args=rest, prog=f"csra-lab train {recipe.name}")
+
+
+def _taken(arguments: list[str], flag: str) -> tuple[str, list[str]]:
+    """The value of a flag, "" where it is not given, and the other arguments."""
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}="), arguments[:i] + arguments[i + 1 :]
+    return "", arguments
 
 
 def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) -> None:
     """Train a recipe and print what came out."""
     from csra_lab.training.loop import train  # accelerate takes seconds to import, and no other command needs it
 
-    classes = recipe.classes or None
-    train_set = load_dataset(recipe.dataset, data, recipe.train_split, classes=classes)
-    test_set = load_dataset(recipe.dataset, data, recipe.test_split, classes=classes)
+    classes = recipe.data.classes or None
+    train_set = load_dataset(recipe.data.dataset, data, recipe.data.train_split, classes=classes)
+    test_set = load_dataset(recipe.data.dataset, data, recipe.data.test_split, classes=classes)
     labelled = test_set if (test_set.targets >= 0).any() else None
     result = train(recipe, train_set, labelled, out, progress=not quiet)
     if int(os.environ.get("RANK", 0)):
@@ -63,8 +93,8 @@ def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) 
 def _recipe_table() -> str:
     rows = [("recipe", "classifier", "data", "cost", "expected")]
     for recipe in RECIPES.values():
-        head = f"{recipe.backbone} {recipe.image_size} px, {recipe.head}"
-        rows.append((recipe.name, head, recipe.dataset, recipe.cost, recipe.expected))
+        head = f"{recipe.model.backbone} {recipe.model.image_size} px, {config_kind(recipe.head)}"
+        rows.append((recipe.name, head, recipe.data.dataset, recipe.cost, recipe.expected))
     return as_table(rows)
 
 
@@ -103,7 +133,7 @@ def evaluate_command(
     model = load_model(run)
     if four_lines is not None:
         model = model.with_four_lines(four_lines)
-    name = dataset or (read_recipe(run).dataset if (run / "recipe.json").exists() else None)
+    name = dataset or (read_recipe(run).data.dataset if (run / "recipe.json").exists() else None)
     if name is None:
         raise CsraError(f"{run} does not say which data set it was trained on; name it with --dataset.")
     data_set = load_dataset(name, data, split)

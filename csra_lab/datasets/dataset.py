@@ -1,45 +1,32 @@
 """What every data set of the lab is: images, classes, and an integer target matrix in {1, 0, -1}.
 
-A reader (voc.py, wider.py, coco.py) makes one `MultiLabelDataset`. Nothing here knows a file format of labels; the one
-thing this file reads is photographs, in `open_image`, where every way a photograph can be bad becomes one sentence.
+A reader (voc.py, wider.py, coco.py, table.py ...) makes one `MultiLabelDataset`. Nothing here knows a file format.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from csra_lab.datasets.images import open_image, stored_size, turn_corners
 from csra_lab.errors import CsraError
 
-# Formats that are pictures and nothing else. EPS is left out on purpose: opening one runs an interpreter.
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height of random crops, the range
-MAX_PIXELS = 89_478_485  # the count at which Pillow, too, starts to suspect a decompression bomb
-
-# EXIF orientation tag (0x0112) -> the operation that turns the stored pixels upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
 class Box:
-    """One object: its class name and its rectangle in pixels of the stored image.
+    """One object: its class name and its rectangle in pixels.
 
     Coordinates are 0-based and half-open: the first pixel column is 0, and `xmax` is one past the last column that the
     object covers, so the width is `xmax - xmin`. VOC's XML is 1-based and inclusive; its reader subtracts one from
@@ -68,7 +55,10 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         crops: None, or (N, 4) float x, y, w, h in pixels: item i is that part of its image (WIDER's persons).
         transform: None, or a callable on the PIL RGB image.
         min_side: None, or pixels: large JPEGs are decoded smaller than they are; see `for_size`.
-        box_reader: None, or a callable from an id to its boxes.
+        box_reader: None, or a callable from an id to its boxes, in pixels of the image as it is stored. It may have a
+            method `size` from an id to the (width, height) that the annotation states, or None.
+        keys: N strings that tell the images apart, and are the same on every machine: the path below the folder of the
+            set, or the file name alone where all images lie in one folder. Persons of one photograph share it.
     """
 
     def __init__(
@@ -83,6 +73,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         crops: np.ndarray | None = None,
         transform: Callable | None = None,
         box_reader: Callable[[str], list[Box]] | None = None,
+        root: Path | None = None,
     ):
         self.name = name
         self.split = split
@@ -94,6 +85,8 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         self.transform = transform
         self.min_side: int | None = None
         self.box_reader = box_reader
+        self._root = root  # the folder of the set, where `keys` begin; None for the deepest that holds all images
+        self._keys: tuple[str, ...] | None = None
         self._last_image = None  # (path, image): neighbouring persons share a photograph, so WIDER keeps one
         if targets.shape != (len(self.ids), len(self.classes)) or len(self.paths) != len(self.ids):
             raise CsraError(
@@ -135,12 +128,57 @@ class MultiLabelDataset(torch.utils.data.Dataset):
             last = self._last_image = (path, open_image(path, upright=False))
         return _crop(last[1], self.crops[i], path)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        if self._keys is None:
+            self._keys = image_keys(self.paths, self._root)
+        return self._keys
+
     def boxes(self, i: int) -> list[Box]:
-        """The boxes of item i whose class is among `classes`, read when asked for. CsraError if the set has none."""
+        """The boxes of item i whose class is among `classes`, in pixels of its upright image; read when asked for.
+
+        Raises:
+            CsraError: the set has no boxes, an annotation fits its image neither as stored nor upright, or it writes a
+                class in another case than `classes`.
+        """
         if self.box_reader is None:
             raise CsraError(f"{self.name} {self.split} has no boxes; use a set with boxes such as voc2007 or coco2014.")
         wanted = set(self.classes)
-        return [box for box in self.box_reader(self.ids[i]) if box.name in wanted]
+        found = self.box_reader(self.ids[i])
+        boxes = [box for box in found if box.name in wanted]
+        if len(boxes) < len(found):
+            self._check_case({box.name for box in found} - wanted, self.ids[i])
+        return self._upright(boxes, i) if boxes and self.crops is None else boxes
+
+    def _check_case(self, others: set[str], image_id: str) -> None:
+        folded = {name.casefold(): name for name in self.classes}
+        alike = next((name for name in sorted(others) if name.casefold() in folded), None)
+        if alike is not None:
+            raise CsraError(
+                f"{self.name} {self.split}: the annotation of {image_id} has the class {alike!r}, the labels "
+                f"{folded[alike.casefold()]!r}; write both the same way."
+            )
+
+    def _upright(self, boxes: list[Box], i: int) -> list[Box]:
+        path = self.paths[i]
+        if not os.path.isfile(path):  # lists and annotations without photographs
+            return boxes
+        size, orientation = stored_size(path)
+        if orientation == 1:
+            return boxes
+        stated = getattr(self.box_reader, "size", lambda _: None)(self.ids[i]) or size
+        if stated == size[::-1] != size and orientation >= 5:
+            return boxes  # they were drawn on the upright image
+        if stated != size:
+            raise CsraError(
+                f"{path} is {size[0]} x {size[1]} and turned by its EXIF tag, and its annotation says {stated[0]} x "
+                f"{stated[1]}; save the image upright, at the size that was annotated."
+            )
+        corners = [turn_corners((b.xmin, b.ymin, b.xmax, b.ymax), size, orientation) for b in boxes]
+        return [
+            dataclasses.replace(box, **dict(zip(("xmin", "ymin", "xmax", "ymax"), four, strict=True)))
+            for box, four in zip(boxes, corners, strict=True)
+        ]
 
     def with_transform(self, transform: Callable | None) -> MultiLabelDataset:
         """The same set with another transform. The arrays are shared."""
@@ -179,6 +217,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
             raise CsraError(f"Index {outside[0]} is outside {self.name} {self.split}, which has {len(self)} items.")
         other = copy.copy(self)
         other.ids = tuple(self.ids[k] for k in index)
+        other._keys = tuple(self.keys[k] for k in index)
         other.paths = [self.paths[k] for k in index]
         other.targets = self.targets[index]
         other.crops = None if self.crops is None else self.crops[index]
@@ -203,92 +242,51 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         other.targets = self.targets[:, [self.classes.index(n) for n in names]]
         return other
 
+    def fingerprint(self) -> str:
+        """16 hex digits of the ids, classes and targets: two sets with the same are the same to a run."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update("\n".join((*self.classes, *self.ids)).encode("utf-8", "surrogateescape"))
+        digest.update(self.targets.tobytes())
+        return digest.hexdigest()
+
     def positives(self) -> np.ndarray:
         """How many items show each class: (C,) integers."""
         return (self.targets == 1).sum(axis=0)
 
 
-def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright: bool = True) -> Image.Image:
-    """One photograph as an 8-bit PIL RGB image.
+def image_keys(paths: Sequence[Path], root: Path | None = None) -> tuple[str, ...]:
+    """The `keys` of a data set: what tells its images apart. See `MultiLabelDataset`."""
+    names = [os.fspath(path) for path in paths]
+    parents = {os.path.dirname(name) for name in names}
+    if len(parents) <= 1:
+        return tuple(os.path.basename(name) for name in names)
+    base = os.path.commonpath(parents) if root is None else os.fspath(root)
+    below = {parent: os.path.relpath(parent, base).replace(os.sep, "/") + "/" for parent in parents}
+    return tuple(below[os.path.dirname(name)].removeprefix("./") + os.path.basename(name) for name in names)
 
-    The EXIF orientation is applied unless `upright` is False. Transparent pixels are laid over white. 16-bit grey is
-    divided by 257, so that 65535 becomes 255. Of an animation the first frame is taken.
 
-    `min_side` allows a JPEG to be decoded smaller than it is, which is much faster for large photographs: by 1/2, 1/4
-    or 1/8, the smallest of these whose two sides are both at least `min_side` pixels; never below that. Other formats
-    and None decode in full.
+def join_splits(parts: Sequence[MultiLabelDataset], split: str) -> MultiLabelDataset:
+    """The items of several splits of one folder as one split; an id that several list is taken once.
 
-    Raises CsraError, naming the path and what to do, for a file that is missing, empty, no image, cut short, of more
-    than `MAX_PIXELS` pixels, or in floating point.
+    Raises:
+        CsraError: the parts have different classes.
     """
-    path = Path(path)
-    if not path.is_file():  # also keeps us from waiting on a pipe
-        what = "is a folder, not an image" if path.is_dir() else "does not exist"
-        raise CsraError(f"The image {path} {what}; check the path, or that the photographs were unpacked there.")
-    try:
-        if path.stat().st_size == 0:
-            raise CsraError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
-        # What matters about a damaged picture is said below, in one sentence.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise CsraError(
-                    f"The image {path} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are read; "
-                    "make it smaller."
-                )
-            if min_side is not None:
-                image.draft("RGB", (min_side, min_side))
-            image.load()
-            turn = _UPRIGHT.get(_orientation(image)) if upright else None
-            rgb = _to_rgb(image, path)
-    except CsraError:
-        raise
-    except UnidentifiedImageError:
-        raise CsraError(
-            f"The file {path} is not an image that can be read, whatever its name says; use {', '.join(IMAGE_FORMATS)}."
-        ) from None
-    except Image.DecompressionBombError:
-        raise CsraError(
-            f"The image {path} has more than the {MAX_PIXELS:,} pixels that are read; make it smaller."
-        ) from None
-    except Exception as error:  # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error ...
-        raise CsraError(
-            f"The image {path} is damaged or cut short ({error}); fetch it again or leave it out."
-        ) from None
-    return rgb if turn is None else rgb.transpose(turn)
-
-
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Width and height of a photograph as it is stored, from its header alone. CsraError names a file that has none."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as image:
-            return image.size
-    except Exception as error:  # as in open_image
-        raise CsraError(f"The size of {path} cannot be read ({error}); check that the pictures are there.") from None
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(0x0112, 1)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return 1
-
-
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """An 8-bit RGB copy of an open image of any mode."""
-    if image.mode == "F":
-        raise CsraError(f"The image {path} holds floating-point values with no agreed range; save it with 8 bits.")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.int32)
-        np.clip(grey, 0, 65535, out=grey)  # in place: such a picture may have 89 million pixels
-        grey += 128
-        grey //= 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")  # a copy even when it is RGB already, so the file can close
+    first = parts[0]
+    odd = next((part for part in parts if part.classes != first.classes), None)
+    if odd is not None:
+        raise CsraError(f"{first.name}: {first.split} and {odd.split} have different classes, so {split} is none.")
+    taken: dict[str, tuple[int, int]] = {}
+    for p, part in enumerate(parts):
+        for row, image_id in enumerate(part.ids):
+            taken.setdefault(image_id, (p, row))
+    places = list(taken.values())
+    other = copy.copy(first)
+    other.split, other.ids, other._keys = split, tuple(taken), None
+    other.paths = [parts[p].paths[row] for p, row in places]
+    other.targets = np.array([parts[p].targets[row] for p, row in places], dtype=np.int8)
+    if first.crops is not None:
+        other.crops = np.array([parts[p].crops[row] for p, row in places])
+    return other
 
 
 def _crop(image: Image.Image, box: np.ndarray, path: Path) -> Image.Image:

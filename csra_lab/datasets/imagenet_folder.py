@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import timm.data
 import torch
-from PIL import Image
 
-from csra_lab.datasets.dataset import IMAGE_FORMATS, open_image
+from csra_lab.datasets.images import open_image, walk_images
 from csra_lab.errors import CsraError
 
 
@@ -75,7 +74,7 @@ def load_image_folder(root: str | Path) -> ImageFolder:
         twin = next((name for name, other in folders.items() if other == index), None)
         if twin is not None:
             raise CsraError(f"{folder} names the same ImageNet class as {root / twin}; put their pictures together.")
-        pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _suffixes() and p.is_file())
+        pictures, _ = walk_images(folder)
         if not pictures:
             raise CsraError(f"{folder} holds no picture; remove it, or put that class's pictures into it.")
         folders[folder.name] = index
@@ -125,8 +124,3 @@ def _imagenet_classes() -> tuple[list[str], dict[str, tuple[int, ...]]]:
 
 def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
-
-
-def _suffixes() -> set[str]:
-    Image.init()
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS}

@@ -19,7 +19,7 @@ from csra_lab.errors import CsraError
 def train_transform(
     image_size: int,
     *,
-    crop_scale: tuple[float, float] = (0.7, 1.0),
+    crop_scale: tuple[float, float] | None = (0.7, 1.0),
     crop_ratio: tuple[float, float] = CROP_RATIO,
     flip: bool = True,
     randaugment: bool = False,
@@ -28,23 +28,23 @@ def train_transform(
 ) -> v2.Compose:
     """Random resized crop and horizontal flip, the augmentation of the paper, to S x S pixels.
 
-    `crop_scale` is the range of the crop's area as a part of the image, `crop_ratio` that of its width over its height.
+    `crop_scale` is the range of the crop's area as a part of the image (None: the whole image, not cropped),
+    `crop_ratio` that of its width over its height.
     `randaugment` adds two operations of RandAugment at its default strength.
 
     Raises:
         CsraError: a range of areas or ratios that is none.
     """
     _check(image_size)
-    low, high = crop_scale
-    if not 0 < low <= high <= 1:
+    if crop_scale is not None and not 0 < crop_scale[0] <= crop_scale[1] <= 1:
         raise CsraError(f"crop_scale must be two parts of the image with 0 < low <= high <= 1, not {crop_scale}.")
     if not 0 < crop_ratio[0] <= crop_ratio[1]:
         raise CsraError(f"crop_ratio must be two ratios with 0 < low <= high, not {crop_ratio}.")
-    steps: list = [
-        v2.RandomResizedCrop(
-            image_size, scale=crop_scale, ratio=crop_ratio, interpolation=InterpolationMode.BILINEAR, antialias=True
-        )
-    ]
+    resize = {"interpolation": InterpolationMode.BILINEAR, "antialias": True}
+    if crop_scale is None:
+        steps: list = [v2.Resize([image_size, image_size], **resize)]
+    else:
+        steps = [v2.RandomResizedCrop(image_size, scale=crop_scale, ratio=crop_ratio, **resize)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     if randaugment:

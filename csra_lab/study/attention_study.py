@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from csra_lab._io.atomic_write import atomic_write
-from csra_lab.heads import ScoreMapHead
+from csra_lab.heads import ScoreMapHead, config_kind
 from csra_lab.significance import difference_errors, draw_images
 from csra_lab.study.detection import Detections, boxes_of, detection_precision, localised, outcomes
 from csra_lab.study.experiments import describe, plan_recipes, source_features
@@ -99,7 +99,7 @@ def record_attention(out: Path, *, cache: Path | None = None, resamples: int = 1
     plan = PLANS["four-lines"]
     recipes = plan_recipes(plan, "emoji")
     trained = train_heads(recipes, maps["trainval"])
-    heads = {name: [t.head for t in trained if t.recipe.head == kind] for name, kind in HEADS.items()}
+    heads = {name: [t.head for t in trained if config_kind(t.recipe.head) == kind] for name, kind in HEADS.items()}
     settings, curve = choose_thresholds(heads, maps["trainval"], pairs_of(objects_of(sets["trainval"])))
     lines, comparisons, truth, found = curve, [], {}, {}
     for split in SOURCES["emoji"].splits:
@@ -117,7 +117,7 @@ def record_attention(out: Path, *, cache: Path | None = None, resamples: int = 1
     run = {
         "question": "Where do the heads look, and what boxes does that give?",
         "command": 'csra_lab.study.attention_study.record_attention(Path("data/runs/attention"))',
-        "recipes": [dataclasses.asdict(r) for r in recipes if r.seed == 0],
+        "recipes": [r.to_json() for r in recipes if r.run.seed == 0],
         "seeds": plan.seeds,
         "settings": settings,
         "data": {split: describe(dataset) for split, dataset in sets.items()},

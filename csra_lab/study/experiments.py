@@ -60,7 +60,7 @@ class Row:
     @property
     def diverged(self) -> list[int]:
         """Seeds whose loss left the numbers."""
-        return [t.recipe.seed for t in self.trained if t.diverged is not None]
+        return [t.recipe.run.seed for t in self.trained if t.diverged is not None]
 
 
 def run_plans(
@@ -208,7 +208,7 @@ def write_record(
         run = {
             "plan": _json_types(dataclasses.asdict(plan)),
             "source": {"name": source, **dataclasses.asdict(where)},
-            "recipe": _json_types(dataclasses.asdict(plan.recipe(plan.entries[0], 0, source))),
+            "recipe": plan.recipe(plan.entries[0], 0, source).to_json(),
             "command": f"csra-lab ablate {plan.name} --sources {source}",
             "data": {split: describe(dataset) for split, dataset in sets.items()},
             "environment": environment(torch.device("cpu")),
@@ -285,8 +285,8 @@ def _train_all(
     """Every distinct recipe's head, trained together with all that hold out the same pictures."""
     distinct = list(dict.fromkeys(_key(recipe) for recipe in recipes))
     trained = {}
-    for fraction in dict.fromkeys(recipe.validation_fraction for recipe in distinct):
-        members = [recipe for recipe in distinct if recipe.validation_fraction == fraction]
+    for fraction in dict.fromkeys(recipe.data.validation_fraction for recipe in distinct):
+        members = [recipe for recipe in distinct if recipe.data.validation_fraction == fraction]
         fit, held_out = hold_out(sets["trainval"], fraction)
         results = train_heads(members, maps["trainval"], fit=fit, held_out=held_out, progress=progress)
         trained |= dict(zip(members, results, strict=True))
@@ -295,7 +295,7 @@ def _train_all(
 
 def _key(recipe: Recipe) -> Recipe:
     """The recipe without its name: rows of two plans that ask for the same training share it."""
-    return dataclasses.replace(recipe, name="head", why="", cost="", expected="")
+    return recipe.replace(name="head", why="", cost="", expected="")
 
 
 def _chosen(plan: Plan, rows: dict[str, Row]) -> dict[str, Row]:

@@ -29,7 +29,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from csra_lab._io.atomic_write import atomic_write
-from csra_lab.backbones import best_weights
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
 from csra_lab.datasets import MultiLabelDataset
@@ -234,7 +233,7 @@ def run_four_lines(
     *,
     lambdas: Sequence[float] = LAMBDAS,
     image_size: int | None = None,
-    weights: str | None = None,
+    weights: str = "installed",
     dataset: str | None = None,
     split: str = "test",
     min_positives: int = 1,
@@ -263,7 +262,7 @@ def run_four_lines(
         )
     settings = {
         "model": name,
-        "weights": Path(weights).name if weights else best_weights(name),
+        "weights": Path(weights).name,
         "image_size": model.image_size,
         "folder": Path(folder).resolve().name,
         "dataset": dataset,

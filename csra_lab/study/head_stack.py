@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from csra_lab.errors import CsraError
-from csra_lab.heads import CSRA, AveragePooling, GeM, MaxPooling, ScoreMapHead, SpatialOnly, create_head, head_kind
-from csra_lab.losses import LOSSES
+from csra_lab.heads import GeM, HeadConfig, ScoreMapHead, build_head
+from csra_lab.losses import Loss
 from csra_lab.metrics import average_precision
-from csra_lab.recipes import Recipe, learning_rate_factor
+from csra_lab.recipes import Recipe
 from csra_lab.residual_attention import attended_scores
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.loop import head_seed
+from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
 from csra_lab.training.sampling import Batches
 
 
@@ -64,7 +65,7 @@ def train_heads(
         CsraError: a recipe that keeps an average of the weights, which is not done here.
     """
     for recipe in recipes:
-        if recipe.ema_decay:
+        if recipe.optimisation.ema_decay:
             raise CsraError(
                 f"recipe {recipe.name}: heads trained together keep no average of weights; set ema_decay 0."
             )
@@ -72,9 +73,10 @@ def train_heads(
     held_out = np.arange(0) if held_out is None else held_out
     passes: dict[Hashable, list[int]] = {}
     for i, recipe in enumerate(recipes):
-        passes.setdefault((recipe.seed, recipe.batch_size, recipe.epochs, recipe.difficult), []).append(i)
+        plan = recipe.optimisation
+        passes.setdefault((recipe.run.seed, plan.batch_size, plan.epochs), []).append(i)
     results: list[TrainedHead | None] = [None] * len(recipes)
-    steps = sum(recipes[group[0]].epochs * (len(fit) // recipes[group[0]].batch_size) for group in passes.values())
+    steps = sum(epochs * (len(fit) // batch_size) for _, batch_size, epochs in passes)
     with tqdm(total=steps, unit="step", desc=f"{len(recipes)} heads", disable=None if progress else True) as bar:
         for group in passes.values():
             trained = _train_together([recipes[i] for i in group], features, fit, held_out, device, bar)
@@ -109,7 +111,7 @@ class HeadStack(nn.Module):
             raise CsraError("heads computed together have no bias; make them with bias=False.")
         self.kinds = [copy.deepcopy(head) for head in heads]  # a plain list: they pool, and their weights live below
         groups = [None] * len(heads) if groups is None else groups
-        groups = [(key, head.normalize) for key, head in zip(groups, heads, strict=True)]
+        groups = [(key, head.config.normalize) for key, head in zip(groups, heads, strict=True)]
         self.group_keys = list(dict.fromkeys(groups))  # (key, normalised)
         self.weights, self.rows = nn.ParameterList(), {}  # rows: head -> slice of all rows
         start = 0
@@ -117,7 +119,7 @@ class HeadStack(nn.Module):
             members = [k for k, g in enumerate(groups) if g == key]
             self.weights.append(nn.Parameter(torch.cat([heads[k].weight.detach() for k in members])))  # (rows, C, d)
             for k in members:
-                self.rows[k] = slice(start, start + heads[k].heads)
+                self.rows[k] = slice(start, start + heads[k].num_heads)
                 start = self.rows[k].stop
         self.exponents = nn.ParameterDict({str(k): h.p.detach().clone() for k, h in enumerate(heads) if type(h) is GeM})
         self._arrange()
@@ -125,19 +127,22 @@ class HeadStack(nn.Module):
     def _arrange(self) -> None:
         """Sort the heads by what has to be computed for them."""
         kinds = self.kinds
-        self.averages = [k for k, h in enumerate(kinds) if type(h) is AveragePooling]
-        self.gems = [k for k, h in enumerate(kinds) if type(h) is GeM]
-        # mean * a + attended * b, at a temperature for each row
-        sums = [(k, i, *_as_sum(h, i)) for k, h in enumerate(kinds) if _as_sum(h, 0) for i in range(h.heads)]
+        mixtures = [head.mixture() for head in kinds]  # a * mean + b * attended, at a temperature for each row
+        self.averages = [k for k, m in enumerate(mixtures) if m is not None and all(b == 0 for _, b, _ in m)]
+        self.gems = [k for k, head in enumerate(kinds) if isinstance(head, GeM)]
+        alone = {*self.averages, *self.gems}
+        sums = [
+            (k, i, *row) for k, m in enumerate(mixtures) if m is not None and k not in alone for i, row in enumerate(m)
+        ]
         sums.sort(key=lambda row: row[4])  # finite temperatures first, so that both parts are slices
         self.sum_heads = [row[0] for row in sums]
         self.temperatures = [row[4] for row in sums]
         self.register_buffer("a", torch.tensor([row[2] for row in sums]).view(-1, 1))
         self.register_buffer("b", torch.tensor([row[3] for row in sums]).view(-1, 1))
-        alike: dict[str, list[int]] = {}  # other poolings: heads with the same options are pooled by one call
+        alike: dict[HeadConfig, list[int]] = {}  # other poolings: heads with the same options are pooled by one call
         for k, head in enumerate(kinds):
-            if k not in self.averages and k not in self.gems and not _as_sum(head, 0):
-                alike.setdefault(f"{head_kind(head)} {head.config()}", []).append(k)
+            if mixtures[k] is None and k not in alone:
+                alike.setdefault(head.config, []).append(k)
         self.alike = list(alike.values())
         others = [self.rows[k].start for members in self.alike for k in members]
         self.register_buffer("map_rows", torch.tensor([self.rows[r[0]].start + r[1] for r in sums] + others).long())
@@ -189,44 +194,30 @@ class HeadStack(nn.Module):
         return heads
 
 
-def _as_sum(head: ScoreMapHead, i: int) -> tuple[float, float, float] | None:
-    """(a, b, T) where sub-head i pools to a * mean + b * attended(T); None for other poolings."""
-    if isinstance(head, CSRA):
-        return 1.0, head.lam, head.temperatures[i]
-    if isinstance(head, SpatialOnly):
-        return 0.0, 1.0, head.temperature
-    if isinstance(head, MaxPooling):
-        return 0.0, 1.0, float("inf")
-    return None
-
-
 def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: tqdm) -> list[TrainedHead]:
-    """Train heads that share seed, batch size, epochs and the treatment of unknown targets."""
+    """Train heads that share seed, batch size and epochs."""
     first = recipes[0]
     d = features.maps.shape[2]
-    stack = HeadStack([_new_head(r, d, features.targets.shape[1]) for r in recipes], [_rates(r) for r in recipes])
+    stack = HeadStack([_new_head(r, d, features.targets.shape[1]) for r in recipes], [r.optimisation for r in recipes])
     stack.to(device).train()
     optimizers = _optimizers(stack, recipes)
     losses = _losses(recipes)
     held_targets = features.targets[held_out]
     best, best_heads = np.full(len(recipes), -1.0), stack.heads()
     history, diverged = [], [None] * len(recipes)
-    for epoch in range(first.epochs):
-        batches = Batches(len(fit), first.batch_size, seed=first.seed, epoch=epoch)
+    for epoch in range(first.optimisation.epochs):
+        batches = Batches(len(fit), first.optimisation.batch_size, seed=first.run.seed, epoch=epoch)
         total = torch.zeros(len(recipes), device=device)
         for step, batch in enumerate(batches):
             items = np.array([index for _, index in batch])
-            views = features.drawn_views(items, seed=first.seed, epoch=epoch)
+            views = features.drawn_views(items, seed=first.run.seed, epoch=epoch)
             inputs = _locations(features, fit[items], views, device)
             targets = torch.from_numpy(features.targets[fit[items]]).to(device)
-            if first.difficult == "negative":
-                targets = targets.clamp(min=0)
             each = losses(stack(inputs), targets)  # (K,)
             each.sum().backward()
             moment = epoch + (step + 0.5) / batches.batches_per_epoch
             for recipe, optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.head_lr * learning_rate_factor(moment, recipe)
+                set_rates(optimizer, moment, recipe.optimisation)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             total += each.detach()
@@ -239,7 +230,7 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
             scores = _scores(stack, features, held_out, 64, device)
             quality = np.array([_mAP(s, held_targets) for s in scores])
         better = np.nan_to_num(quality, nan=-1.0) > best if len(held_out) else np.full(len(recipes), True)
-        if len(held_out) or epoch == first.epochs - 1:
+        if len(held_out) or epoch == first.optimisation.epochs - 1:
             now = stack.heads()
             best_heads = [n if take else b for n, b, take in zip(now, best_heads, better, strict=True)]
             best = np.where(better, quality, best)
@@ -252,46 +243,36 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
 
 def _new_head(recipe: Recipe, in_features: int, num_classes: int) -> ScoreMapHead:
     """The head at the start of training, as `training.train` makes it."""
-    options = recipe.head_options()
-    head = create_head(options.pop("head"), in_features, num_classes, **options)
+    head = build_head(recipe.head, in_features, num_classes)
     torch.manual_seed(head_seed(recipe))
     head.reset_parameters()
     return head
-
-
-def _rates(recipe: Recipe) -> Hashable:
-    """What decides how a head's weights move, besides their gradient."""
-    fields = ("optimizer", "head_lr", "momentum", "weight_decay", "schedule", "warmup_epochs", "step_epochs")
-    return tuple(getattr(recipe, field) for field in (*fields, "step_gamma"))
 
 
 def _optimizers(stack: HeadStack, recipes: Sequence[Recipe]) -> list[tuple[Recipe, torch.optim.Optimizer]]:
     """An optimiser for every group of weights and for every exponent, with the recipe that sets its rate."""
     pairs = []
     for (key, _), weights in zip(stack.group_keys, stack.weights, strict=True):
-        pairs.append((next(r for r in recipes if _rates(r) == key), weights, True))
-    pairs += [(recipes[int(k)], p, False) for k, p in stack.exponents.items()]
-    return [(recipe, _optimizer(recipe, parameter, is_matrix)) for recipe, parameter, is_matrix in pairs]
-
-
-def _optimizer(recipe: Recipe, parameter: nn.Parameter, is_matrix: bool) -> torch.optim.Optimizer:
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD([parameter], momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    decay = recipe.weight_decay if is_matrix else 0.0
-    return torch.optim.AdamW([parameter], betas=(recipe.momentum, 0.999), weight_decay=decay)
+        pairs.append((next(r for r in recipes if r.optimisation == key), weights))
+    pairs += [(recipes[int(k)], p) for k, p in stack.exponents.items()]
+    built = []
+    for recipe, parameter in pairs:
+        plan = recipe.optimisation
+        built.append((recipe, build_optimizer(parameter_groups([parameter], plan.head_lr, plan), plan)))
+    return built
 
 
 def _losses(recipes: Sequence[Recipe]) -> Callable[[Tensor, Tensor], Tensor]:
     """A function of (K, B, C) logits and (B, C) targets that gives each head its own loss: (K,)."""
-    by_name: dict[str, list[int]] = {}
+    members: dict[Loss, list[int]] = {}
     for k, recipe in enumerate(recipes):
-        by_name.setdefault(recipe.loss, []).append(k)
-    if len(by_name) == 1:
-        return torch.vmap(LOSSES[recipes[0].loss], (0, None))
+        members.setdefault(recipe.loss, []).append(k)
+    if len(members) == 1:
+        return torch.vmap(recipes[0].loss, (0, None))
 
     def losses(logits: Tensor, targets: Tensor) -> Tensor:
-        parts = [torch.vmap(LOSSES[name], (0, None))(logits[members], targets) for name, members in by_name.items()]
-        order = np.argsort([k for members in by_name.values() for k in members])
+        parts = [torch.vmap(loss, (0, None))(logits[which], targets) for loss, which in members.items()]
+        order = np.argsort([k for which in members.values() for k in which])
         return torch.cat(parts)[torch.from_numpy(order)]
 
     return losses

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from csra_lab.datasets import Box, MultiLabelDataset
-from csra_lab.datasets.dataset import image_size
+from csra_lab.datasets.images import image_size
 from csra_lab.errors import CsraError
 from csra_lab.residual_attention import attention_scores
 

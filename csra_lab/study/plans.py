@@ -110,16 +110,16 @@ class Plan:
             "classes": where.classes,
         }
         changes = {"name": f"{self.name}: {entry.label}", **fields, **self.base, **entry.changes, "seed": seed}
-        return dataclasses.replace(BASE, **changes)
+        return BASE.replace(**changes)
 
 
-BASE = dataclasses.replace(
-    RECIPES["voc2012-lite0-csra"],
-    name="head on kept features",
+BASE = RECIPES["voc2012-lite0-csra"].replace(
+    name="head on cached features",
     why="",
+    cost="",
+    expected="",
     freeze_backbone=True,
-    freeze_statistics=False,
-    validation_fraction=0.0,  # nothing is chosen, so every picture is trained on
+    validation_fraction=0.0,  # nothing is chosen, so every image is trained on
     epochs=10,
     head_lr=3e-3,  # the plan `recipe` finds 3e-3 to 1e-2 best for both heads on the photographs
 )
@@ -138,7 +138,7 @@ def _temperature(t: float) -> str:
 
 
 def _heads(count: int, temperatures: tuple[float, ...] = ()) -> dict:
-    return {"heads": count, "temperatures": temperatures}
+    return {"num_heads": count, "temperatures": temperatures}
 
 
 _OPTIMISERS = {
@@ -225,7 +225,9 @@ PLANS: dict[str, Plan] = {
                 ),
                 # The scores of H heads add up, so that at one rate H heads move H times as fast as one.
                 *(
-                    Entry(f"H = {h}, rate / {h}", _heads(h) | {"head_lr": BASE.head_lr / h}, against="H = 1")
+                    Entry(
+                        f"H = {h}, rate / {h}", _heads(h) | {"head_lr": BASE.optimisation.head_lr / h}, against="H = 1"
+                    )
                     for h in (2, 4, 8)
                 ),
             ),

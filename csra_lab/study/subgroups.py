@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.datasets.dataset import image_size
+from csra_lab.datasets.images import image_size
 from csra_lab.significance import compare
 
 SIZES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)

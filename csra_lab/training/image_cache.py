@@ -94,15 +94,23 @@ class Draws(Dataset):
     draws are those of `train_transform(crop_scale=...)` from the same state of torch's generator.
     """
 
-    def __init__(self, kept: ImageCache, crop_scale: tuple[float, float]):
-        self.sizes, self.targets = kept.sizes, kept.targets
-        self.crop = v2.RandomResizedCrop(1, scale=crop_scale, ratio=CROP_RATIO)
+    def __init__(
+        self,
+        cache: ImageCache,
+        crop_scale: tuple[float, float] | None,
+        crop_ratio: tuple[float, float] = CROP_RATIO,
+    ):
+        self.sizes, self.targets = cache.sizes, cache.targets
+        self.crop = None if crop_scale is None else v2.RandomResizedCrop(1, scale=crop_scale, ratio=crop_ratio)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        box = self.crop.make_params([torch.empty(3, *self.sizes[i].tolist(), device="meta")])
+        height, width = self.sizes[i].tolist()
+        box = {"top": 0, "left": 0, "height": height, "width": width}
+        if self.crop is not None:
+            box = self.crop.make_params([torch.empty(3, height, width, device="meta")])
         flip = int(torch.rand(1) < 0.5)
         return torch.tensor([i, box["top"], box["left"], box["height"], box["width"], flip]), self.targets[i]
 

@@ -5,8 +5,10 @@
     accelerate launch -m csra_lab.cli train RECIPE --data DIR --out runs/x
     accelerate.notebook_launcher(train, (recipe, train_set, test_set), num_processes=2)
 
-A run is a folder (see `runs`). While it is under way, `state.pt` lets the same command go on after a kill; on a CPU the
-resumed run ends with the same bits.
+A run is a folder (see `run_folder`). While it is under way, `state.pt` lets the same command go on after a kill; on a
+CPU the resumed run ends with the same bits. accelerate starts the processes, wraps the network and says who writes. Its
+mixed precision, accumulation and data loaders are not used: they keep state of their own between steps, and a run that
+goes on from an epoch's end would not end with the same bits.
 """
 
 import contextlib
@@ -15,7 +17,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,22 +25,21 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from csra_lab._io.atomic_write import atomic_write, clear_leftovers
+from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import CsraError
-from csra_lab.losses import LOSSES
 from csra_lab.metrics import MetricValues, multilabel_metrics
-from csra_lab.recipes import Recipe, learning_rate_factor
-from csra_lab.training.evaluation import autocast, evaluate, predict_scores, to_device
-from csra_lab.training.feature_cache import FeatureMaps, compute_features
-from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits
+from csra_lab.recipes import Recipe
+from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, load_state, save_history, save_state
+from csra_lab.training.data import prepare, split_off
+from csra_lab.training.evaluation import autocast, check_classes, evaluate, predict_scores, to_device
+from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
 from csra_lab.training.run_folder import check_run_folder, save_evaluation, write_recipe
-from csra_lab.training.sampling import Batches, SeededItems, hold_out, mix_seed, sample_images
+from csra_lab.training.sampling import Batches, mix_seed
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def train(
     *,
     progress: bool = True,
 ) -> TrainingResult:
-    """Run a recipe; go on where a killed run of the same recipe in the same folder stopped.
+    """Run a recipe; go on where a killed run of the same recipe on the same data in the same folder stopped.
 
     Args:
         train_set, test_set: with the recipe's classes. A validation part is cut off `train_set` where the recipe
-            says so; the test set is looked at once, at the end.
+            says so; the test set is scored once, at the end, and its classes are checked before the first epoch.
         out: folder of the run.
 
     Raises:
@@ -73,313 +73,48 @@ def train(
             `create_classifier`.
     """
     out = Path(out)
-    accelerator = Accelerator(mixed_precision="no")  # mixed precision is ours, below
-    check_run_folder(out, recipe)
-    torch.manual_seed(recipe.seed)
-    run = _Run(recipe, _build(recipe, train_set), train_set, out, accelerator, progress)
+    accelerator = Accelerator(mixed_precision="no")  # mixed precision is ours
+    check_run_folder(out, recipe, train_set)
+    torch.manual_seed(recipe.run.seed)
+    model = build_model(recipe, train_set)
+    if test_set is not None:
+        check_classes(model, test_set)
+    trainer = Trainer(recipe, model, train_set, out, accelerator, progress)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes
     if accelerator.is_main_process and not (out / "recipe.json").exists():
-        write_recipe(out, recipe, accelerator.device)
-    run.fit()
-    accelerator.wait_for_everyone()
+        write_recipe(out, recipe, train_set, accelerator.device)
+    trainer.resume()
+    with trainer.bar() as bar:
+        while trainer.progress.epoch < recipe.optimisation.epochs:
+            trainer.train_epoch(bar)
+    trainer.end()
     best = MultiLabelClassifier.from_pretrained(out / "model")
     history = pd.read_csv(out / "history.csv")
-    if test_set is None:
-        return TrainingResult(out, best, history, None, None)
-    ranks = {"rank": run.rank, "world": run.world}
-    metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **run.scoring())
+    metrics, scores = None, None
+    if test_set is not None:
+        ranks = {"rank": trainer.rank, "world": trainer.world}
+        metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **trainer.computing())
     if accelerator.is_main_process:
-        save_evaluation(out, test_set, metrics, scores)
-        (out / "state.pt").unlink(missing_ok=True)
+        if metrics is not None:
+            save_evaluation(out, test_set, metrics, scores)
+        finish(out)
     accelerator.wait_for_everyone()
     return TrainingResult(out, best.cpu(), history, metrics, scores)
 
 
-class _Run:
-    """One run: what is trained, on what, and where it has got to."""
+def build_model(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier:
+    """The classifier at the start of training.
 
-    def __init__(self, recipe, model, train_set, out, accelerator, progress):
-        self.recipe, self.out, self.accelerator = recipe, out, accelerator
-        self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
-        self.dtype = _precision(recipe.precision, self.device)
-        self.progress = progress and accelerator.is_main_process
-        self.crops: Crops | None = None  # where pictures are cut on the device
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            torch.set_float32_matmul_precision("high")
-            if self.world > 1:
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        if model.backbone.convolutional:
-            model = model.to(memory_format=torch.channels_last)
-        self.model = model.to(self.device)
-        self._prepare_data(train_set)
-        self.trained = self.model.head if recipe.freeze_backbone else self.model
-        self.average = copy.deepcopy(self.trained).requires_grad_(False) if recipe.ema_decay else None
-        self.optimizer = _optimizer(recipe, self.model)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.parallel = accelerator.prepare_model(self.trained)
-        if recipe.compile != "no":
-            self.parallel = torch.compile(self.parallel, mode=recipe.compile)
-        self.epoch, self.history, self.best = 0, [], -1.0
-
-    def _prepare_data(self, train_set: MultiLabelDataset) -> None:
-        recipe, model = self.recipe, self.model
-        if recipe.train_images is not None:
-            train_set = train_set.subset(sample_images(train_set, recipe.train_images))
-        fit_part, self.held_out = hold_out(train_set, recipe.validation_fraction)
-        self.num_items = len(fit_part)
-        self._batches(0)  # refuses a batch size that does not fit, before anything is read or written
-        pixels = {"mean": model.mean, "std": model.std}
-        if recipe.freeze_backbone:
-            maps = compute_features(
-                model.backbone, train_set, image_size=recipe.image_size, **pixels, mirror=True, **self.scoring()
-            )
-            fit_items, transform = maps.subset(fit_part), None
-            self.validation = FeatureMaps(maps.maps[self.held_out, :1], train_set.targets[self.held_out])
-        else:
-            pictures = train_set.for_size(recipe.image_size, crop_scale=recipe.crop_scale)
-            fit_items, transform = self._pictures(pictures.subset(fit_part), pixels)
-            plain = eval_transform(recipe.image_size, **pixels)
-            self.validation = pictures.subset(self.held_out).with_transform(plain)
-        self.items = SeededItems(fit_items, recipe.seed, transform)
-        self.targets_held_out = train_set.targets[self.held_out]
-
-    def _pictures(self, pictures: MultiLabelDataset, pixels: dict) -> tuple[Dataset, Callable | None]:
-        """The training pictures, read or kept, and what a loader is to do with each."""
-        recipe, crop = self.recipe, (self.recipe.crop_scale, 1.0)
-        transform = train_transform(recipe.image_size, crop_scale=crop, randaugment=recipe.randaugment, **pixels)
-        fitting = recipe.images == "auto" and fits(pictures, self.device, processes=self.world)
-        if recipe.images != "keep" and not fitting:
-            return pictures, transform
-        kept = ImageCache(pictures, progress=self.progress)
-        if not _cut_on_device(recipe, self.device):
-            return kept, transform
-        self.crops = Crops(kept, self.device, recipe.image_size, **pixels)
-        return Draws(kept, crop), None
-
-    def scoring(self) -> dict:
-        """Keyword arguments of `compute_features` and `predict_scores` that say how this run computes."""
-        return {"device": self.device, "dtype": self.dtype, "workers": self._workers(), "progress": self.progress}
-
-    def _workers(self, *, training: bool = False) -> int:
-        if self.recipe.workers >= 0:
-            return self.recipe.workers
-        if training and self.crops is not None:
-            return 2  # they draw numbers and read nothing; each epoch starts them anew
-        return min(8, max(1, (os.cpu_count() or 1) // self.world)) if self.device.type == "cuda" else 0
-
-    def fit(self) -> None:
-        self._resume()
-        batches = self._batches(self.epoch)
-        images = batches.batches_per_epoch * self.recipe.batch_size
-        total = images * self.recipe.epochs
-        bar = tqdm(
-            total=total,
-            initial=images * self.epoch,
-            unit="img",
-            smoothing=0.05,
-            disable=None if self.progress else True,
-        )
-        with bar:
-            while self.epoch < self.recipe.epochs:
-                start = time.perf_counter()
-                loss = self._train_epoch(bar)
-                seconds = time.perf_counter() - start
-                score = self._validate()
-                self._finish_epoch(loss, score, seconds, images)
-                bar.set_postfix(loss=f"{loss:.4f}", **({} if score is None else {"val mAP": f"{100 * score:.1f}"}))
-        if self.accelerator.is_main_process:
-            self._save_history()  # in case a kill came between the last state and its line
-
-    def _live(self) -> bool:
-        """A moving bar needs a terminal; elsewhere a line is printed after every epoch."""
-        return self.progress and sys.stderr.isatty()
-
-    def _batches(self, epoch: int) -> Batches:
-        recipe = self.recipe
-        return Batches(
-            self.num_items, recipe.batch_size, seed=recipe.seed, epoch=epoch, rank=self.rank, world=self.world,
-            accumulate=recipe.accumulate,
-        )  # fmt: skip
-
-    def _train_epoch(self, bar: tqdm) -> float:
-        """One pass over the training pictures; the mean loss of this process."""
-        recipe, optimizer = self.recipe, self.optimizer
-        batches = self._batches(self.epoch)
-        loader = DataLoader(
-            self.items,
-            batch_sampler=batches,
-            num_workers=self._workers(training=True),
-            pin_memory=self.device.type == "cuda",
-        )
-        torch.manual_seed(mix_seed(recipe.seed, "dropout", self.epoch, self.rank) % 2**32)
-        self.parallel.train()
-        if recipe.freeze_backbone:
-            self.model.backbone.eval()
-        if recipe.freeze_statistics:
-            for module in self.trained.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        total = torch.zeros((), device=self.device)
-        for i, (inputs, targets) in enumerate(loader):
-            step, part = divmod(i, recipe.accumulate)
-            if part == 0:
-                factor = learning_rate_factor(self.epoch + (step + 0.5) / batches.batches_per_epoch, recipe)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * factor
-            last = part == recipe.accumulate - 1
-            loss = self._backward(inputs, targets, synchronise=last)
-            total += loss
-            if last:
-                self._step()
-                bar.update(recipe.batch_size)
-            if self.device.type == "cpu" or i % 50 == 49 or i == len(loader) - 1:
-                self._check_finite(total)
-        return total.item() / len(loader)
-
-    def _backward(self, inputs: Tensor, targets: Tensor, *, synchronise: bool) -> Tensor:
-        """Gradients of one part of a batch; processes exchange them with the last part only."""
-        recipe = self.recipe
-        targets = targets.to(self.device, non_blocking=True)
-        if recipe.difficult == "negative":
-            targets = targets.clamp(min=0)
-        images = to_device(inputs if self.crops is None else self.crops(inputs), self.device)
-        with _no_sync(self.parallel, wanted=not synchronise):
-            with autocast(self.device, self.dtype):
-                logits = self._logits(images)
-            loss = LOSSES[recipe.loss](logits, targets)
-            self.scaler.scale(loss / recipe.accumulate).backward()
-        return loss.detach()
-
-    def _logits(self, images: Tensor) -> Tensor:
-        try:
-            return self.parallel(images)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            reason = str(error.__cause__ or error).partition("\n")[0]
-            raise CsraError(f"the network could not be compiled ({reason}); train with --compile no.") from None
-
-    def _step(self) -> None:
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            with torch.no_grad():
-                for kept, new in zip(self.average.parameters(), self.trained.parameters(), strict=True):
-                    kept.lerp_(new, 1 - self.recipe.ema_decay)
-                for kept, new in zip(self.average.buffers(), self.trained.buffers(), strict=True):
-                    kept.copy_(new)
-
-    def _check_finite(self, total: Tensor) -> None:
-        if not math.isfinite(total.item()):
-            kept = (
-                f"the weights of epoch {self.epoch} are kept in {self.out}" if self.epoch else "nothing was saved yet"
-            )
-            raise CsraError(
-                f"the loss became NaN or infinite in epoch {self.epoch + 1}; lower head_lr or backbone_lr ({kept})."
-            )
-
-    def _validate(self) -> float | None:
-        """mAP on the held-out part, or None where nothing is held out."""
-        if not len(self.held_out):
-            return None
-        network = self.trained if self.average is None else self.average
-        scores = predict_scores(
-            network, self.validation, device=self.device, dtype=self.dtype, workers=self._workers(), rank=self.rank,
-            world=self.world,
-        )  # fmt: skip
-        if not np.isfinite(scores).all():
-            self._check_finite(torch.tensor(math.nan))
-        return multilabel_metrics(scores, self.targets_held_out).mAP
-
-    def _finish_epoch(self, loss: float, score: float | None, seconds: float, images: int) -> None:
-        self.epoch += 1
-        rates = sorted({g["peak_lr"]: g["lr"] for g in self.optimizer.param_groups}.items())
-        self.history.append(
-            {
-                "epoch": self.epoch,
-                "train_loss": loss,
-                "validation_mAP": score,
-                "lr_low": rates[0][1],
-                "lr_high": rates[-1][1],
-                "seconds": round(seconds, 2),
-                "images_per_second": round(images / seconds, 1),
-            }
-        )
-        is_best = self.epoch == self.recipe.epochs if score is None else score > self.best
-        if is_best and score is not None:
-            self.best = score
-        if self.accelerator.is_main_process:
-            if is_best:
-                self._save_model()
-            self._save_state()
-            self._save_history()  # after the state: a folder with a history and no state is a finished run
-            if self.progress and not self._live():
-                left = (self.recipe.epochs - self.epoch) * seconds
-                value = "" if score is None else f", validation mAP {100 * score:.1f}"
-                print(
-                    f"epoch {self.epoch}/{self.recipe.epochs}: loss {loss:.4f}{value}, "
-                    f"{images / seconds:.0f} images/s, {left / 60:.1f} min left",
-                    flush=True,
-                )
-        self.accelerator.wait_for_everyone()
-
-    def _save_model(self) -> None:
-        model = self.model
-        if self.average is not None:
-            model = model.with_head(self.average) if self.recipe.freeze_backbone else self.average
-        with atomic_write(self.out / "model") as path:
-            model.save_pretrained(path)
-
-    def _save_history(self) -> None:
-        with atomic_write(self.out / "history.csv") as path:
-            pd.DataFrame(self.history).to_csv(path, index=False)
-
-    def _save_state(self) -> None:
-        state = {
-            "epoch": self.epoch,
-            "best": self.best,
-            "history": self.history,
-            "trained": self.trained.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-        with atomic_write(self.out / "state.pt") as path:
-            torch.save(state, path)
-
-    def _resume(self) -> None:
-        path = self.out / "state.pt"
-        if self.accelerator.is_main_process:
-            for name in ("state.pt", "model", "recipe.json", "history.csv", "metrics.json", "scores.npz"):
-                clear_leftovers(self.out / name)
-        self.accelerator.wait_for_everyone()
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self.trained.load_state_dict(state["trained"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.epoch, self.best, self.history = state["epoch"], state["best"], list(state["history"])
-        except Exception as error:  # torch raises many kinds here; each means the same to the reader
-            raise CsraError(
-                f"{path} cannot be read ({type(error).__name__}); delete it to start this run again."
-            ) from None
-
-
-def _build(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier:
-    """The classifier at the start of training."""
-    if recipe.classes and train_set.classes != recipe.classes:
-        raise CsraError(
-            f"recipe {recipe.name} is for the classes {', '.join(recipe.classes)}; load the data with them."
-        )
-    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if recipe.pixels == "plain" else {}
-    pretrained = {"pretrained": True, "none": False}.get(recipe.weights, recipe.weights)
+    Raises:
+        CsraError: the data set has other classes than the recipe, or see `create_classifier`.
+    """
+    if recipe.data.classes and train_set.classes != recipe.data.classes:
+        named = ", ".join(recipe.data.classes)
+        raise CsraError(f"recipe {recipe.name} is for the classes {named}; load the data with them.")
+    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if recipe.model.pixels == "plain" else {}
     model = create_classifier(
-        recipe.backbone, classes=train_set.classes, pretrained=pretrained, image_size=recipe.image_size, **plain,
-        **recipe.head_options(),
+        recipe.model.backbone, classes=train_set.classes, weights=recipe.model.weights, head=recipe.head,
+        image_size=recipe.model.image_size, **plain,
     )  # fmt: skip
     torch.manual_seed(head_seed(recipe))
     model.head.reset_parameters()
@@ -388,33 +123,211 @@ def _build(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier
 
 def head_seed(recipe: Recipe) -> int:
     """Seed of the new head's weights: the same for every kind of head, so that twins start from the same classifier."""
-    return mix_seed(recipe.seed, "head") % 2**32
+    return mix_seed(recipe.run.seed, "head") % 2**32
 
 
-def _optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.Optimizer:
-    """SGD or AdamW with a rate for the backbone and one for the head; AdamW decays matrices and filters only."""
-    groups = []
-    parts = [(model.head, recipe.head_lr)]
-    if not recipe.freeze_backbone:
-        parts.insert(0, (model.backbone, recipe.backbone_lr))
-    for part, rate in parts:
-        for is_matrix in (True, False):
-            decay = recipe.weight_decay if is_matrix or recipe.optimizer == "sgd" else 0.0
-            parameters = [p for p in part.parameters() if (p.ndim > 1) == is_matrix]
-            if parameters:
-                groups.append({"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay})
-    fused = model.head.weight.is_cuda  # one kernel for all weights
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=fused)
-    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), fused=fused)
+class Trainer:
+    """One run under way: what is trained, on what, and where it has got to."""
+
+    def __init__(self, recipe, model, train_set, out, accelerator, progress):
+        self.recipe, self.out, self.accelerator = recipe, out, accelerator
+        self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
+        self.dtype = working_type(recipe.run.precision, self.device)
+        self.shows = progress and accelerator.is_main_process
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
+            if self.world > 1:
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if model.backbone.convolutional:
+            model = model.to(memory_format=torch.channels_last)
+        self.model = model.to(self.device)
+        parts = split_off(recipe, train_set)
+        self.num_items = len(parts.fit)
+        self.batches(0)  # refuses a batch size that does not fit, before anything is read or written
+        self.data = prepare(recipe, self.model, parts, processes=self.world, computing=self.computing())
+        self.trained = self.model.head if recipe.model.freeze_backbone else self.model
+        self.average = copy.deepcopy(self.trained).requires_grad_(False) if recipe.optimisation.ema_decay else None
+        self.optimizer = model_optimizer(recipe, self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.parallel = accelerator.prepare_model(self.trained)
+        if recipe.run.compile != "no":
+            self.parallel = torch.compile(self.parallel, mode=recipe.run.compile)
+        self.progress = Progress()
+
+    # --- an epoch ----------------------------------------------------------------------------------------------------
+
+    def train_epoch(self, bar: tqdm) -> None:
+        """One pass over the training items, validated and saved."""
+        recipe, epoch, start = self.recipe, self.progress.epoch, time.perf_counter()
+        batches, loader = self.batches(epoch), self.loader(epoch)
+        torch.manual_seed(mix_seed(recipe.run.seed, "dropout", epoch, self.rank) % 2**32)
+        self.set_modes()
+        total = torch.zeros((), device=self.device)
+        for i, (inputs, targets) in enumerate(loader):
+            step, part = divmod(i, recipe.optimisation.accumulate)
+            if part == 0:
+                set_rates(self.optimizer, epoch + (step + 0.5) / batches.batches_per_epoch, recipe.optimisation)
+            last = part == recipe.optimisation.accumulate - 1
+            total += self.backward(inputs, targets, synchronise=last)
+            if last:
+                self.step()
+                bar.update(recipe.optimisation.batch_size)
+            if self.device.type == "cpu" or i % 50 == 49 or i == len(loader) - 1:
+                self.check_finite(total)
+        seconds, images = time.perf_counter() - start, batches.batches_per_epoch * recipe.optimisation.batch_size
+        score = self.validate()
+        self.finish_epoch(total.item() / len(loader), score, seconds, images)
+        validation = {} if score is None else {"val mAP": f"{100 * score:.1f}"}
+        bar.set_postfix(epoch=epoch + 1, loss=f"{self.progress.history[-1]['train_loss']:.4f}", **validation)
+
+    def backward(self, inputs: Tensor, targets: Tensor, *, synchronise: bool) -> Tensor:
+        """Gradients of one part of a batch; processes exchange them with the last part only."""
+        targets = targets.to(self.device, non_blocking=True)
+        images = to_device(inputs if self.data.crops is None else self.data.crops(inputs), self.device)
+        with _no_sync(self.parallel, wanted=not synchronise):
+            with autocast(self.device, self.dtype):
+                logits = self.logits(images)
+            loss = self.recipe.loss(logits, targets)
+            self.scaler.scale(loss / self.recipe.optimisation.accumulate).backward()
+        return loss.detach()
+
+    def step(self) -> None:
+        """Change the weights, and the average of them where one is kept."""
+        self.scaler.step(self.optimizer)  # calls optimizer.step, unless half precision overflowed
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            with torch.no_grad():
+                for mean, new in zip(self.average.parameters(), self.trained.parameters(), strict=True):
+                    mean.lerp_(new, 1 - self.recipe.optimisation.ema_decay)
+                for mean, new in zip(self.average.buffers(), self.trained.buffers(), strict=True):
+                    mean.copy_(new)
+
+    def logits(self, images: Tensor) -> Tensor:
+        try:
+            return self.parallel(images)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise CsraError(f"the network could not be compiled ({reason}); train with --compile no.") from error
+
+    def set_modes(self) -> None:
+        """Training mode; what is frozen stays as in testing."""
+        self.parallel.train()
+        if self.recipe.model.freeze_backbone:
+            self.model.backbone.eval()
+        if self.recipe.model.freeze_statistics:
+            for module in self.trained.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def validate(self) -> float | None:
+        """mAP on the held-out part, or None where nothing is held out."""
+        if not len(self.data.targets):
+            return None
+        network = self.trained if self.average is None else self.average
+        scores = predict_scores(
+            network, self.data.validation, device=self.device, dtype=self.dtype, workers=self.workers(),
+            rank=self.rank, world=self.world,
+        )  # fmt: skip
+        if not np.isfinite(scores).all():
+            self.check_finite(torch.tensor(math.nan))
+        return multilabel_metrics(scores, self.data.targets).mAP
+
+    def finish_epoch(self, loss: float, score: float | None, seconds: float, images: int) -> None:
+        """Note what the epoch gave, and save what lets the run go on."""
+        progress, epochs = self.progress, self.recipe.optimisation.epochs
+        progress.epoch += 1
+        rates = sorted({g["peak_lr"]: g["lr"] for g in self.optimizer.param_groups}.items())
+        line = {"epoch": progress.epoch, "train_loss": loss, "validation_mAP": score}
+        line |= {"lr_low": rates[0][1], "lr_high": rates[-1][1]}
+        line |= {"seconds": round(seconds, 2), "images_per_second": round(images / seconds, 1)}
+        progress.history.append(line)
+        is_best = progress.epoch == epochs if score is None else score > progress.best
+        progress.best = score if is_best and score is not None else progress.best
+        if self.accelerator.is_main_process:
+            if is_best:
+                self.save_model()
+            save_state(self.out, progress, self.stateful())
+            save_history(self.out, progress)  # after the state: a folder with a history and no state is finished
+            if self.shows and not sys.stderr.isatty():  # a moving bar needs a terminal
+                value = "" if score is None else f", validation mAP {100 * score:.1f}"
+                left = (epochs - progress.epoch) * seconds / 60
+                rate = f"{images / seconds:.0f} images/s, {left:.1f} min left"
+                print(f"epoch {progress.epoch}/{epochs}: loss {loss:.4f}{value}, {rate}", flush=True)
+        self.accelerator.wait_for_everyone()
+
+    def check_finite(self, total: Tensor) -> None:
+        if not math.isfinite(total.item()):
+            epoch = self.progress.epoch
+            saved = f"the weights of epoch {epoch} are kept in {self.out}" if epoch else "nothing was saved yet"
+            raise CsraError(
+                f"the loss became NaN or infinite in epoch {epoch + 1}; lower head_lr or backbone_lr ({saved})."
+            )
+
+    # --- the parts of it ---------------------------------------------------------------------------------------------
+
+    def batches(self, epoch: int) -> Batches:
+        plan, seed = self.recipe.optimisation, self.recipe.run.seed
+        ranks = {"rank": self.rank, "world": self.world}
+        return Batches(
+            self.num_items, plan.batch_size, seed=seed, epoch=epoch, accumulate=plan.accumulate, **ranks
+        )  # fmt: skip
+
+    def loader(self, epoch: int) -> DataLoader:
+        workers, pin = self.workers(training=True), self.device.type == "cuda"
+        return DataLoader(self.data.items, batch_sampler=self.batches(epoch), num_workers=workers, pin_memory=pin)
+
+    def computing(self) -> dict:
+        """Keyword arguments of `compute_features` and `evaluate` that say how this run computes."""
+        return {"device": self.device, "dtype": self.dtype, "workers": self.workers(), "progress": self.shows}
+
+    def workers(self, *, training: bool = False) -> int:
+        if self.recipe.run.workers >= 0:
+            return self.recipe.run.workers
+        if training and self.data.crops is not None:
+            return 2  # they draw numbers and read nothing; each epoch starts them anew
+        return min(8, max(1, (os.cpu_count() or 1) // self.world)) if self.device.type == "cuda" else 0
+
+    def bar(self) -> tqdm:
+        plan = self.recipe.optimisation
+        images = self.batches(0).batches_per_epoch * plan.batch_size
+        shown = {"unit": "img", "smoothing": 0.05, "disable": None if self.shows else True}
+        return tqdm(total=images * plan.epochs, initial=images * self.progress.epoch, **shown)
+
+    def stateful(self) -> dict:
+        parts = {"trained": self.trained, "average": self.average}
+        return {**parts, "optimizer": self.optimizer, "scaler": self.scaler}
+
+    def resume(self) -> None:
+        if self.accelerator.is_main_process:
+            clear_after_kill(self.out)
+        self.accelerator.wait_for_everyone()
+        self.progress = load_state(self.out, self.stateful(), self.device)
+
+    def end(self) -> None:
+        if self.accelerator.is_main_process:
+            save_history(self.out, self.progress)  # in case a kill came between the last state and its line
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self) -> None:
+        model = self.model
+        if self.average is not None:
+            model = model.with_head(self.average) if self.recipe.model.freeze_backbone else self.average
+        with atomic_write(self.out / "model") as path:
+            model.save_pretrained(path)
 
 
-def _cut_on_device(recipe: Recipe, device: torch.device) -> bool:
-    """Whether kept pictures are cut where the network is; RandAugment has no such way."""
-    return device.type == "cuda" and not recipe.randaugment
+def model_optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.Optimizer:
+    """The optimiser of a run: the backbone and the head have a rate each."""
+    plan, groups = recipe.optimisation, []
+    if not recipe.model.freeze_backbone:
+        groups += parameter_groups(model.backbone.parameters(), plan.backbone_lr, plan)
+    groups += parameter_groups(model.head.parameters(), plan.head_lr, plan)
+    return build_optimizer(groups, plan)
 
 
-def _precision(precision: str, device: torch.device) -> torch.dtype | None:
+def working_type(precision: str, device: torch.device) -> torch.dtype | None:
     """The type to run in, None for fp32."""
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

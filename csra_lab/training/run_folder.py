@@ -30,8 +30,8 @@ from csra_lab.metrics import MetricValues
 from csra_lab.recipes import Recipe
 
 
-def check_run_folder(out: Path, recipe: Recipe) -> None:
-    """Raise a CsraError unless `out` is free, or holds an unfinished run of this very recipe."""
+def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) -> None:
+    """Raise a CsraError unless `out` is free, or holds an unfinished run of this very recipe on this very data."""
     record = out / "recipe.json"
     if not record.exists():
         begun = f".{record.name}."  # a kill while the recipe was written
@@ -39,25 +39,46 @@ def check_run_folder(out: Path, recipe: Recipe) -> None:
             raise CsraError(f"{out} exists and is not a run; choose another --out.")
         return
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))["recipe"]
-        found = dict(found)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise CsraError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from None
-    wanted = _json_types(recipe)
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise CsraError(
-                f"{out} holds another run ({key} is {found.get(key)!r} there and {value!r} here); choose another --out."
-            )
-    if (out / "history.csv").exists() and not (out / "state.pt").exists():
+        content = json.loads(record.read_text(encoding="utf-8"))
+        found, data = dict(content["recipe"]), content.get("train_set", {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CsraError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from error
+    finished = (out / "history.csv").exists() and not (out / "state.pt").exists()
+    for name, there, here in _differences(found, recipe.to_json()):
+        again = ""
+        if finished and name == "epochs":
+            again = f" That run is finished; to train on from it, start a new one with --weights {out / 'model'}."
+        raise CsraError(
+            f"{out} holds another run ({name} is {there!r} there and {here!r} here); choose another --out.{again}"
+        )
+    fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
+    if fingerprint != train_set.fingerprint():
+        raise CsraError(
+            f"{out} holds a run of this recipe on other data (other images, classes or labels than the "
+            f"{len(train_set)} of {train_set.name} {train_set.split} here); choose another --out."
+        )
+    if finished:
         raise CsraError(f"{out} holds this run already, finished; choose another --out, or `csra-lab evaluate {out}`.")
 
 
-def write_recipe(out: Path, recipe: Recipe, device: torch.device) -> None:
+def _differences(found: dict, wanted: dict):
+    """(field, value there, value here) of every field that differs, part by part."""
+    for part, here in wanted.items():
+        there = found.get(part)
+        if isinstance(here, dict):
+            there = there if isinstance(there, dict) else {}
+            names = dict.fromkeys((*here, *there))
+            yield from ((n, there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n))
+        elif there != here:
+            yield part, there, here
+
+
+def write_recipe(out: Path, recipe: Recipe, train_set: MultiLabelDataset, device: torch.device) -> None:
     """Write `recipe.json` into a new run folder."""
+    data = {"images": len(train_set), "fingerprint": train_set.fingerprint()}
+    content = {"recipe": recipe.to_json(), "train_set": data, "environment": environment(device)}
     with atomic_write(out / "recipe.json") as path:
-        content = {"recipe": _json_types(recipe), "environment": environment(device)}
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -68,16 +89,15 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = Path(folder) / "recipe.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except FileNotFoundError:
+        return Recipe.from_json(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+    except FileNotFoundError as error:
         raise CsraError(
             f"{folder} is not a run (no recipe.json); give the folder that `csra-lab train` wrote."
-        ) from None
+        ) from error
     except CsraError as error:
-        raise CsraError(f"{path}: {error}") from None
+        raise CsraError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CsraError(f"{path} does not hold a recipe of this lab ({error}); train again.") from None
+        raise CsraError(f"{path} does not hold a recipe of this lab ({error}); train again.") from error
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -197,7 +217,3 @@ _TORN = (
     OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, struct.error,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-
-
-def _json_types(recipe: Recipe) -> dict:
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))

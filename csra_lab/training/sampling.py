@@ -69,7 +69,6 @@ class Batches(Sampler[list[tuple[int, int]]]):
         if num_items < batch_size:
             raise CsraError(f"batch_size {batch_size} is more than the {num_items} training images; lower batch_size.")
         self.batches_per_epoch = num_items // batch_size
-        self.parts_per_batch = accumulate
         order = np.random.default_rng(mix_seed(seed, "order", epoch)).permutation(num_items)
         order = order[: self.batches_per_epoch * batch_size]
         parts = order.reshape(self.batches_per_epoch, world, accumulate, -1)[:, rank]  # (batches, parts, part size)
@@ -104,15 +103,15 @@ def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, n
 
 
 def sample_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
-    """Indices (n,) of the items in `count` pictures, the same for every seed; a larger count keeps these and more.
+    """Indices (n,) of the items in `count` images, the same for every seed; a larger count keeps these and more.
 
     Raises:
-        CsraError: the data set has fewer pictures.
+        CsraError: the data set has fewer images.
     """
     names = [path.name for path in dataset.paths]
     ranked = sorted(set(names), key=lambda name: mix_seed(0, "keep", name))
     if count > len(ranked):
-        raise CsraError(f"train_images is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
+        raise CsraError(f"subset is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
     kept = set(ranked[:count])
     return np.flatnonzero([name in kept for name in names])
 

@@ -224,7 +224,7 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
 def _settings(head: dict) -> dict:
     """How a head pools, as far as CSRA's equations can say it: average pooling is lambda 0, other poolings too."""
     if head["kind"] == "csra":
-        return {"heads": head["heads"], "lam": head["lam"], "temperatures": list(head["temperatures"])}
+        return {"heads": head["num_heads"], "lam": head["lam"], "temperatures": list(head["temperatures"])}
     return {"heads": 1, "lam": 0.0, "temperatures": []}
 
 

@@ -197,13 +197,13 @@ def test_kept_features_that_are_deleted_while_they_are_read(devkit, tmp_path, in
 
 
 def test_pictures_that_are_deleted_while_they_are_trained_on(tmp_path, monkeypatch, inject):
-    devkit, finish = toy.write_devkit(tmp_path), training._Run._finish_epoch
+    devkit, finish = toy.write_devkit(tmp_path), training.Trainer.finish_epoch
 
     def then_delete(run, *args):
         finish(run, *args)
         shutil.rmtree(devkit / "VOC2012" / "JPEGImages", ignore_errors=True)
 
-    monkeypatch.setattr(training._Run, "_finish_epoch", then_delete)
+    monkeypatch.setattr(training.Trainer, "finish_epoch", then_delete)
     inject("cache deleted mid-run")
     with pytest.raises(CsraError) as caught:
         work.fit(devkit, tmp_path / "run")

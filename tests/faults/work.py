@@ -29,7 +29,7 @@ from tests import toy
 torch.set_num_threads(1)  # as tests/conftest.py, and before anything forks
 
 STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "tempfile.mkdtemp", "shutil.rmtree"}
-RECIPE = Recipe(
+RECIPE = Recipe.of(
     name="toy", dataset="voc2012", backbone="test_vit", image_size=64, weights="none", classes=toy.CLASSES, epochs=4,
     batch_size=8, optimizer="adamw", backbone_lr=1e-3, head_lr=1e-2, schedule="cosine", warmup_epochs=0.5,
     validation_fraction=0.25, lam=0.3,

@@ -211,7 +211,7 @@ def test_the_whole_record_on_a_toy(tmp_path, monkeypatch):
     def trained(recipes, _):
         made = [TrainedHead(r, heads[r.head](1, 1, normalize=False), pd.DataFrame(), None) for r in recipes]
         for t in made:
-            torch.nn.init.constant_(t.head.weight, 5.0 + t.recipe.seed)
+            torch.nn.init.constant_(t.head.weight, 5.0 + t.recipe.run.seed)
         return made
 
     splits = ("trainval", *SPLITS)

@@ -27,7 +27,7 @@ LINES = Plan(
     ("toy",),
     (
         Entry("average", {"head": "average"}, four_lines=(0.5, 1.0), keep=True, keep_lines=(0.5,)),
-        Entry("CSRA", {"heads": 2, "temperatures": (1.0, math.inf)}, against="average", keep=True),
+        Entry("CSRA", {"num_heads": 2, "temperatures": (1.0, math.inf)}, against="average", keep=True),
     ),
     seeds=2,
     base=BASE,

@@ -1,6 +1,5 @@
 """Heads trained together are heads trained alone: against the training loop itself, and against each other."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -17,7 +16,7 @@ from csra_lab.training.loop import train
 from csra_lab.training.sampling import hold_out
 from tests import toy
 
-BASE = Recipe(
+BASE = Recipe.of(
     name="toy-csra", dataset="voc2012", backbone="test_efficientnet", image_size=64, weights="none", lam=0.3,
     classes=toy.CLASSES, epochs=3, batch_size=8, optimizer="adamw", head_lr=1e-2, schedule="cosine", warmup_epochs=0.5,
     freeze_backbone=True, normalize=False,
@@ -25,18 +24,18 @@ BASE = Recipe(
 VARIED = [
     BASE,
     average_twin(BASE),
-    dataclasses.replace(BASE, lam=1.0, temperatures=(math.inf,)),
-    dataclasses.replace(BASE, heads=4, normalize=True, optimizer="sgd", head_lr=0.5),
-    dataclasses.replace(BASE, heads=3, temperatures=(math.inf, 0.0, 2.5)),
-    dataclasses.replace(BASE, head="max", head_lr=3e-3),
-    dataclasses.replace(BASE, head="spatial", loss="asl"),
-    dataclasses.replace(BASE, head="lse", weight_decay=0.1, momentum=0.8),
-    dataclasses.replace(BASE, head="topk", schedule="one-cycle"),
-    dataclasses.replace(BASE, head="gem", schedule="step", step_epochs=1.0, warmup_epochs=0.0),
-    dataclasses.replace(BASE, head="gem", optimizer="sgd", head_lr=0.1),
-    dataclasses.replace(BASE, seed=1),
-    dataclasses.replace(BASE, seed=1, difficult="ignore", batch_size=4),
-    dataclasses.replace(BASE, epochs=2),
+    BASE.replace(lam=1.0, temperatures=(math.inf,)),
+    BASE.replace(num_heads=4, normalize=True, optimizer="sgd", head_lr=0.5),
+    BASE.replace(num_heads=3, temperatures=(math.inf, 0.0, 2.5)),
+    BASE.replace(head="max", head_lr=3e-3),
+    BASE.replace(head="spatial", loss="asl"),
+    BASE.replace(head="lse", weight_decay=0.1, momentum=0.8),
+    BASE.replace(head="topk", schedule="one-cycle"),
+    BASE.replace(head="gem", schedule="step", step_epochs=1.0, warmup_epochs=0.0),
+    BASE.replace(head="gem", optimizer="sgd", head_lr=0.1),
+    BASE.replace(seed=1),
+    BASE.replace(seed=1, unknown="ignore", batch_size=4),
+    BASE.replace(epochs=2),
 ]
 
 
@@ -65,7 +64,7 @@ def random_maps(images, d, side, classes, views=1, seed=0):
 @pytest.mark.parametrize("validation", [0.0, 0.25])
 def test_together_ends_where_the_training_loop_ends(sets, maps, tmp_path, validation):
     # The loop builds its backbone from the seed, so only recipes of seed 0 have these features.
-    recipes = [dataclasses.replace(r, validation_fraction=validation) for r in VARIED if r.seed == 0]
+    recipes = [r.replace(validation_fraction=validation) for r in VARIED if r.seed == 0]
     fit, held_out = hold_out(sets[0], validation)
     together = train_heads(recipes, maps[0], fit=fit, held_out=held_out)
     scores = score_heads([t.head for t in together], maps[1])
@@ -99,7 +98,7 @@ def test_a_stack_gives_the_logits_of_its_heads(seed):
         if kind == "csra":
             count = int(rng.integers(1, 5))
             temperatures = rng.choice([0.0, 0.5, 1.0, 7.0, math.inf], size=count).tolist()
-            options |= {"heads": count, "lam": float(rng.normal()), "temperatures": temperatures}
+            options |= {"num_heads": count, "lam": float(rng.normal()), "temperatures": temperatures}
         if kind == "topk":
             options["k"] = int(rng.integers(1, 30))
         heads.append(create_head(str(kind), 6, 5, **options).double())
@@ -121,7 +120,7 @@ def test_scores_are_probabilities_of_the_first_view():
 
 
 def test_a_head_that_diverges_is_named_and_spoils_no_other(maps):
-    wild = dataclasses.replace(BASE, optimizer="sgd", head_lr=1e30)
+    wild = BASE.replace(optimizer="sgd", head_lr=1e30)
     alone = train_heads([BASE], maps[0])[0]
     calm, spoilt = train_heads([BASE, wild], maps[0])
     assert spoilt.diverged in (1, 2)
@@ -132,10 +131,10 @@ def test_a_head_that_diverges_is_named_and_spoils_no_other(maps):
 def test_held_out_pictures_choose_the_epoch_and_teach_nothing():
     data = random_maps(60, 6, 3, 2)
     fit, held_out = np.arange(40), np.arange(40, 60)
-    recipe = dataclasses.replace(BASE, epochs=6, schedule="constant", head_lr=0.3)
+    recipe = BASE.replace(epochs=6, schedule="constant", head_lr=0.3)
     (first,) = train_heads([recipe], data, fit=fit, held_out=held_out)
     best = int(first.history.validation_mAP.argmax()) + 1
-    stopped = dataclasses.replace(recipe, epochs=best)
+    stopped = recipe.replace(epochs=best)
     data.targets[40:] = 1 - np.abs(data.targets[40:])  # other labels on what was held out
     (second,) = train_heads([stopped], data, fit=fit)
     np.testing.assert_allclose(first.head.weight.detach(), second.head.weight.detach(), atol=1e-6)
@@ -143,10 +142,10 @@ def test_held_out_pictures_choose_the_epoch_and_teach_nothing():
 
 def test_what_cannot_be_done_together_is_refused(maps):
     with pytest.raises(CsraError, match="ema_decay"):
-        train_heads([dataclasses.replace(BASE, ema_decay=0.9)], maps[0])
+        train_heads([BASE.replace(ema_decay=0.9)], maps[0])
     with pytest.raises(CsraError, match="one size"):
         HeadStack([create_head("average", 6, 4), create_head("average", 7, 4)])
     with pytest.raises(CsraError, match="bias"):
         HeadStack([create_head("average", 6, 4, bias=True)])
     with pytest.raises(CsraError, match="batch_size"):
-        train_heads([dataclasses.replace(BASE, batch_size=500)], maps[0])
+        train_heads([BASE.replace(batch_size=500)], maps[0])

@@ -1,6 +1,5 @@
 """Kept pictures against read ones, crops by matrices against Pillow, and training on either."""
 
-import dataclasses
 import pickle
 import time
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.training.test_loop import CONV, VIT, assert_same_bits
 from torch.utils.data import DataLoader
 
 from csra_lab.datasets.dataset import MultiLabelDataset
@@ -20,6 +18,7 @@ from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits, resize
 from csra_lab.training.loop import train
 from csra_lab.training.sampling import Batches, SeededItems
 from tests import toy
+from tests.training.test_loop import CONV, VIT, assert_same_bits
 
 CPU = torch.device("cpu")
 PIXELS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
@@ -212,29 +211,29 @@ def test_whether_pictures_fit_is_told_from_some_of_them(pictures, monkeypatch):
 
 @pytest.mark.parametrize("change", [{}, {"randaugment": True}, {"workers": 2}])
 def test_training_on_kept_pictures_ends_with_the_same_bits(sets, tmp_path, change):
-    recipe = dataclasses.replace(VIT, epochs=2, **change)
+    recipe = VIT.replace(epochs=2, **change)
     for images in ("read", "keep"):
-        train(dataclasses.replace(recipe, images=images), *sets, tmp_path / images, progress=False)
+        train(recipe.replace(image_cache=images), *sets, tmp_path / images, progress=False)
     assert_same_bits(tmp_path / "read", tmp_path / "keep")
 
 
 def test_no_picture_at_all_is_said_in_one_sentence(sets, tmp_path):
-    recipe = dataclasses.replace(VIT, validation_fraction=0.0)
+    recipe = VIT.replace(validation_fraction=0.0)
     for images in ("auto", "keep"):
         with pytest.raises(CsraError, match="more than the 0 training images"):
-            train(dataclasses.replace(recipe, images=images), sets[0].subset([]), None, tmp_path / images)
+            train(recipe.replace(image_cache=images), sets[0].subset([]), None, tmp_path / images)
 
 
 def test_pictures_that_do_not_fit_are_read(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(kept_images, "MOST_ON_CPU", 1000)
     monkeypatch.setattr(training, "ImageCache", None)  # would fail if it were called
-    train(dataclasses.replace(VIT, epochs=1), *sets, tmp_path / "run", progress=False)
+    train(VIT.replace(epochs=1), *sets, tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_with_crops_cut_on_the_device_learns_the_same(sets, tmp_path, monkeypatch, precision):
     """What a GPU does, on this device: equal but for the rounding of pixels to bytes."""
-    recipe = dataclasses.replace(VIT, epochs=2, precision=precision)
+    recipe = VIT.replace(epochs=2, precision=precision)
     plain = train(recipe, *sets, tmp_path / "plain", progress=False)
     cut = []
     original = Crops.__call__
@@ -255,9 +254,9 @@ def test_training_with_crops_cut_on_the_device_learns_the_same(sets, tmp_path, m
 
 def test_only_a_gpu_cuts_and_never_what_randaugment_wants():
     gpu = torch.device("cuda")
-    assert training._cut_on_device(VIT, gpu)
-    assert not training._cut_on_device(dataclasses.replace(VIT, randaugment=True), gpu)
-    assert not training._cut_on_device(VIT, CPU)
+    assert cut_on_device(VIT, gpu)
+    assert not cut_on_device(VIT.replace(randaugment=True), gpu)
+    assert not cut_on_device(VIT, CPU)
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
@@ -270,9 +269,9 @@ def test_a_compiled_network_trains_as_the_plain_one(sets, tmp_path, monkeypatch,
         return torch._dynamo.optimize("eager")(module)
 
     monkeypatch.setattr(torch, "compile", compile_without_compiling)
-    recipe = dataclasses.replace(CONV, epochs=1)
+    recipe = CONV.replace(epochs=1)
     train(recipe, *sets, tmp_path / "plain", progress=False)
-    train(dataclasses.replace(recipe, compile=mode), *sets, tmp_path / "compiled", progress=False)
+    train(recipe.replace(compile=mode), *sets, tmp_path / "compiled", progress=False)
     assert asked == [mode]
     assert_same_bits(tmp_path / "plain", tmp_path / "compiled")
 
@@ -283,4 +282,4 @@ def test_a_machine_without_a_compiler_is_told(sets, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda module, *, mode: torch._dynamo.optimize(broken)(module))
     with pytest.raises(CsraError, match=r"could not be compiled .*; train with --compile no"):
-        train(dataclasses.replace(CONV, epochs=1, compile="default"), *sets, tmp_path / "run", progress=False)
+        train(CONV.replace(epochs=1, compile="default"), *sets, tmp_path / "run", progress=False)

@@ -20,20 +20,21 @@ from csra_lab import MultiLabelClassifier, create_classifier
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
 from csra_lab.recipes import Recipe, average_twin, learning_rate_factor
+from csra_lab.training.data import split_off
 from csra_lab.training.evaluation import evaluate
-from csra_lab.training.loop import _build, _Run, train
+from csra_lab.training.loop import Trainer, build_model, train
 from csra_lab.training.run_folder import from_logits
 from csra_lab.training.sampling import sample_images
 from tests import toy
 
 ROOT = Path(__file__).resolve().parents[2]
 # A tiny ViT: no batch statistics, so that one process and two compute the same thing.
-VIT = Recipe(
+VIT = Recipe.of(
     name="toy", dataset="voc2012", backbone="test_vit", image_size=64, weights="none", classes=toy.CLASSES, epochs=3,
     batch_size=8, optimizer="adamw", backbone_lr=1e-3, head_lr=1e-2, schedule="cosine", warmup_epochs=0.5,
     validation_fraction=0.25, lam=0.3,
 )  # fmt: skip
-CONV = dataclasses.replace(VIT, backbone="test_efficientnet", name="toy-conv")
+CONV = VIT.replace(backbone="test_efficientnet", name="toy-conv")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def assert_same_bits(a: Path, b: Path) -> None:
 
 
 def test_a_run_learns_and_leaves_the_folder_it_promises(sets, tmp_path):
-    recipe = dataclasses.replace(CONV, epochs=12, head_lr=3e-2, backbone_lr=5e-3)
+    recipe = CONV.replace(epochs=12, head_lr=3e-2, backbone_lr=5e-3)
     result = train(recipe, *sets, tmp_path / "run", progress=False)
     assert result.history.train_loss.iloc[-1] < 0.6 * result.history.train_loss.iloc[0]
     files = {p.name for p in (tmp_path / "run").iterdir()}
@@ -74,18 +75,18 @@ def test_a_run_learns_and_leaves_the_folder_it_promises(sets, tmp_path):
 
 
 def test_a_cut_training_set_is_trained_on_as_if_it_were_all_there_is(sets, tmp_path):
-    cut = dataclasses.replace(VIT, epochs=1, train_images=16)
+    cut = VIT.replace(epochs=1, subset=16)
     train(cut, *sets, tmp_path / "cut", progress=False)
-    whole = dataclasses.replace(cut, train_images=None)
+    whole = cut.replace(subset=None)
     train(whole, sets[0].subset(sample_images(sets[0], 16)), sets[1], tmp_path / "whole", progress=False)
     assert_same_bits(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_the_best_epoch_is_chosen_on_held_out_training_pictures(sets, tmp_path):
-    result = train(dataclasses.replace(CONV, epochs=5), *sets, tmp_path / "run", progress=False)
+    result = train(CONV.replace(epochs=5), *sets, tmp_path / "run", progress=False)
     best = result.history.validation_mAP.max()
-    held = _Run(CONV, result.model, sets[0], tmp_path, _accelerator(), False)
-    metrics, _ = evaluate(result.model, sets[0].subset(held.held_out))
+    held = split_off(CONV, sets[0]).held_out
+    metrics, _ = evaluate(result.model, sets[0].subset(held))
     assert metrics.mAP == pytest.approx(best, abs=1e-6)
 
 
@@ -97,10 +98,10 @@ def test_the_test_set_changes_nothing(sets, tmp_path):
 
 @pytest.mark.parametrize("change", [{}, {"ema_decay": 0.9, "backbone": "test_efficientnet"}, {"freeze_backbone": True}])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(sets, tmp_path, monkeypatch, change):
-    recipe = dataclasses.replace(VIT, optimizer="sgd", **change)
+    recipe = VIT.replace(optimizer="sgd", **change)
     train(recipe, *sets, tmp_path / "whole", progress=False)
 
-    step, calls = _Run._step, []
+    step, calls = Trainer.step, []
 
     def interrupted(run):
         calls.append(1)
@@ -108,10 +109,10 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(sets, tmp_path, monkeyp
             raise KeyboardInterrupt
         step(run)
 
-    monkeypatch.setattr(_Run, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, *sets, tmp_path / "stopped", progress=False)
-    monkeypatch.setattr(_Run, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     assert len(pd.read_csv(tmp_path / "stopped" / "history.csv")) == 1
     train(recipe, *sets, tmp_path / "stopped", progress=False)
     assert_same_bits(tmp_path / "whole", tmp_path / "stopped")
@@ -121,14 +122,14 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(sets, tmp_path, monkeyp
 
 
 def test_a_killed_process_resumes_to_the_same_bits(devkit, sets, tmp_path):
-    recipe = dataclasses.replace(VIT, epochs=25)
+    recipe = VIT.replace(epochs=25)
     command = [
         sys.executable,
         "-m",
         "tests.train_toy",
         devkit,
         tmp_path / "killed",
-        json.dumps(dataclasses.asdict(recipe)),
+        json.dumps(recipe.to_json()),
     ]
     process = subprocess.Popen(command, cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -146,8 +147,8 @@ def test_a_killed_process_resumes_to_the_same_bits(devkit, sets, tmp_path):
 
 
 def test_two_processes_give_what_one_gives(devkit, sets, tmp_path):
-    recipe = dataclasses.replace(VIT, optimizer="sgd", head_lr=0.1, backbone_lr=0.01)
-    split = dataclasses.replace(recipe, accumulate=2)  # four parts of a batch, two in each process
+    recipe = VIT.replace(optimizer="sgd", head_lr=0.1, backbone_lr=0.01)
+    split = recipe.replace(accumulate=2)  # four parts of a batch, two in each process
     # On CPUs `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two.
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -167,24 +168,24 @@ def test_two_processes_give_what_one_gives(devkit, sets, tmp_path):
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(sets, tmp_path):
-    base = dataclasses.replace(VIT, optimizer="sgd", epochs=2)
+    base = VIT.replace(optimizer="sgd", epochs=2)
     train(base, sets[0], None, tmp_path / "whole", progress=False)
-    train(dataclasses.replace(base, accumulate=4), sets[0], None, tmp_path / "parts", progress=False)
+    train(base.replace(accumulate=4), sets[0], None, tmp_path / "parts", progress=False)
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
 
 
 def test_loader_workers_change_nothing(sets, tmp_path):
-    recipe = dataclasses.replace(VIT, randaugment=True, epochs=2)
-    train(dataclasses.replace(recipe, workers=0), sets[0], None, tmp_path / "none", progress=False)
-    train(dataclasses.replace(recipe, workers=2), sets[0], None, tmp_path / "two", progress=False)
+    recipe = VIT.replace(randaugment=True, epochs=2)
+    train(recipe.replace(workers=0), sets[0], None, tmp_path / "none", progress=False)
+    train(recipe.replace(workers=2), sets[0], None, tmp_path / "two", progress=False)
     assert_same_bits(tmp_path / "none", tmp_path / "two")
 
 
 def test_a_frozen_backbone_keeps_its_bits_and_the_head_moves(sets, tmp_path):
-    recipe = dataclasses.replace(CONV, freeze_backbone=True)
-    torch.manual_seed(recipe.seed)
+    recipe = CONV.replace(freeze_backbone=True)
+    torch.manual_seed(recipe.run.seed)
     start = create_classifier("test_efficientnet", classes=toy.CLASSES, image_size=64, lam=0.3).state_dict()
     train(recipe, sets[0], None, tmp_path / "run", progress=False)
     end = weights(tmp_path / "run")
@@ -193,7 +194,7 @@ def test_a_frozen_backbone_keeps_its_bits_and_the_head_moves(sets, tmp_path):
 
 
 def test_frozen_statistics_stay_while_scales_learn(sets, tmp_path):
-    train(dataclasses.replace(CONV, freeze_statistics=True), sets[0], None, tmp_path / "frozen", progress=False)
+    train(CONV.replace(freeze_statistics=True), sets[0], None, tmp_path / "frozen", progress=False)
     train(CONV, sets[0], None, tmp_path / "free", progress=False)
     torch.manual_seed(CONV.seed)
     start = create_classifier("test_efficientnet", classes=toy.CLASSES, image_size=64, lam=0.3).state_dict()
@@ -205,27 +206,27 @@ def test_frozen_statistics_stay_while_scales_learn(sets, tmp_path):
 
 
 def test_twins_start_from_one_classifier(sets):
-    csra, average = _build(VIT, sets[0]), _build(average_twin(VIT), sets[0])
+    csra, average = build_model(VIT, sets[0]), build_model(average_twin(VIT), sets[0])
     assert torch.equal(csra.head.weight, average.head.weight)
-    other = _build(dataclasses.replace(VIT, seed=1), sets[0])
+    other = build_model(VIT.replace(seed=1), sets[0])
     assert not torch.equal(csra.head.weight, other.head.weight)
 
 
 def test_the_average_of_the_weights_is_what_is_saved(sets, tmp_path):
-    plain = dataclasses.replace(VIT, validation_fraction=0.0, epochs=2)
+    plain = VIT.replace(validation_fraction=0.0, epochs=2)
     train(plain, sets[0], None, tmp_path / "plain", progress=False)
-    train(dataclasses.replace(plain, ema_decay=1.0), sets[0], None, tmp_path / "still", progress=False)
+    train(plain.replace(ema_decay=1.0), sets[0], None, tmp_path / "still", progress=False)
     torch.manual_seed(plain.seed)
-    start = _build(plain, sets[0]).state_dict()
+    start = build_model(plain, sets[0]).state_dict()
     still = weights(tmp_path / "still")  # with a decay of one the average never leaves the start
     assert all(torch.equal(still[name], start[name]) for name in still)
-    train(dataclasses.replace(plain, ema_decay=1e-12), sets[0], None, tmp_path / "follows", progress=False)
+    train(plain.replace(ema_decay=1e-12), sets[0], None, tmp_path / "follows", progress=False)
     for name, value in weights(tmp_path / "follows").items():
         torch.testing.assert_close(value, weights(tmp_path / "plain")[name])
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_weights(sets, tmp_path, monkeypatch):
-    step, calls = _Run._step, []
+    step, calls = Trainer.step, []
 
     def poisoned(run):
         calls.append(1)
@@ -233,7 +234,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_weights(sets, tmp_path, m
             run.trained.head.weight.data.fill_(float("nan"))
         step(run)
 
-    monkeypatch.setattr(_Run, "_step", poisoned)
+    monkeypatch.setattr(Trainer, "step", poisoned)
     with pytest.raises(CsraError, match=r"NaN or infinite in epoch 2.*epoch 1 are kept"):
         train(VIT, *sets, tmp_path / "run", progress=False)
     kept = weights(tmp_path / "run")
@@ -242,13 +243,13 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_weights(sets, tmp_path, m
 
 
 def test_a_run_poisoned_by_its_last_step_is_not_saved(sets, tmp_path, monkeypatch):
-    step, recipe = _Run._step, dataclasses.replace(VIT, epochs=1, validation_fraction=0.0)
+    step, recipe = Trainer.step, VIT.replace(epochs=1, validation_fraction=0.0)
 
     def poisoned(run):
         step(run)
         run.trained.head.weight.data.fill_(float("nan"))
 
-    monkeypatch.setattr(_Run, "_step", poisoned)
+    monkeypatch.setattr(Trainer, "step", poisoned)
     with pytest.raises(CsraError, match="NaN or infinite"):
         train(recipe, *sets, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "model").exists()
@@ -258,10 +259,10 @@ def test_unknown_targets_are_negatives_in_training_or_left_out(sets, tmp_path):
     known = sets[0]
     unknown = known.subset(range(len(known)))
     unknown.targets = np.where(known.targets == 0, -1, known.targets).astype(np.int8)
-    recipe = dataclasses.replace(VIT, validation_fraction=0.0, epochs=1)
+    recipe = VIT.replace(validation_fraction=0.0, epochs=1)
     train(recipe, known, None, tmp_path / "known", progress=False)
     train(recipe, unknown, None, tmp_path / "negative", progress=False)
-    train(dataclasses.replace(recipe, difficult="ignore"), unknown, None, tmp_path / "ignore", progress=False)
+    train(recipe.replace(unknown="ignore"), unknown, None, tmp_path / "ignore", progress=False)
     assert_same_bits(tmp_path / "known", tmp_path / "negative")
     different = weights(tmp_path / "ignore")["head.weight"]
     assert not torch.equal(different, weights(tmp_path / "known")["head.weight"])
@@ -275,17 +276,17 @@ def test_the_baseline_differs_in_the_head_and_in_nothing_else():
 
 def test_the_recipe_decides_rates_and_decay(sets, tmp_path):
     model = create_classifier("test_efficientnet", classes=toy.CLASSES, image_size=64)
-    recipe = dataclasses.replace(CONV, optimizer="sgd", weight_decay=1e-4)
-    run = _Run(recipe, model, sets[0], tmp_path, _accelerator(), False)
+    recipe = CONV.replace(optimizer="sgd", weight_decay=1e-4)
+    run = Trainer(recipe, model, sets[0], tmp_path, _accelerator(), False)
     rate = {id(p): g["peak_lr"] for g in run.optimizer.param_groups for p in g["params"]}
-    assert {rate[id(p)] for p in model.backbone.parameters()} == {recipe.backbone_lr}
-    assert {rate[id(p)] for p in model.head.parameters()} == {recipe.head_lr}
+    assert {rate[id(p)] for p in model.backbone.parameters()} == {recipe.optimisation.backbone_lr}
+    assert {rate[id(p)] for p in model.head.parameters()} == {recipe.optimisation.head_lr}
     assert len(rate) == len(list(model.parameters()))
 
 
 class TestSchedules:
     def test_step_falls_by_gamma_after_a_linear_rise(self):
-        recipe = dataclasses.replace(VIT, schedule="step", epochs=30, warmup_epochs=2, step_epochs=5, step_gamma=0.1)
+        recipe = VIT.replace(schedule="step", epochs=30, warmup_epochs=2, step_epochs=5, step_gamma=0.1)
         assert learning_rate_factor(1.0, recipe) == pytest.approx(0.5)
         assert [learning_rate_factor(e + 0.5, recipe) for e in (2, 4, 5, 9, 10, 29)] == pytest.approx(
             [1, 1, 0.1, 0.1, 0.01, 1e-5]
@@ -293,7 +294,7 @@ class TestSchedules:
 
     @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
     def test_smooth_schedules_end_at_nothing_and_never_pass_the_peak(self, schedule):
-        recipe = dataclasses.replace(VIT, schedule=schedule, epochs=10, warmup_epochs=1)
+        recipe = VIT.replace(schedule=schedule, epochs=10, warmup_epochs=1)
         factors = np.array([learning_rate_factor(e, recipe) for e in np.linspace(0, 10, 1001)])
         assert factors.min() >= 0
         assert factors.max() == pytest.approx(1, abs=1e-4)
@@ -303,20 +304,20 @@ class TestSchedules:
         assert (np.diff(factors[peak:]) <= 1e-12).all()
 
     def test_constant_is_constant_after_warm_up(self):
-        recipe = dataclasses.replace(VIT, schedule="constant", warmup_epochs=0)
+        recipe = VIT.replace(schedule="constant", warmup_epochs=0)
         assert {learning_rate_factor(e, recipe) for e in (0.0, 1.5, 2.9)} == {1.0}
 
 
 class TestRefusals:
     def test_a_folder_of_another_run(self, sets, tmp_path):
-        train(dataclasses.replace(VIT, epochs=1), sets[0], None, tmp_path / "run", progress=False)
+        train(VIT.replace(epochs=1), sets[0], None, tmp_path / "run", progress=False)
         before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
         with pytest.raises(CsraError, match=r"holds another run \(lam is 0.3 there and 0.7 here\)"):
-            train(dataclasses.replace(VIT, epochs=1, lam=0.7), sets[0], None, tmp_path / "run", progress=False)
+            train(VIT.replace(epochs=1, lam=0.7), sets[0], None, tmp_path / "run", progress=False)
         assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
 
     def test_a_finished_run(self, sets, tmp_path):
-        recipe = dataclasses.replace(VIT, epochs=1)
+        recipe = VIT.replace(epochs=1)
         train(recipe, *sets, tmp_path / "run", progress=False)
         with pytest.raises(CsraError, match="finished"):
             train(recipe, *sets, tmp_path / "run", progress=False)
@@ -341,7 +342,7 @@ class TestRefusals:
     )
     def test_settings_that_cannot_work_leave_no_folder(self, sets, tmp_path, change, message):
         with pytest.raises(CsraError, match=message):
-            train(dataclasses.replace(VIT, **change), *sets, tmp_path / "run", progress=False)
+            train(VIT.replace(**change), *sets, tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
@@ -349,17 +350,17 @@ class TestRefusals:
     )
     def test_recipes_with_impossible_values(self, change):
         with pytest.raises(CsraError, match=next(iter(change))):
-            dataclasses.replace(VIT, **change)
+            VIT.replace(**change)
 
     def test_an_unreadable_state(self, sets, tmp_path):
-        train(dataclasses.replace(VIT, epochs=1), sets[0], None, tmp_path / "run", progress=False)
+        train(VIT.replace(epochs=1), sets[0], None, tmp_path / "run", progress=False)
         (tmp_path / "run" / "state.pt").write_bytes(b"not a checkpoint")
         with pytest.raises(CsraError, match=r"state\.pt cannot be read"):
-            train(dataclasses.replace(VIT, epochs=1), sets[0], None, tmp_path / "run", progress=False)
+            train(VIT.replace(epochs=1), sets[0], None, tmp_path / "run", progress=False)
 
 
 def test_images_reach_the_network_as_the_recipe_says(sets, tmp_path):
-    plain = train(dataclasses.replace(VIT, pixels="plain", epochs=1), sets[0], None, tmp_path / "a", progress=False)
+    plain = train(VIT.replace(pixels="plain", epochs=1), sets[0], None, tmp_path / "a", progress=False)
     assert plain.model.mean == (0.0, 0.0, 0.0)
     transform = eval_transform(64, mean=plain.model.mean, std=plain.model.std)
     pixels = transform(sets[0].image(0))
@@ -376,6 +377,6 @@ def _accelerator():
 def test_a_chapter_can_launch_training(sets, tmp_path):
     from accelerate import notebook_launcher
 
-    recipe = dataclasses.replace(VIT, epochs=1)
+    recipe = VIT.replace(epochs=1)
     notebook_launcher(train, (recipe, *sets, tmp_path / "run"), num_processes=1)
     assert (tmp_path / "run" / "metrics.json").exists()

@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
-    return create_classifier("test_resnet", classes=toy.CLASSES, image_size=64, heads=2).eval()
+    return create_classifier("test_resnet", classes=toy.CLASSES, image_size=64, num_heads=2).eval()
 
 
 def literal_scores(model, data) -> np.ndarray:
@@ -46,10 +46,20 @@ def test_every_csra_recipe_has_a_twin_that_differs_in_the_head_only():
 
 def test_the_papers_recipes_are_the_papers():
     recipe = get_recipe("resnet101-csra_voc07-448px")
-    assert (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.epochs) == ("sgd", 0.9, 1e-4, 30)
-    assert (recipe.backbone_lr, recipe.head_lr, recipe.image_size, recipe.batch_size) == (0.01, 0.1, 448, 16)
-    assert (recipe.lam, recipe.heads, recipe.normalize) == (0.1, 1, True)
-    assert (recipe.loss, recipe.difficult) == ("bce", "negative")
+    assert (
+        recipe.optimisation.optimizer,
+        recipe.optimisation.momentum,
+        recipe.optimisation.weight_decay,
+        recipe.optimisation.epochs,
+    ) == ("sgd", 0.9, 1e-4, 30)
+    assert (
+        recipe.optimisation.backbone_lr,
+        recipe.optimisation.head_lr,
+        recipe.model.image_size,
+        recipe.optimisation.batch_size,
+    ) == (0.01, 0.1, 448, 16)
+    assert (recipe.head.lam, recipe.head.num_heads, recipe.head.normalize) == (0.1, 1, True)
+    assert (recipe.loss, recipe.loss.unknown) == ("bce", "negative")
 
 
 def test_recipes_are_frozen_and_named_as_in_the_table():
@@ -57,7 +67,7 @@ def test_recipes_are_frozen_and_named_as_in_the_table():
         assert recipe.name == name
         assert re.fullmatch(r"[a-z0-9_-]+", name)
         with pytest.raises(dataclasses.FrozenInstanceError):
-            recipe.lam = 1.0
+            recipe.head.lam = 1.0
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])

@@ -1,0 +1,53 @@
+"""Heads: from a feature map to logits. Thin modules over `residual_attention`.
+
+Every head is a classifier of each location followed by a way to pool the scores, and all share one interface:
+
+    head.score_maps(x) -> (B, heads, C, h, w)    the classifiers at every location
+    head.attention(x) -> (B, heads, C, h, w)     how each location weighs in the pooled score; sums to 1
+    head(x) -> (B, C)                            logits
+
+`x` is a feature map (B, d, h, w), or tokens (B, N, d); for tokens N stands where h, w stand above. Each head has a
+frozen config that holds exactly its own options; `HEADS` maps a head's name to both.
+"""
+
+from csra_lab.heads.base import ScoreMapHead
+from csra_lab.heads.build import HEADS, build_head, config_kind, create_head, head_config, head_json, head_kind
+from csra_lab.heads.config import (
+    PAPER_TEMPERATURES,
+    AverageConfig,
+    CSRAConfig,
+    GeMConfig,
+    HeadConfig,
+    LogSumExpConfig,
+    MaxConfig,
+    SpatialConfig,
+    TopKConfig,
+)
+from csra_lab.heads.poolings import CSRA, AveragePooling, GeM, LogSumExp, MaxPooling, SpatialOnly, TopKMean
+
+__all__ = [
+    "CSRA",
+    "HEADS",
+    "PAPER_TEMPERATURES",
+    "AverageConfig",
+    "AveragePooling",
+    "CSRAConfig",
+    "GeM",
+    "GeMConfig",
+    "HeadConfig",
+    "LogSumExp",
+    "LogSumExpConfig",
+    "MaxConfig",
+    "MaxPooling",
+    "ScoreMapHead",
+    "SpatialConfig",
+    "SpatialOnly",
+    "TopKConfig",
+    "TopKMean",
+    "build_head",
+    "config_kind",
+    "create_head",
+    "head_config",
+    "head_json",
+    "head_kind",
+]

@@ -1,0 +1,140 @@
+"""What all heads share: a linear classifier at every location of a feature map."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csra_lab.errors import CsraError
+from csra_lab.heads.config import HeadConfig, whole
+
+MAX_WEIGHTS = 2**29  # 2 GB; a file that asks for more is broken
+
+
+class ScoreMapHead(nn.Module):
+    """A linear classifier at every location (a 1x1 convolution), the shared part of all heads.
+
+    Args:
+        in_features: d, channels of the feature map.
+        num_classes: C.
+        config: the head's options.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, config: HeadConfig):
+        super().__init__()
+        for name, value in (("in_features", in_features), ("num_classes", num_classes)):
+            whole(name, value)
+        num_heads = getattr(config, "num_heads", 1)
+        if num_heads * num_classes * in_features > MAX_WEIGHTS:
+            raise CsraError(f"{num_heads} x {num_classes} x {in_features} weights are more than {MAX_WEIGHTS:,}.")
+        if config.bias and num_heads > 1:
+            raise CsraError(
+                f"a bias goes with a single head, not {num_heads}: the biases of several heads would only add up."
+            )
+        self.config, self.in_features, self.num_classes, self.num_heads = config, in_features, num_classes, num_heads
+        self.weight = nn.Parameter(torch.empty(num_heads, num_classes, in_features))
+        self.bias = nn.Parameter(torch.zeros(num_classes)) if config.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the classifiers anew, from torch's generator: uniform within 1/sqrt(d), a linear layer's default."""
+        nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def score_maps(self, x: Tensor) -> Tensor:
+        """(B, d, h, w) -> (B, heads, C, h, w), or (B, N, d) -> (B, heads, C, N): every classifier at every location."""
+        self._check(x)
+        weight = F.normalize(self.weight, dim=-1) if self.config.normalize else self.weight
+        scores = _classify(weight.flatten(0, 1), x)  # (B, heads * C, N)
+        scores = scores.unflatten(1, (self.num_heads, self.num_classes))  # (B, heads, C, N)
+        if self.bias is not None:
+            scores = scores + self.bias[:, None]
+        return scores.unflatten(-1, x.shape[2:]) if x.ndim == 4 else scores
+
+    def attention(self, x: Tensor) -> Tensor:
+        """(B, d, h, w) -> (B, heads, C, h, w) weights over the locations, each map summing to 1."""
+        scores = self.score_maps(x)
+        return self.weigh(scores.flatten(3)).view_as(scores)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, d, h, w) or (B, N, d) -> (B, C) logits."""
+        return self.pool(self.score_maps(x).flatten(3))
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """(B, heads, C, N) score maps -> (B, C) logits."""
+        raise NotImplementedError
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """(B, heads, C, N) score maps -> (B, heads, C, N) weights of the locations."""
+        raise NotImplementedError
+
+    def mixture(self) -> tuple[tuple[float, float, float], ...] | None:
+        """(a, b, T) of each sub-head where it pools to a * mean + b * attended score at T; None for other poolings.
+
+        Many heads are then pooled in one pass (`study.head_stack`).
+        """
+        return None
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, num_classes={self.num_classes}, {self.config}"
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim not in (3, 4) or x.shape[1 if x.ndim == 4 else 2] != self.in_features:
+            raise CsraError(
+                f"the head reads (B, {self.in_features}, h, w) or (B, N, {self.in_features}), not {tuple(x.shape)}."
+            )
+
+
+def _classify(weight: Tensor, x: Tensor) -> Tensor:
+    """(R, d) classifiers at every location of (B, d, h, w) or tokens (B, N, d) -> (B, R, N), N last in memory.
+
+    All heads are one product, so the features are read once. On a CPU a convolution copies a contiguous map into a
+    layout of its own, which few classifiers do not pay for: up to N of them, `_PerImage` reads the map where it lies.
+    """
+    if x.ndim == 3:
+        return F.linear(x, weight).transpose(1, 2).contiguous()
+    if x.is_contiguous() and x.device.type == "cpu" and len(weight) <= x.shape[2] * x.shape[3]:
+        return _PerImage.apply(*_as_autocast(weight, x.flatten(2)))
+    return F.conv2d(x, weight[:, :, None, None]).flatten(2).contiguous()
+
+
+class _PerImage(torch.autograd.Function):
+    """(R, d), (B, d, N) -> (B, R, N): one matrix product for each image.
+
+    Left to itself, torch holds a gradient of the weights (R, d) for each image before it adds them up, often more than
+    the features. Here each product adds to the one gradient there is.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, x: Tensor) -> Tensor:
+        return weight.expand(x.shape[0], -1, -1) @ x  # len(x) would be a constant when exported
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weight, x = ctx.saved_tensors
+        grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_weight = (grad[:1] @ x[:1].mT).sum(dim=0)  # zeros where there is no image
+            for grad_of_one, features in zip(grad[1:], x[1:], strict=True):
+                grad_weight.addmm_(grad_of_one, features.T)
+        grad_x = weight.T.expand(x.shape[0], -1, -1) @ grad if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_x
+
+
+def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the type that torch would choose for a product here: a function of our own has to ask for it."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    return tuple(t.to(torch.get_autocast_dtype("cpu")) for t in tensors)
+
+
+def share_weights(source: ScoreMapHead, target: ScoreMapHead) -> ScoreMapHead:
+    """Give `target` the parameters of `source` (the same tensors, no copy)."""
+    target.weight, target.bias = source.weight, source.bias
+    return target.train(source.training)

@@ -1,0 +1,90 @@
+"""Heads by name: from a config, from JSON, and back."""
+
+import math
+from dataclasses import fields
+
+from csra_lab.errors import CsraError
+from csra_lab.heads.base import ScoreMapHead
+from csra_lab.heads.config import (
+    AverageConfig,
+    CSRAConfig,
+    GeMConfig,
+    HeadConfig,
+    LogSumExpConfig,
+    MaxConfig,
+    SpatialConfig,
+    TopKConfig,
+)
+from csra_lab.heads.poolings import CSRA, AveragePooling, GeM, LogSumExp, MaxPooling, SpatialOnly, TopKMean
+
+HEADS: dict[str, tuple[type[HeadConfig], type[ScoreMapHead]]] = {
+    "csra": (CSRAConfig, CSRA),
+    "average": (AverageConfig, AveragePooling),
+    "max": (MaxConfig, MaxPooling),
+    "spatial": (SpatialConfig, SpatialOnly),
+    "lse": (LogSumExpConfig, LogSumExp),
+    "gem": (GeMConfig, GeM),
+    "topk": (TopKConfig, TopKMean),
+}
+"""Name -> config and head, as recipes, saved models and the command line know them."""
+
+
+def head_config(kind: str, **options) -> HeadConfig:
+    """The config of a head by its name (a key of `HEADS`).
+
+    Args:
+        options: that head's own; JSON's forms are taken too (a list, "inf").
+
+    Raises:
+        CsraError: an unknown name, or an option that this head does not have or cannot take.
+    """
+    if kind not in HEADS:
+        raise CsraError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}.")
+    config = HEADS[kind][0]
+    known = [field.name for field in fields(config)]
+    for name in options:
+        if name not in known:
+            raise CsraError(f"head {kind!r} has no option {name!r}; its options are {', '.join(known)}.")
+    try:
+        return config(**options)
+    except CsraError as error:
+        raise CsraError(f"head {kind!r}: {error}") from error
+
+
+def build_head(config: HeadConfig, in_features: int, num_classes: int) -> ScoreMapHead:
+    """The head of a config with random weights, on features of d = `in_features` channels, for C = `num_classes`."""
+    kind = config_kind(config)
+    try:
+        return HEADS[kind][1](in_features, num_classes, **config.options())
+    except CsraError as error:
+        raise CsraError(f"head {kind!r}: {error}") from error
+
+
+def create_head(kind: str, in_features: int, num_classes: int, /, **options) -> ScoreMapHead:
+    """A head by its name (a key of `HEADS`) with that head's own options.
+
+    Raises:
+        CsraError: see `head_config`.
+    """
+    return build_head(head_config(kind, **options), in_features, num_classes)
+
+
+def config_kind(config: HeadConfig) -> str:
+    """The name of the head that a config makes."""
+    return next(kind for kind, (cls, _) in HEADS.items() if cls is type(config))
+
+
+def head_kind(head: ScoreMapHead) -> str:
+    """The name of a head, the inverse of `create_head`."""
+    return config_kind(head.config)
+
+
+def head_json(config: HeadConfig) -> dict:
+    """{"kind": name, option: value} in JSON types; JSON has no infinity, so that is "inf"."""
+    return {"kind": config_kind(config), **{name: _json_value(value) for name, value in config.options().items()}}
+
+
+def _json_value(value):
+    if isinstance(value, tuple):
+        return [_json_value(each) for each in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -1,0 +1,67 @@
+"""The state of a run on the disk: how a killed run goes on with the same bits."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from csra_lab._io.atomic_write import atomic_write, clear_leftovers
+from csra_lab.errors import CsraError
+
+STATE = "state.pt"
+FILES = (STATE, "model", "recipe.json", "history.csv", "metrics.json", "scores.npz")
+
+
+@dataclass
+class Progress:
+    """Where a run has got to. `best` is the best validation mAP so far, -1 before the first."""
+
+    epoch: int = 0
+    best: float = -1.0
+    history: list[dict] = field(default_factory=list)
+
+
+def save_state(out: Path, progress: Progress, stateful: dict) -> None:
+    """Write the state of a run. `stateful`: name -> module, optimiser or scaler, or None."""
+    states = {name: None if each is None else each.state_dict() for name, each in stateful.items()}
+    content = {"epoch": progress.epoch, "best": progress.best, "history": progress.history, **states}
+    with atomic_write(out / STATE) as path:
+        torch.save(content, path)
+
+
+def load_state(out: Path, stateful: dict, device: torch.device) -> Progress:
+    """Put back what `save_state` wrote, and say where the run had got to; a new run where there is no state.
+
+    Raises:
+        CsraError: a state that cannot be read.
+    """
+    path = out / STATE
+    if not path.exists():
+        return Progress()
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        for name, each in stateful.items():
+            if each is not None:
+                each.load_state_dict(content[name])
+        return Progress(content["epoch"], content["best"], list(content["history"]))
+    except Exception as error:  # torch raises many kinds here; each means the same to the reader
+        raise CsraError(
+            f"{path} cannot be read ({type(error).__name__}); delete it to start this run again."
+        ) from error
+
+
+def save_history(out: Path, progress: Progress) -> None:
+    with atomic_write(out / "history.csv") as path:
+        pd.DataFrame(progress.history).to_csv(path, index=False)
+
+
+def clear_after_kill(out: Path) -> None:
+    """Remove what a kill left half-written. For the one process that writes."""
+    for name in FILES:
+        clear_leftovers(out / name)
+
+
+def finish(out: Path) -> None:
+    """A folder with a history and no state is a finished run."""
+    (out / STATE).unlink(missing_ok=True)

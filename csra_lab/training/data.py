@@ -1,0 +1,92 @@
+"""What a run trains on and validates with: images or cached features, in the form that its loader wants."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.transforms import eval_transform, train_transform
+from csra_lab.recipes import Recipe
+from csra_lab.training.feature_cache import FeatureMaps, compute_features
+from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits
+from csra_lab.training.sampling import SeededItems, hold_out, sample_images
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training items of a run, and its validation part.
+
+    Attributes:
+        items: what the loader draws from. crops: where images are cut on the device, else None.
+        validation, targets: of the held-out part; empty where nothing is held out.
+    """
+
+    items: SeededItems
+    validation: MultiLabelDataset | FeatureMaps
+    targets: np.ndarray
+    crops: Crops | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A training set cut in two: indices of what is fitted, and of what is held out."""
+
+    train_set: MultiLabelDataset
+    fit: np.ndarray
+    held_out: np.ndarray
+
+
+def split_off(recipe: Recipe, train_set: MultiLabelDataset) -> Parts:
+    """The recipe's sample of the training set, cut into a part to fit and a validation part."""
+    if recipe.data.subset is not None:
+        train_set = train_set.subset(sample_images(train_set, recipe.data.subset))
+    return Parts(train_set, *hold_out(train_set, recipe.data.validation_fraction))
+
+
+def prepare(
+    recipe: Recipe, model: MultiLabelClassifier, parts: Parts, *, processes: int, computing: dict
+) -> TrainingData:
+    """Read, cache or compute what is trained on.
+
+    Args:
+        processes: that share this machine's memory. computing: device, dtype, workers and progress of the run.
+    """
+    train_set, size = parts.train_set, recipe.model.image_size
+    pixels = {"mean": model.mean, "std": model.std}
+    targets = train_set.targets[parts.held_out]
+    if recipe.model.freeze_backbone:
+        maps = compute_features(model.backbone, train_set, image_size=size, **pixels, mirror=True, **computing)
+        items = SeededItems(maps.subset(parts.fit), recipe.run.seed)
+        return TrainingData(items, FeatureMaps(maps.maps[parts.held_out, :1], targets), targets, None)
+    plan = recipe.optimisation
+    scale = plan.crop_scale if plan.augmentation == "crop" else 1.0
+    images = train_set.for_size(size, crop_scale=scale)
+    validation = images.subset(parts.held_out).with_transform(eval_transform(size, **pixels))
+    items, transform, crops = _images(recipe, images.subset(parts.fit), pixels, processes, computing)
+    return TrainingData(SeededItems(items, recipe.run.seed, transform), validation, targets, crops)
+
+
+def _images(
+    recipe: Recipe, images: MultiLabelDataset, pixels: dict, processes: int, computing: dict
+) -> tuple[Dataset, Callable | None, Crops | None]:
+    """The training images, read or from memory, what a loader is to do with each, and where they are cut."""
+    plan, size, device = recipe.optimisation, recipe.model.image_size, computing["device"]
+    crop = {"crop_scale": (plan.crop_scale, 1.0), "crop_ratio": (1 / plan.crop_ratio, plan.crop_ratio)}
+    crop = crop if plan.augmentation == "crop" else {"crop_scale": None}
+    transform = train_transform(size, **crop, randaugment=plan.randaugment, **pixels)
+    fitting = recipe.data.image_cache == "auto" and fits(images, device, processes=processes)
+    if recipe.data.image_cache != "memory" and not fitting:
+        return images, transform, None
+    cache = ImageCache(images, progress=computing["progress"])
+    if not cut_on_device(recipe, device):
+        return cache, transform, None
+    return Draws(cache, **crop), None, Crops(cache, device, size, **pixels)
+
+
+def cut_on_device(recipe: Recipe, device: torch.device) -> bool:
+    """Whether cached images are cut where the network is; RandAugment has no such way."""
+    return device.type == "cuda" and not recipe.optimisation.randaugment

@@ -1,0 +1,34 @@
+"""One policy of optimisers for every loop: groups of parameters, their peak rates, and the schedule over both."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from csra_lab.recipes import OptimisationConfig, learning_rate_factor
+
+
+def parameter_groups(parameters: Iterable[nn.Parameter], peak_lr: float, plan: OptimisationConfig) -> list[dict]:
+    """Groups of an optimiser that share a peak rate. AdamW decays matrices and filters only; SGD all, as the paper."""
+    parameters, groups = list(parameters), []
+    for is_matrix in (True, False):
+        members = [p for p in parameters if (p.ndim > 1) == is_matrix]
+        decay = plan.weight_decay if is_matrix or plan.optimizer == "sgd" else 0.0
+        if members:
+            groups.append({"params": members, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": decay})
+    return groups
+
+
+def build_optimizer(groups: list[dict], plan: OptimisationConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW; on a GPU one kernel updates all weights."""
+    fused = groups[0]["params"][0].is_cuda
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=plan.momentum, fused=fused)
+    return torch.optim.AdamW(groups, betas=(plan.momentum, 0.999), fused=fused)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, moment: float, plan: OptimisationConfig) -> None:
+    """Every group's rate at a moment of training, in epochs."""
+    factor = learning_rate_factor(moment, plan)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
