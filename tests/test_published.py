@@ -138,12 +138,13 @@ def test_claims_tasks_and_wishes_are_answered_by_a_chapter_or_a_reason():
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
 
-def field(recipe, name):
-    """A field of a recipe, whichever part of it holds the field."""
-    if hasattr(recipe, name):
-        return getattr(recipe, name)
-    parts = [getattr(recipe, f.name) for f in dataclasses.fields(recipe)]
-    return next(getattr(part, name) for part in parts if dataclasses.is_dataclass(part) and hasattr(part, name))
+def fields(part):
+    """The fields of a recipe and of its parts, by name. Each name occurs once."""
+    found = {}
+    for each in dataclasses.fields(part):
+        value = getattr(part, each.name)
+        found |= fields(value) if dataclasses.is_dataclass(value) else {each.name: value}
+    return found
 
 
 PAPER_RECIPE = re.compile(r"(resnet101|vitb16|vitl16)-csra_(voc07|voc12|coco|wider)-\d+px")
@@ -153,24 +154,37 @@ DATA = {"voc07": "voc2007", "voc12": "voc2012", "coco": "coco2014", "wider": "wi
 @pytest.mark.parametrize("name", [name for name in RECIPES if PAPER_RECIPE.fullmatch(name)])
 def test_a_recipe_called_the_papers_has_the_papers_settings(name):
     backbone, short = PAPER_RECIPE.fullmatch(name).groups()
-    recipe, dataset = RECIPES[name], DATA[short]
-    for setting in ("lam", "heads"):
-        ids = (f"paper-{setting}-{dataset}-{backbone}", f"paper-{setting}-{dataset}")
-        known = next((SETTINGS[i]["value"] for i in ids if i in SETTINGS), None)
-        assert known is None or field(recipe, setting) == float(known), (name, setting)
-    for setting in ("image_size", "batch_size"):
-        assert field(recipe, setting) == int(SETTINGS[f"paper-{setting.replace('_', '-')}-{dataset}"]["value"])
-    for setting in ("epochs", "momentum", "weight_decay", "head_lr", "backbone_lr"):
-        try:
-            value = field(recipe, setting)
-        except StopIteration:
-            continue  # momentum is no field of a recipe
-        assert value == float(SETTINGS[f"paper-{setting.replace('_', '-')}"]["value"]), setting
-    assert field(recipe, "optimizer") == SETTINGS["paper-optimizer"]["value"]
-    assert field(recipe, "normalize") is True
-    if field(recipe, "schedule") == "step":
-        steps = SETTINGS.get(f"authors-step-epochs-{dataset}")
-        assert steps is None or field(recipe, "step_epochs") == int(steps["value"]), name
+    dataset, recipe = DATA[short], fields(RECIPES[name])
+
+    def setting(key):
+        """The most special setting on record, as a number; None where the source states none."""
+        ids = (f"{key}-{dataset}-{backbone}", f"{key}-{dataset}", key)
+        found = next((SETTINGS[i]["value"] for i in ids if i in SETTINGS), None)
+        return None if found is None else float(found)
+
+    for kind, names in {
+        "paper": ("lam", "image_size", "batch_size", "epochs", "momentum", "weight_decay", "head_lr", "backbone_lr"),
+        "authors": ("step_epochs", "step_gamma", "warmup_epochs"),
+    }.items():
+        for each in names:
+            known = setting(f"{kind}-{each.replace('_', '-')}")
+            assert known is None or recipe[each] == known, (each, recipe[each], known)
+    heads = setting("paper-heads")
+    assert heads is None or recipe["num_heads"] == heads
+    assert recipe["optimizer"] == SETTINGS["paper-optimizer"]["value"]
+    assert recipe["normalize"] is True
+    if dataset == "wider":
+        assert f"{recipe['augmentation']} only" == SETTINGS["authors-augmentation-wider"]["value"]
+    else:
+        assert recipe["crop_scale"] == setting("authors-crop-scale")
+
+
+def test_a_recipe_on_a_backbone_that_the_paper_did_not_train_names_its_source():
+    sources = {"resnet18": "course", "vgg16": "report", "mobilenetv2": "Table 1", "efficientnetb3": "Table 1"}
+    for name, recipe in RECIPES.items():
+        short = re.match(r"(\w+)-(csra|avg)_(voc|coco|wider)", name)
+        if short and short[1] in sources:
+            assert sources[short[1]] in recipe.why, name
 
 
 def test_the_papers_temperatures():
