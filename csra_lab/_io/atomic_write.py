@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -28,19 +29,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise CsraError(
             f"{path} cannot be written ({error.strerror}); choose a folder with space that you may write."
-        ) from None
+        ) from error
     try:
         fresh = scratch / path.name
         yield fresh
         _flush_to_disk(fresh)
         _move(fresh, path, aside=scratch / f"{path.name}.before")
+        _flush_folder(path.parent)
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _is_write_failure(error, scratch):
             raise
         reason = (error.strerror or error) if isinstance(error, OSError) else "the disk may be full"
         raise CsraError(
             f"{path} could not be written whole ({reason}); what stood there before is unchanged."
-        ) from None
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -51,7 +53,7 @@ def clear_leftovers(path: str | Path) -> None:
     Only for the one process that writes `path`; another's unfinished writing would be taken for a leftover.
     """
     path = Path(path)
-    for scratch in path.parent.glob(f".{path.name}.*"):
+    for scratch in path.parent.glob(f".{glob.escape(path.name)}.*"):
         aside = scratch / f"{path.name}.before"
         if aside.exists() and not path.exists():
             aside.rename(path)
@@ -90,5 +92,20 @@ def _flush_to_disk(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             file.chmod(file.stat().st_mode | (0o666 & ~umask))
-            with open(file, "rb") as handle:
+            with open(file, "r+b") as handle:  # Windows flushes only what was opened for writing
                 os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """The new name itself on the disk, so that a power cut does not bring the old file back. Windows has no such call.
+
+    The file is whole and in its place by now, so a file system that refuses is no failure.
+    """
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

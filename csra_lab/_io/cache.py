@@ -5,20 +5,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+
+import platformdirs
+from filelock import FileLock, Timeout
 
 from csra_lab.errors import CsraError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 
 def cache_folder() -> Path:
-    """Where drawn data sets are kept: `CSRA_LAB_CACHE`, else `XDG_CACHE_HOME` or `~/.cache`, then `csra-lab`."""
+    """Where drawn data sets and features are cached: `CSRA_LAB_CACHE`, else `csra-lab` in the system's cache folder.
+
+    That is `XDG_CACHE_HOME` or `~/.cache` on Linux, `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows.
+    """
     named = os.environ.get("CSRA_LAB_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csra-lab"
+    return Path(named) if named else platformdirs.user_cache_path("csra-lab", appauthor=False)
 
 
 @contextmanager
@@ -29,36 +29,33 @@ def only_one(folder: Path, *, lock: Path | None = None) -> Iterator[bool]:
 
     Args:
         lock: the file to lock; FOLDER.lock beside the folder if left out.
+
+    Raises:
+        CsraError: the lock's file cannot be written.
     """
     lock = lock or folder.with_name(f"{folder.name}.lock")
+    held = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = None if folder.is_dir() else _locked(lock)
+        if not folder.is_dir():
+            _acquire(held, lock)
     except OSError as error:
         raise CsraError(
             f"{folder} cannot be made ({error.strerror}); name a folder that you may write, "
             "or set CSRA_LAB_CACHE to one."
-        ) from None
+        ) from error
     try:
-        yield file is not None and not folder.is_dir()
+        yield held.is_locked and not folder.is_dir()
     finally:
-        if file is not None:
-            lock.unlink(missing_ok=True)  # before others can lock it; see _locked
-            file.close()
+        if held.is_locked:
+            with suppress(OSError):  # Windows keeps a file that is open
+                lock.unlink()  # before others can lock it: who waits sees that it is gone, and takes a new one
+            held.release()
 
 
-def _locked(path: Path) -> BinaryIO:
-    """The file at `path`, open and locked. Who had to wait finds it removed by then, and takes a new one."""
-    while True:
-        file = open(path, "ab")  # noqa: SIM115 - it stays open as long as the lock is held
-        if fcntl is None:  # Windows: there two processes would both do the work
-            return file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that holds {path}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
+def _acquire(held: FileLock, path: Path) -> None:
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        print(f"waiting for another process that holds {path}", file=sys.stderr, flush=True)
+        held.acquire()

@@ -1,74 +1,151 @@
-"""The command `csra-lab`: train | evaluate | predict | four-lines | ablate | models | export | data.
+"""The command `csra-lab`: train | evaluate | predict | four-lines | ablate | models | export | data | completion.
 
-Every error of the reader's is one sentence on standard error and exit code 2.
+Every error of the reader's is one sentence on standard error and exit code 2. A command's module is imported when the
+command is given, so that help, the version and a mistyped command need neither torch nor tyro.
 """
 
+import importlib
 import io
+import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-import torch
-import tyro
+from csra_lab.errors import ConfigError, CsraError
 
-from csra_lab.cli.data import run_data
-from csra_lab.cli.experiments import four_lines_command, run_ablate
-from csra_lab.cli.models import export_command, models_command
-from csra_lab.cli.predict import predict_command
-from csra_lab.cli.train import evaluate_command, run_train
-from csra_lab.errors import CsraError
 
-HELP = """usage: csra-lab COMMAND ...
+@dataclass(frozen=True)
+class Command:
+    """A command by name, and where it is defined.
 
-  train RECIPE      train a classifier and measure it on the test split
-  evaluate RUN      measure a trained classifier on a split
-  predict [RUN] IMAGE ... name what is in photographs; with --attention, show where
-  four-lines MODEL FOLDER ...   lambda on an ImageNet classifier, with no training
-  ablate PLAN       train many heads on kept features, and say which differences are real
-  models            parameters and multiply-adds of the published models
-  export RUN FILE   write a trained classifier for other runtimes, as FILE.onnx or FILE.pt2
-  data download NAME      fetch a data set
-  data prepare NAME       draw an embedded data set: emoji-voc, paperdoll-wider
-  data check FOLDER       look for what spoils training on pictures of your own
+    Args:
+        usage: what follows `csra-lab` in the help.
+        summary: one line of help.
+        module: of `csra_lab.cli`.
+        function: takes the command's arguments as texts if it begins with `run_`; else tyro reads its signature.
+    """
 
-csra-lab COMMAND --help tells more."""
+    usage: str
+    summary: str
+    module: str
+    function: str
+
+    def load(self) -> Callable:
+        return getattr(importlib.import_module(f"csra_lab.cli.{self.module}"), self.function)
+
+
+COMMANDS = {
+    "train": Command("train RECIPE", "train a classifier and measure it on the test split", "train", "run_train"),
+    "evaluate": Command("evaluate RUN", "measure a trained classifier on a split", "train", "evaluate_command"),
+    "predict": Command(
+        "predict [RUN] IMAGE ...", "name what is in images; with --attention, show where", "predict", "predict_command"
+    ),
+    "four-lines": Command(
+        "four-lines MODEL FOLDER",
+        "lambda on an ImageNet classifier, with no training",
+        "experiments",
+        "four_lines_command",
+    ),
+    "ablate": Command(
+        "ablate PLAN", "train many heads on cached features, and say which differences are real", "experiments",
+        "run_ablate",
+    ),
+    "models": Command(
+        "models", "parameters and multiply-adds of the published models", "models", "models_command"
+    ),
+    "export": Command(
+        "export RUN FILE",
+        "write a trained classifier for other runtimes, as FILE.onnx or FILE.pt2",
+        "models",
+        "export_command",
+    ),
+    "data": Command("data COMMAND", "download NAME, prepare NAME, or check FOLDER: data sets", "data", "run_data"),
+    "completion": Command(
+        "completion SHELL", "print a script that completes commands in bash, zsh or tcsh", "completion",
+        "completion_command",
+    ),
+}  # fmt: skip
+
+HELP = "\n".join([
+    "usage: csra-lab [--version] [--traceback] COMMAND ...",
+    "",
+    *(f"  {command.usage:24}  {command.summary}" for command in COMMANDS.values()),
+    "",
+    "csra-lab COMMAND --help tells more. --traceback (or CSRA_LAB_DEBUG=1) shows what led to an error.",
+    'Completion in bash: eval "$(csra-lab completion bash)"',
+])  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the process ends with 0, with 2 after bad input, or with 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = bool(os.environ.get("CSRA_LAB_DEBUG"))
+    if arguments[:1] == ["--traceback"]:
+        debug, arguments = True, arguments[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be text
-    commands = {
-        "train": run_train,
-        "evaluate": lambda rest: tyro.cli(evaluate_command, args=rest, prog="csra-lab evaluate"),
-        "predict": lambda rest: tyro.cli(predict_command, args=rest, prog="csra-lab predict"),
-        "four-lines": lambda rest: tyro.cli(four_lines_command, args=rest, prog="csra-lab four-lines"),
-        "models": lambda rest: tyro.cli(models_command, args=rest, prog="csra-lab models"),
-        "export": lambda rest: tyro.cli(export_command, args=rest, prog="csra-lab export"),
-        "data": run_data,
-        "ablate": run_ablate,
-    }
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"csra-lab {sys.modules['csra_lab'].__version__}")
+        sys.exit(0)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         sys.exit(0 if arguments else 2)
     try:
-        if arguments[0] not in commands:
-            raise CsraError(f"there is no command {arguments[0]!r}; the commands are {', '.join(commands)}.")
-        commands[arguments[0]](arguments[1:])
-    except CsraError as error:
-        _fail(str(error))
-    except MemoryError:
-        _fail("the memory is full; lower --batch-size or --image-size.")
-    except torch.OutOfMemoryError:
-        _fail("the GPU's memory is full; lower --batch-size, or raise --accumulate.")
+        run(arguments[0], arguments[1:])
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         sys.stdout = None
         sys.exit(0)
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'} could not be read or written ({error.strerror or error}).")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last whole epoch.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        if debug:
+            traceback.print_exception(error)
+        _fail(sentence)
+
+
+def run(name: str, arguments: list[str]) -> None:
+    """Run one command with the arguments that follow its name.
+
+    Raises:
+        ConfigError: there is no such command; the nearest is named.
+    """
+    if name not in COMMANDS:
+        near = nearest(name, COMMANDS)
+        raise ConfigError(f"there is no command {name!r}{near}; the commands are {', '.join(COMMANDS)}.")
+    function = COMMANDS[name].load()
+    if function.__name__.startswith("run_"):
+        function(arguments)
+    else:
+        import tyro  # needed only here, and it takes as long as all else of `--help`
+
+        tyro.cli(function, args=arguments, prog=f"csra-lab {name}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """ ", did you mean NAME" for a mistyped name, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=1)
+    return f", did you mean {near[0]}" if near else ""
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a reader is told of an error, or None for a fault of the lab's own."""
+    torch = sys.modules.get("torch")  # not imported: no memory of a GPU is full then
+    if isinstance(error, CsraError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the memory is full; lower --batch-size or --image-size."
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory is full; lower --batch-size, or raise --accumulate."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'} could not be read or written ({error.strerror or error})."
+    return None
 
 
 def _fail(sentence: str) -> None:

@@ -7,21 +7,22 @@ from typing import Annotated
 
 import tyro
 
-from csra_lab.catalog import DRAWN
+from csra_lab.cli import nearest
 from csra_lab.cli.output import as_json
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, MissingFile
 
 
 def run_data(arguments: list[str]) -> None:
     """`csra-lab data download NAME --root DIR`, `data prepare NAME` and `data check FOLDER`."""
-    commands = {"download": download_command, "prepare": prepare_command, "check": check_command}
     if not arguments or arguments[0] in ("-h", "--help"):
         usages = ("download NAME --root DIR", "prepare NAME [--root DIR]", "check FOLDER")
         print("usage: " + "\n       ".join(f"csra-lab data {usage}" for usage in usages))
         sys.exit(0 if arguments else 2)
-    if arguments[0] not in commands:
-        raise CsraError(f"there is no command 'data {arguments[0]}'; there are {', '.join(commands)}.")
-    tyro.cli(commands[arguments[0]], args=arguments[1:], prog=f"csra-lab data {arguments[0]}")
+    name = arguments[0]
+    if name not in DATA_COMMANDS:
+        near = nearest(name, DATA_COMMANDS)
+        raise ConfigError(f"there is no command 'data {name}'{near}; there are {', '.join(DATA_COMMANDS)}.")
+    tyro.cli(DATA_COMMANDS[name], args=arguments[1:], prog=f"csra-lab data {name}")
 
 
 def prepare_command(name: Annotated[str, tyro.conf.Positional], root: Path | None = None, quiet: bool = False) -> None:
@@ -32,8 +33,10 @@ def prepare_command(name: Annotated[str, tyro.conf.Positional], root: Path | Non
         root: Folder to put it into; the cache if left out, where every command finds it.
         quiet: Show no progress.
     """
+    from csra_lab.catalog import DRAWN
+
     if name not in DRAWN:
-        raise CsraError(f"{name!r} is not a data set that this lab draws; there are {', '.join(DRAWN)}.")
+        raise ConfigError(f"{name!r} is not a data set that this lab draws; there are {', '.join(DRAWN)}.")
     print(f"{name} is in {DRAWN[name](root, progress=not quiet)}")
 
 
@@ -47,7 +50,7 @@ def check_command(folder: Annotated[Path, tyro.conf.Positional], json: bool = Fa
     from csra_lab.datasets.check import check_folder
 
     if not folder.is_dir():
-        raise CsraError(f"there is no folder {folder}; check the path.")
+        raise MissingFile(f"there is no folder {folder}; check the path.")
     findings = check_folder(folder, progress=not json)
     if json:
         print(as_json([dataclasses.asdict(finding) for finding in findings]))
@@ -68,3 +71,6 @@ def download_command(name: Annotated[str, tyro.conf.Positional], root: Path, qui
     from csra_lab.datasets.download import download
 
     print(f"{name} is in {download(name, root, progress=not quiet)}")
+
+
+DATA_COMMANDS = {"download": download_command, "prepare": prepare_command, "check": check_command}

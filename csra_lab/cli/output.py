@@ -1,9 +1,9 @@
 """How results are printed: tables for people, JSON for programs."""
 
-import json
 import math
 from collections.abc import Sequence
 
+from csra_lab._io import strict_json
 from csra_lab.metrics import MetricValues
 
 
@@ -24,5 +24,6 @@ def as_table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def as_json(value) -> str:
-    return json.dumps(value, indent=2)
+def as_json(value: object) -> str:
+    """Strict JSON; what was not measured is null."""
+    return strict_json.dumps(value, indent=2, nan="null")

@@ -1,10 +1,12 @@
 """Data sets that are drawn on this machine: made once, whole or not at all, in a cache folder."""
 
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -43,18 +45,42 @@ def in_parallel(
 
     `work` must be a function of a module (or a partial of one), and must not depend on how the numbers are shared out.
     """
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or _cores()
     bar = partial(tqdm, total=count, unit="img", desc=label, disable=None if progress else True)
     if workers == 1:
         return list(bar(map(work, range(count))))
     # spawn: a forked child of a process that has used torch's threads can hang
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
-            return list(bar(pool.map(work, range(count), chunksize=max(1, count // (workers * 20)))))
-        except BrokenProcessPool:
+            with _script_hidden():
+                results = pool.map(work, range(count), chunksize=max(1, count // (workers * 20)))
+            return list(bar(results))
+        except BrokenProcessPool as error:
             raise CsraError(
                 f"a process that worked on {label} was ended, perhaps for lack of memory; give the same command again."
-            ) from None
+            ) from error
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Start processes that do not run the script which started this one.
+
+    A spawned process imports that script first. A script without `if __name__ == "__main__":` would there ask for the
+    same data set again, and wait for the lock that its own parent holds. `work` is a function of a module, so the
+    script is not needed.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 def _end_with_parent() -> None:
