@@ -26,6 +26,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -190,12 +191,12 @@ def difference_errors(
     Returns:
         The variance from images, the variance from seeds, and half the width of the interval.
     """
-    t_images = _critical_t(confidence, comparisons, 1 / (1 / (units - 1) + 1 / (len(means) - 1)))
+    t_images = critical_t(confidence, comparisons, 1 / (1 / (units - 1) + 1 / (len(means) - 1)))
     by_images, by_seeds, squares = means.var(ddof=1), 0.0, 0.0
     for seen, draws in sides:
         part = seen.var(ddof=1) / len(seen)
         by_seeds += part
-        squares += _critical_t(confidence, comparisons, len(seen) - 1) ** 2 * part
+        squares += critical_t(confidence, comparisons, len(seen) - 1) ** 2 * part
         alone = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / (len(seen) - 1)  # images moving one seed
         by_images -= alone / len(seen)
     by_images = max(by_images, 0.0) * units / (units - 1)
@@ -212,7 +213,7 @@ def seed_spread(mAPs: ArrayLike, *, confidence: float = 0.95) -> SeedSpread:
     if mAPs.ndim != 1 or len(mAPs) < 2 or not np.isfinite(mAPs).all():
         raise CsraError(f"a spread over seeds needs a list of at least 2 finite mAPs, not {mAPs.tolist()}.")
     mean, deviation = float(mAPs.mean()), float(mAPs.std(ddof=1))
-    half = _critical_t(confidence, 1, len(mAPs) - 1) * deviation / math.sqrt(len(mAPs))
+    half = critical_t(confidence, 1, len(mAPs) - 1) * deviation / math.sqrt(len(mAPs))
     return SeedSpread(mean, deviation, mean - half, mean + half, float(confidence), len(mAPs))
 
 
@@ -258,13 +259,17 @@ def draw_images(
     return weights
 
 
-def weighted_mAP(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike) -> NDArray[np.float64]:
+def weighted_mAP(
+    scores: ArrayLike, targets: ArrayLike, weights: ArrayLike, *, mean_over: Literal["classes", "positives"] = "classes"
+) -> NDArray[np.float64]:
     """mAP where image n is there weights[r, n] times, for each row r; all weights 1 is the plain mAP.
 
     Args:
         scores: (S, N, C), or (N, C) for a single array; finite numbers, only their order within a class matters.
         targets: (N, C) of 1, 0 and -1 (ignore).
         weights: (R, N) whole numbers, 0 or more.
+        mean_over: classes, each counting once; or positives, where a class counts as often as it has positives, so that
+            rare classes do not decide.
 
     Returns:
         (S, R) mAPs, fractions; (R,) for a single array.
@@ -276,12 +281,15 @@ def weighted_mAP(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike) -> N
     num_images = arrays.shape[1]
     if weights.ndim != 2 or weights.shape[1] != num_images or weights.dtype.kind not in "iu" or (weights < 0).any():
         raise CsraError(f"weights must be whole numbers from 0, (draws, {num_images} images), not {weights.shape}.")
-    mAPs = _weighted(arrays, np.asarray(targets), weights)
+    mAPs = _weighted(arrays, np.asarray(targets), weights, mean_over)
     return mAPs if np.ndim(scores) == 3 else mAPs[0]
 
 
-def _weighted(arrays: NDArray, targets: NDArray, weights: NDArray) -> NDArray[np.float64]:
-    """`weighted_mAP` of what was checked: (S, N, C), (N, C), (R, N) -> (S, R). Sorts once, and takes rows in blocks."""
+def _weighted(arrays: NDArray, targets: NDArray, weights: NDArray, mean_over: str = "classes") -> NDArray[np.float64]:
+    """`weighted_mAP` of what was checked: (S, N, C), (N, C), (R, N) -> (S, R). Sorts once, and takes rows in blocks.
+
+    The mean is over the classes, or over the positives: there a class counts as often as it has positives.
+    """
     present = np.flatnonzero((targets == 1).any(axis=0))
     rankings = [[_ranking(scores[:, c], targets[:, c]) for c in present] for scores in arrays]
     mAPs = np.empty((len(arrays), len(weights)))
@@ -293,7 +301,8 @@ def _weighted(arrays: NDArray, targets: NDArray, weights: NDArray) -> NDArray[np
         if not classes.all():
             raise CsraError("a draw of the images holds no positive of any class; use a test set with more of them.")
         area = np.array([[_precision_sum(block, ranking) for ranking in each] for each in rankings])  # (S, C, rows)
-        mAPs[:, start : start + size] = (area / np.maximum(total, 1)).sum(axis=1) / classes
+        per_class = (area / np.maximum(total, 1)).sum(axis=1) / classes
+        mAPs[:, start : start + size] = per_class if mean_over == "classes" else area.sum(axis=1) / total.sum(axis=0)
     return mAPs
 
 
@@ -357,7 +366,7 @@ def _points(low: float, high: float) -> tuple[str, str]:
 
 
 @cache
-def _critical_t(confidence: float, comparisons: int, freedom: float) -> float:
+def critical_t(confidence: float, comparisons: int, freedom: float) -> float:
     """t such that a t variable lies further from 0 with probability (1 - confidence) / comparisons, by bisection."""
     if not 0 < confidence < 1:
         raise CsraError(f"confidence must lie between 0 and 1, for instance 0.95, not {confidence}.")
