@@ -36,8 +36,8 @@ def test_a_benchmark_runs_and_sets_prediction_beside_measurement(name, tmp_path,
     monkeypatch.setattr(torch, "compile", lambda module, mode=None: module)  # takes half a minute
     monkeypatch.setattr(machine.gc, "collect", lambda: 0)  # a third of a second each time, in so large a process
     for file in (module, machine):
-        # One of these two counts its processes, the other starts another program.
-        if hasattr(file, "subprocess") and name not in ("processes", "book"):
+        # These count their processes, or start another program.
+        if hasattr(file, "subprocess") and name not in ("processes", "book", "startup"):
             monkeypatch.setattr(file, "subprocess", SimpleNamespace(run=run_here, PIPE=None, DEVNULL=None))
     rows = module.main(["--tiny", "--out", str(tmp_path)])
 

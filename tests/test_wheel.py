@@ -1,0 +1,143 @@
+"""An installed wheel is the product: it does everything in an empty folder, with no source tree and no network."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = """
+import sys
+from setuptools import build_meta
+(out,) = sys.argv[1:]
+build_meta.build_sdist(out)
+build_meta.build_wheel(out)
+"""
+# Everything but csra_lab comes from the environment of the tests. Its finder of the source tree is taken away, and the
+# network too. sitecustomize runs before the first import of the program.
+SITE = """
+import socket
+import sys
+import sysconfig
+
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "") + repr(f)]
+sys.path[:] = [p for p in sys.path if p != SOURCE]
+sys.path.append(sysconfig.get_path("purelib"))
+
+def refuse(*_, **__):
+    raise OSError("this machine has no network")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+"""
+EVERYTHING = """
+import sys
+import torch
+torch.set_num_threads(1)
+from csra_lab.cli import main
+
+def command(*arguments):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+
+if __name__ == "__main__":
+    import csra_lab
+    assert csra_lab.__file__.startswith(INSTALLED), csra_lab.__file__
+    command("predict", "photo.jpg")
+    from csra_lab.datasets.tables import read_table, table_names
+    assert len(table_names()) == 5 and all(len(read_table(name)) for name in table_names())
+    from csra_lab.datasets.voc_in_imagenet import read_voc_table
+    assert read_voc_table()
+    from csra_lab.viz.atlas import read_atlas
+    assert {model.dataset for model in read_atlas().models.values()} == {"emoji-voc", "paperdoll-wider"}
+    page = csra_lab.explore("photo.jpg").html()
+    assert "data-explorer" in page
+
+    # the drawn sets at their tiny size, under the names that the commands give
+    import functools
+    from csra_lab import catalog
+    from csra_lab.synthetic import emoji_voc, paperdoll_wider
+    for name, module in (("emoji-voc", emoji_voc), ("paperdoll-wider", paperdoll_wider)):
+        short = name.replace("-", "_")
+        prepare = functools.partial(getattr(module, f"prepare_{short}"), size="tiny")
+        setattr(module, f"prepare_{short}", prepare)  # as load_dataset finds it
+        catalog.DRAWN[name] = prepare
+        command("data", "prepare", name, "--quiet")
+    command("train", "emoji-lite0-csra", "--image-size", "64", "--epochs", "1", "--batch-size", "8", "--quiet")
+
+    try:
+        csra_lab.recorded("runs/four-lines")
+    except csra_lab.CsraError as error:
+        assert "repository" in str(error), error
+    else:
+        raise AssertionError("there is no data/ here")
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(sdist, wheel), built from a copy of what git would carry, so that the tree here stays as it is."""
+    pytest.importorskip("setuptools")
+    folder = tmp_path_factory.mktemp("build")
+    source = folder / "source"
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    for path in (ROOT / "csra_lab").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            (source / path.relative_to(ROOT)).write_bytes(path.read_bytes())
+    command = [sys.executable, "-c", BUILD, str(folder / "dist")]
+    (folder / "dist").mkdir()
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = [p.name for p in (folder / "dist").iterdir()]
+    assert len(made) == 2, (made, done.stdout[-500:])
+    (sdist,), (wheel,) = ((folder / "dist").glob("*.tar.gz"), (folder / "dist").glob("*.whl"))
+    return sdist, wheel
+
+
+def test_the_wheel_and_the_source_archive_hold_every_file_of_the_package(built):
+    sdist, wheel = built
+    files = [p for p in (ROOT / "csra_lab").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    wanted = {p.relative_to(ROOT).as_posix() for p in files}
+    assert any("licenses/" in name for name in wanted)
+    assert "csra_lab/py.typed" in wanted
+    with zipfile.ZipFile(wheel) as pack:
+        assert {name for name in pack.namelist() if name.startswith("csra_lab/")} == wanted
+    with tarfile.open(sdist) as pack:
+        inside = {name.partition("/")[2] for name in pack.getnames()}
+    assert wanted | {"pyproject.toml", "README.md", "LICENSE"} <= inside
+
+
+def test_an_installed_wheel_does_everything_in_an_empty_folder(built, tmp_path):
+    _, wheel = built
+    installed, patched, empty = (tmp_path / name for name in ("installed", "patched", "empty"))
+    with zipfile.ZipFile(wheel) as pack:  # what an installer does with a wheel of pure Python
+        pack.extractall(installed)
+    patched.mkdir()
+    empty.mkdir()
+    (patched / "sitecustomize.py").write_text(SITE.replace("SOURCE", repr(str(ROOT))))
+    Image.fromarray(data.chelsea()).save(empty / "photo.jpg")
+    (empty / "work.py").write_text(EVERYTHING.replace("INSTALLED", repr(str(installed))))
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "CSRA_LAB_", "XDG_", "HF_"))}
+    setting = {
+        "PYTHONPATH": os.pathsep.join([str(patched), str(installed)]),
+        "CSRA_LAB_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "work.py"], cwd=empty, env={**inherited, **setting}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cat" in next(line for line in done.stdout.splitlines() if line.startswith("photo.jpg"))
+    assert sysconfig.get_path("purelib") not in str(installed)
+    assert (empty / "runs/emoji-lite0-csra/model").is_dir()
