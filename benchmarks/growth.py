@@ -29,9 +29,9 @@ from csra_lab.training.evaluation import autocast, to_device
 
 BACKBONE = "resnet18"
 SIZES = {"images": (4, 8, 16, 32), "pixels": (96, 160, 224, 320), "classes": (10, 20, 40, 80), "heads": (1, 2, 4, 8)}
-USUAL = {"images": 8, "pixels": 160, "classes": 20, "heads": 1}
+USUAL = {"images": 8, "pixels": 160, "classes": 20, "num_heads": 1}
 TINY = {"images": (2, 4), "pixels": (64, 96), "classes": (5, 10), "heads": (1, 2)}
-TINY_USUAL = {"images": 2, "pixels": 64, "classes": 5, "heads": 1}
+TINY_USUAL = {"images": 2, "pixels": 64, "classes": 5, "num_heads": 1}
 PREDICTED = {
     # (time, memory)
     ("step", "images"): (1.0, 0.8), ("step", "pixels"): (2.0, 1.6), ("step", "classes"): (0.0, 0.0),
@@ -76,7 +76,7 @@ def feature_maps(backbone: str, *, images: int, pixels: int, **_) -> Callable[[]
 
 def head_alone(_: str, *, images: int, pixels: int, classes: int, heads: int) -> Callable[[], None]:
     """A head forward and backward on kept features of a ResNet's size."""
-    head, x = CSRA(2048, classes, heads=heads), features((images, 2048, 14, 14), "contiguous")
+    head, x = CSRA(2048, classes, num_heads=heads), features((images, 2048, 14, 14), "contiguous")
     return partial(forward_backward, head, x.detach())
 
 

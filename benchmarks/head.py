@@ -62,7 +62,7 @@ class LiteralHead(nn.Module):
 
 def pair(shape: Sequence[int], classes: int, heads: int, device="cpu", dtype=torch.float32) -> dict[str, nn.Module]:
     """The two heads with the same weights."""
-    ours = CSRA(shape[1], classes, heads=heads, lam=0.1)
+    ours = CSRA(shape[1], classes, num_heads=heads, lam=0.1)
     literal = LiteralHead(shape[1], classes, heads, lam=0.1)
     with torch.no_grad():
         for classifier, weight in zip(literal.classifiers, ours.weight, strict=True):

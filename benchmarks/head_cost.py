@@ -26,7 +26,7 @@ from csra_lab.cost import model_cost
 from csra_lab.recipes import PAPER_BACKBONES
 
 CLASSES, BATCH = 20, 4
-HEADS = {"average pooling": {"head": "average"}, **{f"H = {h}": {"heads": h} for h in (1, 4, 8)}}
+HEADS = {"average pooling": {"head": "average"}, **{f"H = {h}": {"num_heads": h} for h in (1, 4, 8)}}
 TINY = ("test_efficientnet",)
 
 

@@ -45,8 +45,7 @@ def different(count: int) -> list[Recipe]:
     rng = np.random.default_rng(0)
     temperatures = (0.5, 1.0, 2.0, 4.0, math.inf)
     return [
-        dataclasses.replace(
-            BASE,
+        BASE.replace(
             epochs=1,
             lam=float(rng.uniform(0.05, 2)),
             temperatures=(temperatures[k % 5],),
@@ -65,7 +64,7 @@ def random_features(size: Size) -> FeatureMaps:
 
 def predict(count: int, size: Size, top: Ceilings) -> float:
     """Seconds of K heads one after the other over seconds together."""
-    numbers = BASE.batch_size * size.side**2 * size.channels
+    numbers = BASE.optimisation.batch_size * size.side**2 * size.channels
     shared = PYTHON + top.seconds(0, 6 * numbers)
     reads = top.seconds(0, 2 * 4 * numbers)
     products = top.seconds(2 * numbers * size.classes)
@@ -91,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
         alone_seconds = best["alone"] * count / len(alone)
         rows.append(
             {
-                "heads": count,
+                "num_heads": count,
                 "seconds_together": best["together"],
                 "seconds_one_by_one": alone_seconds,
                 "ratio": alone_seconds / best["together"],

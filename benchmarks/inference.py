@@ -41,7 +41,7 @@ def classifiers(backbone: str, image_size: int | None, device: torch.device) -> 
     heads = {
         "average pooling": AveragePooling(d, CLASSES),
         "H = 1": CSRA(d, CLASSES),
-        "H = 8": CSRA(d, CLASSES, heads=8),
+        "H = 8": CSRA(d, CLASSES, num_heads=8),
     }
     return {name: model.with_head(head.to(device).eval()) for name, head in heads.items()}
 
@@ -59,7 +59,7 @@ def latency_rows(
     costs = {
         "average pooling": model_cost(backbone, num_classes=CLASSES, image_size=image_size, head="average"),
         "H = 1": model_cost(backbone, num_classes=CLASSES, image_size=image_size),
-        "H = 8": model_cost(backbone, num_classes=CLASSES, image_size=image_size, heads=8),
+        "H = 8": model_cost(backbone, num_classes=CLASSES, image_size=image_size, num_heads=8),
     }
     if dtype is not None:
         models = {name: model.to(dtype) for name, model in models.items()}

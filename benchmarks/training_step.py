@@ -94,29 +94,37 @@ def ours(recipe: Recipe, dataset: MultiLabelDataset, folder: Path) -> tuple[floa
     """Seconds of the fastest epoch, as the run's own history has it, and of all that is no such epoch."""
     start = time.perf_counter()
     best = float(train(recipe, dataset, None, folder, progress=False).history["seconds"].min())
-    return best, time.perf_counter() - start - recipe.epochs * best
+    return best, time.perf_counter() - start - recipe.optimisation.epochs * best
 
 
 def plain(recipe: Recipe, dataset: MultiLabelDataset, device: torch.device) -> float:
     """Seconds of the fastest epoch of a plain loop."""
     torch.set_float32_matmul_precision("highest")  # as torch starts; our loop has changed both
     torch.backends.cudnn.benchmark = False
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.run.seed)
     options = recipe.head_options()
-    model = create_classifier(recipe.backbone, classes=dataset.classes, image_size=recipe.image_size, **options)
+    model = create_classifier(
+        recipe.model.backbone, classes=dataset.classes, image_size=recipe.model.image_size, **options
+    )
     model = model.to(device).train()
     groups = [
-        {"params": model.backbone.parameters(), "lr": recipe.backbone_lr},
-        {"params": model.head.parameters(), "lr": recipe.head_lr},
+        {"params": model.backbone.parameters(), "lr": recipe.optimisation.backbone_lr},
+        {"params": model.head.parameters(), "lr": recipe.optimisation.head_lr},
     ]
-    optimizer = torch.optim.SGD(groups, lr=recipe.head_lr, momentum=0.9, weight_decay=recipe.weight_decay)
-    transform = train_transform(recipe.image_size, mean=model.mean, std=model.std)
+    optimizer = torch.optim.SGD(
+        groups, lr=recipe.optimisation.head_lr, momentum=0.9, weight_decay=recipe.optimisation.weight_decay
+    )
+    transform = train_transform(recipe.model.image_size, mean=model.mean, std=model.std)
     items = PlainItems(dataset, transform)
     best = float("inf")
-    for _ in range(recipe.epochs):
+    for _ in range(recipe.optimisation.epochs):
         start = time.perf_counter()
         loader = DataLoader(
-            items, recipe.batch_size, shuffle=True, drop_last=True, num_workers=min(os.cpu_count() or 1, 16)
+            items,
+            recipe.optimisation.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=min(os.cpu_count() or 1, 16),
         )
         for images, targets in loader:
             plain_step(model, optimizer, images.to(device), targets.to(device).clamp(min=0))
@@ -154,15 +162,15 @@ def activations(backbone: str, image_size: int) -> int:
 
 def predict(recipe: Recipe, way: str, top: Ceilings, ours_top: Ceilings, device: torch.device) -> float:
     """Images a second of ours over the plain loop's; see the top of this file. `ours_top`: of our loop's precision."""
-    products = 3 * model_cost(recipe.backbone, num_classes=20, image_size=recipe.image_size).multiply_adds
+    products = 3 * model_cost(recipe.model.backbone, num_classes=20, image_size=recipe.model.image_size).multiply_adds
     reading = OPENING + TRANSFORMING
     our_reading = reading if way == "read" else TRANSFORMING
     if device.type == "cuda":
         slow = max(2 * top.seconds(products), reading / (os.cpu_count() or 1))
         fast = max(2 * ours_top.seconds(products), reading / (os.cpu_count() or 1) if way == "read" else 0.0)
         return slow / fast
-    numbers = activations(recipe.backbone, recipe.image_size)
-    size = 2 if recipe.precision == "bf16" else 4  # bytes
+    numbers = activations(recipe.model.backbone, recipe.model.image_size)
+    size = 2 if recipe.run.precision == "bf16" else 4  # bytes
     slow = top.seconds(products) + top.seconds(0, 28 * 4 * numbers) + reading
     fast = ours_top.seconds(products) + top.seconds(0, 16 * size * numbers) + our_reading
     return slow / fast
@@ -184,7 +192,7 @@ def rows_of(
     recipe, dataset = recipe_for(backbone, image_size, batch_size, precision, epochs), everything.subset(range(images))
     best, start = dict.fromkeys(("plain", *ways), float("inf")), dict.fromkeys(ways, float("inf"))
     for turn in range(turns):
-        seeded = dataclasses.replace(recipe, seed=turn)
+        seeded = recipe.replace(seed=turn)
         best["plain"] = min(best["plain"], plain(seeded, dataset, device))
         for number, (way, fields) in enumerate(ways.items()):
             out = folder / f"{backbone}-{precision}-{number}-{turn}"

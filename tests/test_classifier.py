@@ -41,22 +41,22 @@ def tree(folder):
 def test_the_example_of_the_documentation():
     with torch.device("meta"):
         model = create_classifier(
-            "resnet101", num_classes=20, head="csra", heads=1, lam=0.1, pretrained=False, image_size=448
+            "resnet101", num_classes=20, head="csra", num_heads=1, lam=0.1, weights="none", image_size=448
         )
         images = torch.empty(2, 3, 448, 448)
         assert model(images).shape == (2, 20)
         assert model.features(images).shape == (2, 2048, 14, 14)
         assert model.score_maps(images).shape == model.attention(images).shape == (2, 1, 20, 14, 14)
     assert isinstance(model.head, CSRA)
-    assert model.head.normalize
-    assert (model.head.lam, model.head.temperatures) == (0.1, (1.0,))
+    assert model.head.config.normalize
+    assert (model.head.config.lam, model.head.config.temperatures) == (0.1, (1.0,))
     assert model.classes[:2] == ("class 0", "class 1")
     assert model.mean == (0.485, 0.456, 0.406)
     assert model.config()["backbone"] == "resnet101"
 
 
 def test_its_steps_are_its_parts():
-    model, images = small(heads=2), torch.randn(2, 3, 64, 64)
+    model, images = small(num_heads=2), torch.randn(2, 3, 64, 64)
     features = model.backbone(images)
     assert torch.equal(model.features(images), features)
     assert torch.equal(model.score_maps(images), model.head.score_maps(features))
@@ -75,9 +75,9 @@ def test_its_steps_are_its_parts():
         ({"num_classes": 0}, "class names"),
         ({"num_classes": 3, "head": "attention"}, "'attention'"),
         ({"num_classes": 3, "lambda_": 0.1}, "lambda_"),
-        ({"num_classes": 3, "heads": 3}, "for 3, pass temperatures"),
-        ({"num_classes": 3, "pretrained": "no/such/file.pth"}, "no/such/file.pth"),
-        ({"num_classes": 3, "pretrained": "installed"}, "test_resnet"),
+        ({"num_classes": 3, "num_heads": 3}, "for 3, pass temperatures"),
+        ({"num_classes": 3, "weights": "no/such/file.pth"}, "no/such/file.pth"),
+        ({"num_classes": 3, "weights": "installed"}, "test_resnet"),
     ],
 )
 def test_bad_options(options, said):
@@ -88,7 +88,7 @@ def test_bad_options(options, said):
 def test_pretrained_from_a_file(tmp_path):
     whole = timm.create_model("test_resnet")
     torch.save(whole.state_dict(), tmp_path / "w.pth")
-    model = create_classifier("test_resnet", num_classes=3, pretrained=tmp_path / "w.pth", image_size=64)
+    model = create_classifier("test_resnet", num_classes=3, weights=tmp_path / "w.pth", image_size=64)
     assert torch.equal(model.backbone.model.conv1[0].weight, whole.conv1[0].weight)
 
 
@@ -119,10 +119,10 @@ def test_saved_and_read_back_to_the_bit(tmp_path, head):
 
 
 def test_what_is_written(tmp_path):
-    small(heads=2).save_pretrained(tmp_path / "m")
+    small(num_heads=2).save_pretrained(tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     assert config["head"] == {
-        "kind": "csra", "heads": 2, "lam": 0.1, "temperatures": [1.0, "inf"], "normalize": True, "bias": False,
+        "kind": "csra", "num_heads": 2, "lam": 0.1, "temperatures": [1.0, "inf"], "normalize": True, "bias": False,
     }  # fmt: skip
     assert sorted(config) == ["backbone", "classes", "head", "image_size", "mean", "std"]
     assert load_file(tmp_path / "m" / "model.safetensors")["head.weight"].shape == (2, 3, 96)
@@ -173,8 +173,8 @@ GOOD = {"backbone": "test_resnet", "classes": ["a", "b", "c"], "image_size": 64,
         ({"head": {"kind": ["csra"]}}, "head must name its kind"),
         ({"head": {"kind": "attention"}}, "'attention'"),
         ({"head": {"kind": "csra", "lam": "x"}}, "csra"),
-        ({"head": {"kind": "csra", "heads": "2"}}, "csra"),
-        ({"head": {"kind": "csra", "heads": 2}}, r"head\.weight"),
+        ({"head": {"kind": "csra", "num_heads": "2"}}, "csra"),
+        ({"head": {"kind": "csra", "num_heads": 2}}, r"head\.weight"),
         ({"head": {"kind": "average", "bias": True}}, r"head\.bias"),
         ({"head": {"kind": "csra", "lam": float("nan")}}, "lam"),
         ({"license": "mit"}, "keys"),
@@ -283,7 +283,7 @@ def test_the_four_lines_need_an_average_head():
         with pytest.raises(CsraError, match=head):
             small(head).without_residual()
     with pytest.raises(CsraError, match="2"):
-        small(heads=2).without_residual()
+        small(num_heads=2).without_residual()
 
 
 # ---- ImageNet classifiers ----------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_installed_weights_know_a_cat_and_a_cup(lite0):
 
 
 def test_installed_weights_start_a_backbone(lite0):
-    model = create_classifier("tf_efficientnet_lite0", num_classes=2, pretrained=True, image_size=64)
+    model = create_classifier("tf_efficientnet_lite0", num_classes=2, weights="installed", image_size=64)
     own, theirs = model.backbone.state_dict(), lite0.backbone.state_dict()
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[k], theirs[k]) for k in own)
@@ -429,7 +429,7 @@ def test_resnets_of_other_code(tmp_path, resnet18, layout, heads, wrapping):
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     assert not model.training
     assert (model.mean, model.std) == ((0, 0, 0), (1, 1, 1))  # they read plain pixels
-    assert model.head.heads == heads
+    assert model.head.num_heads == heads
     model.save_pretrained(tmp_path / "ours")
     assert torch.equal(MultiLabelClassifier.from_pretrained(tmp_path / "ours")(images), model(images))
 

@@ -85,7 +85,7 @@ def test_the_numbers_of_the_recipes_are_counted_again(short, size):
 
 @pytest.mark.parametrize(
     "options",
-    [{"head": "average", "bias": True}, {"head": "csra", "heads": 4}, {"head": "gem"}, {"head": "topk", "k": 2}],
+    [{"head": "average", "bias": True}, {"head": "csra", "num_heads": 4}, {"head": "gem"}, {"head": "topk", "k": 2}],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
@@ -118,7 +118,7 @@ def test_counting_allocates_nothing_and_changes_nothing():
 
 
 def test_more_heads_cost_more_and_a_larger_image_too():
-    costs = [model_cost("test_resnet", num_classes=5, image_size=96, heads=h) for h in (1, 2, 4)]
+    costs = [model_cost("test_resnet", num_classes=5, image_size=96, num_heads=h) for h in (1, 2, 4)]
     assert costs[1].head_parameters == 2 * costs[0].head_parameters
     assert costs[2].head_parameters == 4 * costs[0].head_parameters
     assert costs[0].multiply_adds < costs[1].multiply_adds < costs[2].multiply_adds

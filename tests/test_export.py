@@ -13,7 +13,7 @@ from csra_lab.export import export_onnx, export_program, save_program
 
 HEADS = {
     "one head": {"head": "csra"},
-    "eight heads": {"head": "csra", "heads": 8},
+    "eight heads": {"head": "csra", "num_heads": 8},
     "average pooling": {"head": "average", "bias": True},
 }
 
@@ -34,7 +34,7 @@ def test_a_program_gives_the_same_logits_for_any_batch(options, num_classes):
 
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit"])
 def test_an_onnx_file_gives_the_same_logits_in_onnxruntime(backbone, tmp_path):
-    model = classifier(backbone, heads=8)
+    model = classifier(backbone, num_heads=8)
     path = export_onnx(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch in (1, 3):
@@ -47,7 +47,7 @@ def test_an_onnx_file_gives_the_same_logits_in_onnxruntime(backbone, tmp_path):
 
 
 def test_a_saved_program_gives_the_same_logits_and_knows_its_classes(tmp_path):
-    model = classifier(heads=2)
+    model = classifier(num_heads=2)
     path = save_program(model, tmp_path / "model.pt2")
     extra = {"csra_lab": ""}
     program = torch.export.load(path, extra_files=extra).module()

@@ -122,6 +122,8 @@ class Recipe:
     expected: str = ""
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise CsraError(f"a recipe's name must be a text, not {self.name!r}.")
         for part in PARTS:
             check_types(getattr(self, part), f"recipe {self.name}")
         for name, (low, high) in _LIMITS.items():

@@ -1,7 +1,6 @@
 """JSON files with something wrong in them: WIDER's and COCO's annotations, model configs, recipes and plans."""
 
 import copy
-import dataclasses
 import json
 
 from csra_lab.datasets import COCO_CLASSES
@@ -149,8 +148,8 @@ def configs() -> list[Case]:
         ("mean",): [[NAN] * 3, [INF] * 3, [True] * 3, [10**400] * 3, ["0.5"] * 3, 0.5],
         ("std",): [[0, 1, 1], [-1] * 3, [INF] * 3],
         ("head",): [
-            {"kind": "csra", "heads": 10**9, "temperatures": [1]}, {"kind": "csra", "heads": 3},
-            {"kind": "csra", "heads": 0}, {"kind": "csra", "heads": 1.0}, {"kind": "csra", "heads": True},
+            {"kind": "csra", "num_heads": 10**9, "temperatures": [1]}, {"kind": "csra", "num_heads": 3},
+            {"kind": "csra", "num_heads": 0}, {"kind": "csra", "num_heads": 1.0}, {"kind": "csra", "num_heads": True},
             {"kind": "csra", "lam": None}, {"kind": "csra", "lam": "0.1"}, {"kind": "csra", "lam": INF},
             {"kind": "csra", "lam": 10**400}, {"kind": "csra", "lam": True},
             {"kind": "csra", "temperatures": "1"}, {"kind": "csra", "temperatures": ["hot"]},
@@ -163,7 +162,7 @@ def configs() -> list[Case]:
             {"kind": "topk", "k": True},
             {"kind": "gem", "p": 0}, {"kind": "gem", "p": "3"}, {"kind": "gem", "p": INF}, {"kind": "lse", "r": -1},
             {"kind": "spatial", "temperature": "warm"}, {"kind": "spatial", "temperature": None},
-            {"kind": "average", "heads": 2}, {"kind": ""}, {"kind": None}, {"kind": "__init__"}, None, [],
+            {"kind": "average", "num_heads": 2}, {"kind": ""}, {"kind": None}, {"kind": "__init__"}, None, [],
         ],
     }  # fmt: skip
     cases = [
@@ -178,13 +177,13 @@ def configs() -> list[Case]:
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
-RECIPE = json.loads(json.dumps(dataclasses.asdict(RECIPES["voc2012-lite0-csra"])))
+RECIPE = RECIPES["voc2012-lite0-csra"].to_json()
 _WRONG = {
     "epochs": ["3", 1.5, True, None, [3], 0, -1, NAN, INF, 10**30],
     "image_size": [0, "224", 224.0, None],
     "batch_size": [0, 0.5, "16", INF],
     "accumulate": [0, 1.5],
-    "heads": [0, "1", 1.5],
+    "num_heads": [0, "1", 1.5],
     "seed": [-1, 0.5, "0", None, 10**30],
     "workers": [-2, 1.5, 10**9, "all"],
     "head_lr": [-1, NAN, INF, "0.1", None, [0.1], True],
@@ -194,9 +193,10 @@ _WRONG = {
     "validation_fraction": [-0.1, 1, "half"],
     "temperatures": ["1", [NAN], ["hot"], [-1], 3, [[1]], [True]],
     "classes": ["dog", [3], [None], {"a": 1}, ["dog", "dog"]],
-    "train_images": [0, 1.5, "all"],
-    "head": ["attention", None, 3, ["csra"]],
-    "loss": ["mse", 0],
+    "subset": [0, 1.5, "all"],
+    "head": ["csra", None, 3, ["csra"], {"kind": "attention"}, {"kind": ["csra"]}, {}],
+    "loss": ["bce", 0, {"kind": "mse"}, {"kind": ["bce"]}, {"kind": "bce", "unknown": "maybe"}, {}],
+    "data": [None, 3, [], {}],
     "optimizer": ["adam", ""],
     "schedule": ["linear"],
     "precision": ["int8"],
@@ -211,19 +211,27 @@ _WRONG = {
 }
 
 
+def with_field(field: str, value) -> dict:
+    """The recipe as JSON with another value in the part that holds the field."""
+    part = next((p for p in RECIPE if isinstance(RECIPE[p], dict) and field in RECIPE[p]), None)
+    return RECIPE | ({field: value} if part is None else {part: RECIPE[part] | {field: value}})
+
+
 def recipes() -> list[Case]:
     cases = [
-        as_case(f"{field} is {value!r:.40}", {"recipe": RECIPE | {field: value}})
+        as_case(f"{field} is {value!r:.40}", {"recipe": with_field(field, value)})
         for field, values in _WRONG.items()
         for value in values
     ]
     cases += [as_case(f"the recipe is {value!r}", {"recipe": value}) for value in (None, 3, "x", [], [["epochs", 3]])]
     cases += [
         as_case("no name", {"recipe": {k: v for k, v in RECIPE.items() if k != "name"}}),
-        as_case("plain", {"recipe": RECIPE}, lambda r: r == RECIPES["voc2012-lite0-csra"]),
-        as_case("infinity among temperatures", {"recipe": RECIPE | {"temperatures": [1.0, INF], "heads": 2}},
-                lambda r: r.temperatures == (1.0, INF)),
-        as_case("whole numbers for fractions", {"recipe": RECIPE | {"lam": 1, "head_lr": 1}}, lambda r: r.lam == 1),
+        as_case("plain", {"recipe": RECIPE}, lambda r: r.to_json() == RECIPE),
+        as_case("infinity among temperatures",
+                {"recipe": edited(with_field("temperatures", [1.0, "inf"]), "head", "num_heads", 2)},
+                lambda r: r.head.temperatures == (1.0, INF)),
+        as_case("whole numbers for fractions", {"recipe": edited(with_field("lam", 1), "optimisation", "head_lr", 1)},
+                lambda r: r.head.lam == 1),
     ]  # fmt: skip
     return cases + no_objects()
 

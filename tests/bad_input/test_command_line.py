@@ -20,8 +20,8 @@ VALUES = [
     "PICTURES", "DEVKIT", "MODEL", "BROKEN",
 ]  # fmt: skip
 FLAGS = {
-    "train": ["--data", "--out", "--epochs", "--batch-size", "--lam", "--heads", "--temperatures", "--seed", "--loss",
-              "--image-size", "--classes", "--weights", "--backbone", "--workers", "--no-normalize", "--what"],
+    "train": ["--data", "--out", "--epochs", "--batch-size", "--lam", "--num-heads", "--temperatures", "--seed",
+              "--loss", "--image-size", "--classes", "--weights", "--backbone", "--workers", "--no-normalize", "--what"],
     "evaluate": ["--data", "--split", "--dataset", "--four-lines", "--ap", "--threshold", "--top-k", "--difficult",
                  "--server-format", "--out", "--batch-size", "--json", "--what"],
     "predict": ["--threshold", "--attention", "--json", "--what"],

@@ -10,7 +10,8 @@ import pytest
 from csra_lab import MultiLabelClassifier
 from csra_lab.catalog import load_dataset
 from csra_lab.datasets import open_image
-from csra_lab.datasets.voc import load_devkit, read_voc_boxes
+from csra_lab.datasets.voc import load_devkit
+from csra_lab.datasets.voc_xml import read_voc_boxes
 from csra_lab.study.plans import get_plan
 from csra_lab.training.run_folder import read_evaluation, read_recipe
 from csra_lab.weights.sources import read_state_dict

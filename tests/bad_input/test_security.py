@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from csra_lab.datasets.dataset import IMAGE_FORMATS
+from csra_lab.datasets.images import IMAGE_FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csra_lab").rglob("*.py"))

@@ -64,7 +64,7 @@ def random_maps(images, d, side, classes, views=1, seed=0):
 @pytest.mark.parametrize("validation", [0.0, 0.25])
 def test_together_ends_where_the_training_loop_ends(sets, maps, tmp_path, validation):
     # The loop builds its backbone from the seed, so only recipes of seed 0 have these features.
-    recipes = [r.replace(validation_fraction=validation) for r in VARIED if r.seed == 0]
+    recipes = [r.replace(validation_fraction=validation) for r in VARIED if r.run.seed == 0]
     fit, held_out = hold_out(sets[0], validation)
     together = train_heads(recipes, maps[0], fit=fit, held_out=held_out)
     scores = score_heads([t.head for t in together], maps[1])

@@ -14,6 +14,7 @@ from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import CsraError
 from csra_lab.training import image_cache as kept_images
 from csra_lab.training import loop as training
+from csra_lab.training.data import cut_on_device
 from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits, resize_matrices
 from csra_lab.training.loop import train
 from csra_lab.training.sampling import Batches, SeededItems

@@ -152,7 +152,7 @@ def test_two_processes_give_what_one_gives(devkit, sets, tmp_path):
     # On CPUs `accelerate launch` starts one process, whatever it is asked for; torch's own launcher starts two.
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "-m", "tests.train_toy", devkit, tmp_path / "two", json.dumps(dataclasses.asdict(split)),
+        "-m", "tests.train_toy", devkit, tmp_path / "two", json.dumps(split.to_json()),
     ]  # fmt: skip
     setting = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=setting)
@@ -287,15 +287,15 @@ def test_the_recipe_decides_rates_and_decay(sets, tmp_path):
 class TestSchedules:
     def test_step_falls_by_gamma_after_a_linear_rise(self):
         recipe = VIT.replace(schedule="step", epochs=30, warmup_epochs=2, step_epochs=5, step_gamma=0.1)
-        assert learning_rate_factor(1.0, recipe) == pytest.approx(0.5)
-        assert [learning_rate_factor(e + 0.5, recipe) for e in (2, 4, 5, 9, 10, 29)] == pytest.approx(
+        assert learning_rate_factor(1.0, recipe.optimisation) == pytest.approx(0.5)
+        assert [learning_rate_factor(e + 0.5, recipe.optimisation) for e in (2, 4, 5, 9, 10, 29)] == pytest.approx(
             [1, 1, 0.1, 0.1, 0.01, 1e-5]
         )
 
     @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
     def test_smooth_schedules_end_at_nothing_and_never_pass_the_peak(self, schedule):
         recipe = VIT.replace(schedule=schedule, epochs=10, warmup_epochs=1)
-        factors = np.array([learning_rate_factor(e, recipe) for e in np.linspace(0, 10, 1001)])
+        factors = np.array([learning_rate_factor(e, recipe.optimisation) for e in np.linspace(0, 10, 1001)])
         assert factors.min() >= 0
         assert factors.max() == pytest.approx(1, abs=1e-4)
         assert factors[-1] == pytest.approx(0, abs=1e-9)
@@ -305,7 +305,7 @@ class TestSchedules:
 
     def test_constant_is_constant_after_warm_up(self):
         recipe = VIT.replace(schedule="constant", warmup_epochs=0)
-        assert {learning_rate_factor(e, recipe) for e in (0.0, 1.5, 2.9)} == {1.0}
+        assert {learning_rate_factor(e, recipe.optimisation) for e in (0.0, 1.5, 2.9)} == {1.0}
 
 
 class TestRefusals:

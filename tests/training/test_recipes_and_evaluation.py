@@ -1,7 +1,10 @@
 """Recipes that say what they mean; scores that are those of the model, each picture once."""
 
 import dataclasses
+import json
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +13,14 @@ import torch
 from csra_lab import create_classifier, multilabel_metrics
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
-from csra_lab.recipes import RECIPES, Recipe, get_recipe
+from csra_lab.heads import HEADS, build_head, config_kind
+from csra_lab.losses import BCE
+from csra_lab.recipes import MEASURED, RECIPES, Recipe, get_recipe
 from csra_lab.training.evaluation import check_classes, evaluate, find_images, metrics_of, predict_image, predict_scores
 from csra_lab.training.feature_cache import compute_features
 from tests import toy
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ def literal_scores(model, data) -> np.ndarray:
 
 
 def test_every_csra_recipe_has_a_twin_that_differs_in_the_head_only():
-    csra = [r for r in RECIPES.values() if r.head == "csra"]
+    csra = [r for r in RECIPES.values() if config_kind(r.head) == "csra"]
     assert len(csra) == len(RECIPES) / 2
     for recipe in csra:
         twin = RECIPES[recipe.name.replace("csra", "avg")]
@@ -59,7 +66,64 @@ def test_the_papers_recipes_are_the_papers():
         recipe.optimisation.batch_size,
     ) == (0.01, 0.1, 448, 16)
     assert (recipe.head.lam, recipe.head.num_heads, recipe.head.normalize) == (0.1, 1, True)
-    assert (recipe.loss, recipe.loss.unknown) == ("bce", "negative")
+    assert recipe.loss == BCE(unknown="negative")
+
+
+OPTIONS = {
+    "csra": {"num_heads": 2, "lam": 0.7, "temperatures": (0.5, math.inf), "normalize": False},
+    "average": {"bias": True},
+    "max": {"normalize": True},
+    "spatial": {"temperature": 7.0},
+    "lse": {"r": 2.5},
+    "gem": {"p": 2.0},
+    "topk": {"k": 2},
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_recipe_records_the_head_that_is_built(kind):
+    """Every head and every option: build, save, read and build again gives the same module and logits."""
+    recipe = get_recipe("emoji-lite0-csra").replace(head=kind, **OPTIONS.get(kind, {}))
+    for name, value in OPTIONS.get(kind, {}).items():
+        said = [0.5, "inf"] if name == "temperatures" else value
+        assert recipe.to_json()["head"][name] == said
+    again = Recipe.from_json(json.loads(json.dumps(recipe.to_json(), allow_nan=False)))
+    assert again.head == recipe.head
+    x = torch.rand(2, 6, 3, 3)
+    first, second = (build_head(r.head, 6, 4) for r in (recipe, again))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(x), second(x))
+    assert torch.equal(first.attention(x), second.attention(x))
+
+
+def test_what_would_do_nothing_is_refused_by_name():
+    recipe = get_recipe("voc2012-lite0-csra")
+    for changes, message in (
+        ({"head": "average", "lam": 0.3}, "'average' has no option 'lam'"),
+        ({"head": "spatial", "temperatures": (7,)}, "'spatial' has no option 'temperatures'"),
+        ({"freeze_backbone": True, "randaugment": True}, "randaugment would do nothing, since the backbone is frozen"),
+        ({"step_epochs": 3.0}, "step_epochs would do nothing, since the schedule is cosine"),
+        ({"augmentation": "flip", "crop_scale": 0.5}, "crop_scale would do nothing"),
+        ({"epoch": 3}, "no option 'epoch'"),
+    ):
+        with pytest.raises(CsraError, match=message):
+            recipe.replace(**changes)
+    frozen = recipe.replace(freeze_backbone=True)
+    assert "crop_scale" not in frozen.to_json()["optimisation"]  # what is not used is not recorded
+
+
+def test_scores_that_recipes_promise_are_on_record():
+    for name, (folder, begins, score) in MEASURED.items():
+        files = sorted((ROOT / "data/runs" / folder).glob(f"{begins}*/metrics.json"))
+        files = [f for f in files if re.fullmatch(rf"{begins}(-\d+)?", f.parent.name)]
+        found = [json.loads(f.read_text())["mAP"] for f in files]
+        assert found
+        assert score == pytest.approx(100 * np.mean(found), abs=0.051)
+        assert str(score) in get_recipe(name).expected
+        recorded = Recipe.from_json(json.loads((files[0].parent / "recipe.json").read_text())["recipe"])
+        now = get_recipe(name).to_json()
+        assert {k: v for k, v in recorded.to_json()["optimisation"].items() if k != "seed"} == now["optimisation"]
+        assert recorded.head == get_recipe(name).head
 
 
 def test_recipes_are_frozen_and_named_as_in_the_table():

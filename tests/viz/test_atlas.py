@@ -96,7 +96,7 @@ def small(tmp_path):
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return create_classifier("resnet10t", classes=VOC_CLASSES, head="csra", heads=2, lam=0.5, image_size=64).eval()
+    return create_classifier("resnet10t", classes=VOC_CLASSES, head="csra", num_heads=2, lam=0.5, image_size=64).eval()
 
 
 def test_a_model_is_added_and_read_back(small, network):

@@ -61,7 +61,7 @@ def data(*models: dict, targets=(1, 0, -1, 1, 0)) -> dict:
 
 def model(heads: int, temperatures: list, *, name: str = HOSTILE[1], side: int = 3) -> dict:
     kept = [packed(m) for m in some_maps(heads, side=side)]
-    return {"name": name, "heads": heads, "lam": 0.25, "temperatures": temperatures, "maps": kept}
+    return {"name": name, "num_heads": heads, "lam": 0.25, "temperatures": temperatures, "maps": kept}
 
 
 @pytest.fixture
@@ -434,7 +434,7 @@ def test_explorers_of_the_atlas_stay_small():
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    options = {"head": "csra", "heads": 2, "lam": 0.5, "image_size": 64}
+    options = {"head": "csra", "num_heads": 2, "lam": 0.5, "image_size": 64}
     return create_classifier("resnet10t", classes=HOSTILE, **options).eval()
 
 
