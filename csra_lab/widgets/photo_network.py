@@ -74,34 +74,34 @@ class BrowserNetwork:
 
 
 @functools.cache
-def browser_network(models: Path | None = None) -> BrowserNetwork:
-    """The network with its ImageNet classifier and every head on it in a folder of models.
+def browser_models() -> tuple[tuple[str, MultiLabelClassifier], ...]:
+    """The ImageNet classifier, and every classifier on the same backbone that comes with the lab, by name."""
+    found = [("imagenet", imagenet_classifier(BACKBONE))]
+    for path in sorted(p for p in asset("models").iterdir() if (p / "config.json").exists()):
+        model = MultiLabelClassifier.from_pretrained(path)
+        if model.backbone.name == BACKBONE and isinstance(model.head, CSRA | AveragePooling):
+            found.append((path.name, model))
+    return tuple(found)
 
-    Args:
-        models: folders that `MultiLabelClassifier.save_head` wrote; None for the models that come with the lab.
+
+@functools.cache
+def browser_network() -> BrowserNetwork:
+    """The network with the heads of `browser_models`.
 
     Raises:
         CsraError: timm builds the network otherwise than it did, so that the plan does not give its features.
     """
-    imagenet = imagenet_classifier(BACKBONE)
+    (_, imagenet), *_ = browser_models()
     layers, arrays = [], []
     for layer, weight, bias in _layers(imagenet.backbone.model):
         layers.append(layer)
         arrays += _rounded(_packed(layer["kind"], weight), bias)
     _check_plan(imagenet.backbone, layers)
     heads = []
-    for name, model in _models(imagenet, models or asset("models")):
+    for name, model in browser_models():
         heads.append({**_about(name, model), "multilabel": name != "imagenet"})
         arrays += _rounded(_packed_product(_classifiers(model.head)), _biases(model.head))
     return BrowserNetwork(tuple(layers), tuple(heads), b"".join(a.tobytes() for a in arrays))
-
-
-def _models(imagenet: MultiLabelClassifier, folder: Path) -> Iterator[tuple[str, MultiLabelClassifier]]:
-    yield "imagenet", imagenet
-    for path in sorted(p for p in folder.iterdir() if (p / "config.json").exists()):
-        model = MultiLabelClassifier.from_pretrained(path)
-        if model.backbone.name == BACKBONE and isinstance(model.head, CSRA | AveragePooling):
-            yield path.name, model
 
 
 def _about(name: str, model: MultiLabelClassifier) -> dict:
