@@ -46,6 +46,8 @@ def chapter_notebook(executed: NotebookNode, page: str, book: Book) -> NotebookN
     are folded. Metadata that only the build understands is left out.
     """
     cells = [nbformat.v4.new_markdown_cell(how_to_run(book.repository))]
+    if book.repository:
+        cells.append(nbformat.v4.new_code_cell(install_cell(book.repository), metadata={"tags": ["install"]}))
     titles = exercise_titles("\n".join(cell.source for cell in executed.cells if cell.cell_type == "markdown"))
     for cell in executed.cells:
         if cell.cell_type != "code":
@@ -79,6 +81,16 @@ def how_to_run(repository: str) -> str:
     else:
         lines += ["", "To run it, open it where CSRA Lab is installed: `make lab`, in a copy of its repository."]
     return "\n".join(lines)
+
+
+def install_cell(repository: str) -> str:
+    """Code that installs the lab where it is not; `csra_lab.recorded` then fetches the records that a chapter reads."""
+    return "\n".join([
+        "import importlib.util",
+        "",
+        'if importlib.util.find_spec("csra_lab") is None:',
+        f'    %pip install -q "csra-lab[book] @ git+{repository}"',
+    ])  # fmt: skip
 
 
 def exercise_titles(text: str) -> dict[str, str]:

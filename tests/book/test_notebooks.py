@@ -11,7 +11,7 @@ import jupytext
 import nbformat
 import pytest
 import yaml
-from chapter_notebooks import Book, chapter_notebook, how_to_run, plain_markdown
+from chapter_notebooks import Book, chapter_notebook, how_to_run, install_cell, plain_markdown
 from lab_pages import source_links
 
 from tests.book.pages import PAGES, Page, leaks
@@ -83,6 +83,18 @@ def test_colab_is_told_where_the_lab_is_if_anyone_knows():
     ]
 
 
+def test_a_notebook_installs_the_lab_where_the_repository_is_known():
+    url = "https://github.com/someone/csra"
+    cell = nbformat.v4.new_code_cell("1 + 1", execution_count=1, outputs=[])
+    made = chapter_notebook(nbformat.v4.new_notebook(cells=[cell]), "here", Book(repository=url))
+    nbformat.validate(made)
+    _, install, code = made.cells
+    assert install.source == install_cell(url)
+    assert f"git+{url}" in install.source
+    assert install.metadata["tags"] == ["install"]
+    assert code.source == "1 + 1"
+
+
 # --- the built book ---------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +117,7 @@ def test_each_page_links_to_its_notebook(html, name):
 def test_every_cell_has_run_without_an_error(executed, name):
     nbformat.validate(executed[name])
     cells = [cell for cell in executed[name].cells if cell.cell_type == "code"]
+    cells = [cell for cell in cells if "install" not in cell.metadata.get("tags", [])]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []
