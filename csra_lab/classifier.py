@@ -12,6 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.validation import is_plain
 from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, fit_position_embedding, load_timm
@@ -189,7 +190,7 @@ class MultiLabelClassifier(
         """
         folder = Path(folder)
         with atomic_write(folder / "config.json") as path:
-            path.write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
+            path.write_text(strict_json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
         with atomic_write(folder / HEAD_FILE) as path:
             save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, path)
 

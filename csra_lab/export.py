@@ -4,11 +4,11 @@ import contextlib
 import copy
 import importlib.util
 import io
-import json
 from pathlib import Path
 
 import torch
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.errors import CsraError
@@ -32,7 +32,7 @@ def save_program(model: MultiLabelClassifier, path: str | Path) -> Path:
     """
     path = Path(path)
     with atomic_write(path) as fresh:
-        torch.export.save(export_program(model), fresh, extra_files={"csra_lab": json.dumps(model.config())})
+        torch.export.save(export_program(model), fresh, extra_files={"csra_lab": strict_json.dumps(model.config())})
     return path
 
 
@@ -52,7 +52,7 @@ def export_onnx(model: MultiLabelClassifier, path: str | Path) -> Path:
     path = Path(path)
     with contextlib.redirect_stdout(io.StringIO()):  # torch reports its progress there
         program = torch.onnx.export(export_program(model), dynamo=True, input_names=["images"], output_names=["logits"])
-    program.model.metadata_props["csra_lab"] = json.dumps(model.config())
+    program.model.metadata_props["csra_lab"] = strict_json.dumps(model.config())
     with atomic_write(path) as fresh:
         program.save(fresh)
     return path

@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 @cache
 def code_version() -> dict[str, str | bool]:
-    """The lab's `version`; from a checkout also its `commit`, and `clean`: no file of the package differed from it.
+    """`csra_lab`, the version; from a checkout also its `commit`, and `clean`: no file of the package differed from it.
 
     An installed wheel, or a machine without git, gives the version only. Read once, when first asked.
     """
-    return {"version": lab_version(), **checkout(PACKAGE.parent)}
+    return {"csra_lab": lab_version(), **checkout(PACKAGE.parent)}
 
 
 def lab_version() -> str:

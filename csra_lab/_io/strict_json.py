@@ -21,7 +21,7 @@ def dumps(value: object, *, indent: int | None = None, nan: Literal["refuse", "n
     """A value as strict JSON.
 
     Args:
-        value: mappings with text keys, lists, tuples, arrays, texts, truth values, numbers and None.
+        value: mappings (keys are texts or whole numbers), lists, tuples, arrays, texts, truth values, numbers, None.
         indent: spaces a level; one line if left out.
         nan: what NaN becomes.
 
@@ -44,10 +44,7 @@ def plain(value: object, *, nan: Literal["refuse", "null"] = "refuse", where: st
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            raise TypeError(f"{where}: a key of JSON is a text, not {wrong!r}")
-        return {key: plain(each, nan=nan, where=f"{where}[{key!r}]") for key, each in value.items()}
+        return {_key(key): plain(each, nan=nan, where=f"{where}[{key!r}]") for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each, nan=nan, where=f"{where}[{i}]") for i, each in enumerate(value)]
     if isinstance(value, float):
@@ -55,6 +52,13 @@ def plain(value: object, *, nan: Literal["refuse", "null"] = "refuse", where: st
             raise CsraError(f"{where} is not a number, which JSON cannot hold; check what was computed.")
         return _finite(value)
     return value
+
+
+def _key(key: object) -> str:
+    """A key of JSON, which is a text; a whole number is written as one."""
+    if isinstance(key, str) or (isinstance(key, int | np.integer) and not isinstance(key, bool)):
+        return str(key)
+    raise TypeError(f"a key of JSON is a text, not {key!r}")
 
 
 def _finite(value: float) -> float | str | None:

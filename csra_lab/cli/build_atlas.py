@@ -4,7 +4,6 @@
 makes the models on frozen features anew, in minutes.
 """
 
-import dataclasses
 import json
 import re
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
@@ -64,10 +64,9 @@ def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
             model = model.with_head(trained.head).eval()
             title = f"{_head_title(model)}, EfficientNet-Lite0 (frozen)"
             name = "-".join([recipe.data.dataset, "lite0", *re.findall(r"\w+", _head_title(model).lower())])
-            fields = json.loads(json.dumps(dataclasses.asdict(recipe)).replace("Infinity", '"inf"'))
             made = {
                 "command": "python -m csra_lab.cli.build_atlas",
-                "recipe": fields,
+                "recipe": recipe.to_json(),
                 "environment": environment(torch.device("cpu")),
             }
             paths.append(add_to_atlas(model, recipe.data.dataset, name=name, title=title, made=made, folder=folder))
@@ -95,7 +94,7 @@ def write_pictures(folder: Path) -> None:
             line = {"id": data.ids[i], "split": data.split, "file": path.name, "targets": data.targets[i].tolist()}
             content[dataset]["pictures"].append(line)
     with atomic_write(folder / "pictures.json") as fresh:
-        fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        fresh.write_text(strict_json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_picture(data: MultiLabelDataset, i: int, folder: Path) -> Path:

@@ -11,7 +11,6 @@ found.npz          best cells of all seeds, (S, P); of seed 0 also the mass at T
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead, config_kind
 from csra_lab.significance import difference_errors, draw_images
@@ -125,7 +125,7 @@ def record_attention(out: Path, *, cache: Path | None = None, resamples: int = 1
     }
     with atomic_write(out) as path:
         path.mkdir()
-        (path / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        (path / "run.json").write_text(strict_json.dumps(run, indent=1, nan="null") + "\n", encoding="utf-8")
         pd.DataFrame(lines).to_csv(path / "results.csv", index=False)
         pd.DataFrame(comparisons).to_csv(path / "comparisons.csv", index=False)
         np.savez_compressed(path / "truth.npz", **truth)

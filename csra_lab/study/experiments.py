@@ -12,7 +12,6 @@ scores.npz         test logits of the rows that keep them, (seeds, N, C) float16
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 import time
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab.backbones import best_weights, create_backbone
 from csra_lab.catalog import DRAWN, load_dataset
@@ -217,7 +217,7 @@ def write_record(
         }
         if plan.conditions and sets[where.splits[0]].box_reader is not None:
             _conditions(rows, sets, where).to_csv(path / "conditions.csv", index=False, float_format="%.6f")
-        (path / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        (path / "run.json").write_text(strict_json.dumps(run, indent=1, nan="null") + "\n", encoding="utf-8")
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
         comparisons.to_csv(path / "comparisons.csv", index=False, float_format="%.6f")
         _histories(rows.values()).to_csv(path / "history.csv", index=False, float_format="%.5f")

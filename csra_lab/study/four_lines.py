@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
@@ -288,7 +289,9 @@ def run_four_lines(
     }
     if out is not None:
         with atomic_write(out) as path:
-            path.write_text(json.dumps({"runs": [*before, record]}, indent=1) + "\n", encoding="utf-8")
+            path.write_text(
+                strict_json.dumps({"runs": [*before, record]}, indent=1, nan="null") + "\n", encoding="utf-8"
+            )
     return record
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab._io.cache import cache_folder, only_one
 from csra_lab.backbones import Backbone
@@ -148,7 +149,7 @@ def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, datase
                 handle.flush()
                 _check_still_there(handle, part)
                 with atomic_write(note) as path:
-                    path.write_text(json.dumps({"shape": shape, "crc32": sums}), encoding="utf-8")
+                    path.write_text(strict_json.dumps({"shape": shape, "crc32": sums}), encoding="utf-8")
         _check_still_there(handle, part)
 
 

@@ -23,7 +23,9 @@ import timm
 import torch
 import torchvision
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.provenance import code_version
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import CsraError
 from csra_lab.metrics import MetricValues
@@ -78,7 +80,7 @@ def write_recipe(out: Path, recipe: Recipe, train_set: MultiLabelDataset, device
     data = {"images": len(train_set), "fingerprint": train_set.fingerprint()}
     content = {"recipe": recipe.to_json(), "train_set": data, "environment": environment(device)}
     with atomic_write(out / "recipe.json") as path:
-        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(strict_json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -100,10 +102,11 @@ def read_recipe(folder: Path) -> Recipe:
         raise CsraError(f"{path} does not hold a recipe of this lab ({error}); train again.") from error
 
 
-def environment(device: torch.device) -> dict[str, str]:
-    """Versions and the device: what a number may depend on besides its recipe."""
+def environment(device: torch.device) -> dict[str, str | bool]:
+    """The lab's code, versions and the device: what a number may depend on besides its recipe."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
     return {
+        **code_version(),
         "device": name,
         "python": platform.python_version(),
         **{module.__name__: module.__version__ for module in (torch, torchvision, timm, accelerate, np)},
@@ -123,7 +126,7 @@ def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MetricVal
         )
     result = {"dataset": dataset.name, "split": dataset.split, **metrics.to_dict()}
     with atomic_write(folder / "metrics.json") as path:
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        path.write_text(strict_json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
@@ -107,7 +108,7 @@ def add_to_atlas(
     about = {"title": title, "dataset": dataset, "backbone": config["backbone"], "head": config["head"], "made": made}
     path = folder / "models" / f"{name}.safetensors"
     with atomic_write(path) as fresh:
-        save_file({"maps": maps.contiguous()}, fresh, metadata={"about": json.dumps(about)})
+        save_file({"maps": maps.contiguous()}, fresh, metadata={"about": strict_json.dumps(about)})
     return path
 
 
