@@ -1,5 +1,6 @@
 """What a run trains on and validates with: images or cached features, in the form that its loader wants."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
+from csra_lab.errors import CsraError, MissingFile
 from csra_lab.recipes import Recipe
 from csra_lab.training.feature_cache import FeatureMaps, compute_features
 from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits
@@ -41,10 +43,30 @@ class Parts:
 
 
 def split_off(recipe: Recipe, train_set: MultiLabelDataset) -> Parts:
-    """The recipe's sample of the training set, cut into a part to fit and a validation part."""
+    """The recipe's sample of the training set, cut into a part to fit and a validation part.
+
+    Raises:
+        CsraError: a part that is empty, or has no label to learn from or to measure by.
+    """
     if recipe.data.subset is not None:
         train_set = train_set.subset(sample_images(train_set, recipe.data.subset))
-    return Parts(train_set, *hold_out(train_set, recipe.data.validation_fraction))
+    parts = Parts(train_set, *hold_out(train_set, recipe.data.validation_fraction))
+    for part, items in (("training", parts.fit), ("validation", parts.held_out)):
+        if len(items) and not (train_set.targets[items] == 1).any():
+            raise CsraError(
+                f"the {part} part of {train_set.name} {train_set.split} ({len(items)} images) shows none of the "
+                "classes; check the labels, or set another validation_fraction."
+            )
+    return parts
+
+
+def check_files(dataset: MultiLabelDataset) -> None:
+    """Raise a MissingFile for the first image that is not there: before the first epoch, not after the last."""
+    for path in dict.fromkeys(dataset.paths):
+        if not os.path.isfile(path):
+            raise MissingFile(
+                f"{dataset.name} {dataset.split} lists {path}, which is not there; `csra-lab data check` lists all."
+            )
 
 
 def prepare(

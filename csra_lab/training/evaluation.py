@@ -124,14 +124,19 @@ def metrics_of(
     Raises:
         CsraError: no label is known, or what `multilabel_metrics` raises.
     """
+    check_labels(dataset)
     targets = dataset.targets
-    if not (targets >= 0).any():
+    targets = np.maximum(targets, 0) if difficult == "negative" else targets
+    return multilabel_metrics(scores, targets, classes=dataset.classes, **options)
+
+
+def check_labels(dataset: MultiLabelDataset) -> None:
+    """Raise a CsraError for a set without a known label."""
+    if not (dataset.targets >= 0).any():
         raise CsraError(
             f"{dataset.name} {dataset.split} has no labels to measure against; "
             "use another split, or `csra-lab predict`."
         )
-    targets = np.maximum(targets, 0) if difficult == "negative" else targets
-    return multilabel_metrics(scores, targets, classes=dataset.classes, **options)
 
 
 def check_classes(model: MultiLabelClassifier, dataset: MultiLabelDataset) -> None:

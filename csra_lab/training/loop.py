@@ -35,8 +35,8 @@ from csra_lab.errors import CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
 from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, load_state, save_history, save_state
-from csra_lab.training.data import prepare, split_off
-from csra_lab.training.evaluation import autocast, check_classes, evaluate, predict_scores, to_device
+from csra_lab.training.data import check_files, prepare, split_off
+from csra_lab.training.evaluation import autocast, check_classes, check_labels, evaluate, predict_scores, to_device
 from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
 from csra_lab.training.run_folder import check_run_folder, save_evaluation, write_recipe
 from csra_lab.training.sampling import Batches, mix_seed
@@ -65,7 +65,7 @@ def train(
 
     Args:
         train_set, test_set: with the recipe's classes. A validation part is cut off `train_set` where the recipe
-            says so; the test set is scored once, at the end, and its classes are checked before the first epoch.
+            says so; the test set is scored once, at the end, and its classes, labels and files are checked first.
         out: folder of the run.
 
     Raises:
@@ -77,8 +77,12 @@ def train(
     check_run_folder(out, recipe, train_set)
     torch.manual_seed(recipe.run.seed)
     model = build_model(recipe, train_set)
+    for dataset in (train_set, test_set):
+        if dataset is not None:
+            check_files(dataset)
     if test_set is not None:
         check_classes(model, test_set)
+        check_labels(test_set)
     trainer = Trainer(recipe, model, train_set, out, accelerator, progress)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes
     if accelerator.is_main_process and not (out / "recipe.json").exists():

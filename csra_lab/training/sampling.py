@@ -4,6 +4,8 @@ So a resumed run, a run with more loader workers, and a run split over several p
 """
 
 import hashlib
+import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -83,14 +85,14 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (n,) of a training part and (m,) of a validation part, decided by the hash of each file name.
+    """Indices (n,) of a training part and (m,) of a validation part, decided by the hash of each image's name.
 
-    The same pictures are held out whatever their order, and people who share a picture stay together.
+    The same images are held out whatever their order, and people who share an image stay together.
 
     Raises:
         CsraError: the validation part would be empty although asked for.
     """
-    keys = [mix_seed(0, "hold out", path.name) for path in dataset.paths]
+    keys = [mix_seed(0, "hold out", name) for name in image_names(dataset)]
     ranked = sorted(set(keys))
     cut = ranked[: round(fraction * len(ranked))]
     held = np.isin(np.array(keys, dtype=np.uint64), np.array(cut, dtype=np.uint64))
@@ -108,12 +110,22 @@ def sample_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
     Raises:
         CsraError: the data set has fewer images.
     """
-    names = [path.name for path in dataset.paths]
+    names = image_names(dataset)
     ranked = sorted(set(names), key=lambda name: mix_seed(0, "keep", name))
     if count > len(ranked):
         raise CsraError(f"subset is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
     kept = set(ranked[:count])
     return np.flatnonzero([name in kept for name in names])
+
+
+def image_names(dataset: MultiLabelDataset) -> list[str]:
+    """What tells images apart, the same on every machine: the file name, or where images share it, the path.
+
+    The path begins below the data set's folder: in a tree where every file is `view1.jpg`, the folders tell them apart.
+    """
+    count = Counter(posixpath.basename(key) for key in set(dataset.keys))
+    names = [posixpath.basename(key) for key in dataset.keys]
+    return [name if count[name] == 1 else key for name, key in zip(names, dataset.keys, strict=True)]
 
 
 def mix_seed(*parts: int | str) -> int:

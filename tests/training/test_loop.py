@@ -345,6 +345,23 @@ class TestRefusals:
             train(VIT.replace(**change), *sets, tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
 
+    def test_what_would_end_badly_is_refused_before_the_first_epoch(self, sets, tmp_path):
+        known, test = sets
+        held = split_off(VIT, known).held_out
+        blank, unlabelled, lost = (each.subset(range(len(each))) for each in (known, test, test))
+        blank.targets = known.targets.copy()
+        blank.targets[held] = 0
+        unlabelled.targets = np.full_like(test.targets, -1)
+        lost.paths = [*test.paths[:-1], tmp_path / "gone.jpg"]
+        for train_set, test_set, message in (
+            (blank, test, "the validation part of voc2012 trainval .* shows none of the classes"),
+            (known, unlabelled, "no labels to measure against"),
+            (known, lost, r"gone\.jpg, which is not there"),
+        ):
+            with pytest.raises(CsraError, match=message):
+                train(VIT, train_set, test_set, tmp_path / "run", progress=False)
+            assert not (tmp_path / "run").exists()
+
     @pytest.mark.parametrize(
         "change", [{"epochs": 0}, {"head_lr": -1.0}, {"momentum": 1.5}, {"schedule": "linear"}, {"lam": float("nan")}]
     )
