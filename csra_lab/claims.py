@@ -89,6 +89,7 @@ def measure_claims(
     mean_over: Literal["classes", "positives"] = "classes",
     resamples: int = 1000,
     confidence: float = 0.95,
+    comparisons: int | None = None,
     seed: int = 0,
 ) -> list[MeasuredClaim]:
     """Every claim with an interval, all of which hold together.
@@ -101,11 +102,12 @@ def measure_claims(
             all of whose methods are here covers the training images too.
         groups, resamples, seed: how the test images are drawn, see `draw_images`.
         mean_over: see `weighted_mAP`. confidence: that every interval holds.
+        comparisons: how many intervals are to hold together, where this is a part of a larger table.
 
     Raises:
         CsraError: a label without scores, runs of unequal or too small number, and what `weighted_mAP` raises.
     """
-    resampled = resampled or {}
+    resampled, comparisons = resampled or {}, comparisons or len(claims)
     used = dict.fromkeys(label for claim in claims for label, _ in claim.terms)
     _check(used, scores, resampled)
     num_images = np.shape(targets)[0]
@@ -118,20 +120,20 @@ def measure_claims(
     for claim in claims:
         runs = _combined(claim, mAPs)  # (S, 1 + R)
         seen, draws = runs[:, 0], runs[:, 1:]
-        options = {"units": units, "confidence": confidence, "comparisons": len(claims)}
+        options = {"units": units, "confidence": confidence, "comparisons": comparisons}
         by_images, by_seeds, half = difference_errors([(seen, draws)], draws.mean(axis=0), **options)
         covers, run_error = "for other test images and seeds", math.sqrt(by_seeds)
         if all(label in again for label, _ in claim.terms):
             spread = _combined(claim, again)[:, 0]  # (K,)
             run_error = float(spread.std(ddof=1))
-            by_runs = critical_t(confidence, len(claims), len(spread) - 1) * run_error
-            by_seed_runs = critical_t(confidence, len(claims), len(seen) - 1) * math.sqrt(by_seeds)
+            by_runs = critical_t(confidence, comparisons, len(spread) - 1) * run_error
+            by_seed_runs = critical_t(confidence, comparisons, len(seen) - 1) * math.sqrt(by_seeds)
             half = math.sqrt(half**2 - by_seed_runs**2 + max(by_runs, by_seed_runs) ** 2)  # never below seeds alone
             covers = "for other test images, training images and seeds"
         difference = float(seen.mean())
         measured.append(
             MeasuredClaim(claim.name, difference, difference - half, difference + half, math.sqrt(by_images), run_error,
-                          covers, mean_over, float(confidence), len(claims))
+                          covers, mean_over, float(confidence), comparisons)
         )  # fmt: skip
     return measured
 

@@ -1,0 +1,222 @@
+"""Where heads look on photographs with boxes, beside the baselines that a map must beat.
+
+`record_real_boxes` trains average pooling and CSRA on VOC2012's photographs with five seeds and measures, on every pair
+of an image and a class that it shows (all of `localization` and `detection`):
+
+    pointing   whether the best cell's centre lies in a box of the class
+    energy     the share of the map that lies in the boxes of the class
+    CorLoc     whether the box around the map's largest part overlaps an object by 0.5, or by 0.3
+
+Baselines know nothing of the image: its centre; the class's prior, which is the mean of its training boxes as a map;
+the class's median training box; and the whole image. Boxes are kept in 224ths of a side, widened to whole ones.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from csra_lab._io.atomic_write import atomic_write
+from csra_lab.heads import ScoreMapHead
+from csra_lab.significance import draw_images
+from csra_lab.study.attention_study import TEMPERATURES, mean_interval, score_maps, size_bins
+from csra_lab.study.detection import boxes_of, localised
+from csra_lab.study.localization import (
+    Objects,
+    Pairs,
+    activation_maps,
+    attention_maps,
+    box_coverage,
+    mass_inside,
+    pairs_of,
+    peaks,
+    points_inside,
+)
+from csra_lab.training.feature_cache import FeatureMaps
+
+SIDE = 224  # boxes are kept in this part of a side
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+OVERLAPS = (0.5, 0.3)
+AVERAGE, CSRA = "average pooling", "CSRA"
+WAYS = {  # a map -> its head, and its temperature; None: the class activation map
+    f"CAM of {AVERAGE}": (AVERAGE, None),
+    f"CAM of {CSRA}": (CSRA, None),
+    f"attention of {CSRA}, T = 1": (CSRA, 1.0),
+}
+
+
+def whole_boxes(objects: Objects) -> Objects:
+    """The objects with their corners moved outwards to whole 224ths of a side, as a record keeps them."""
+    low, high = np.floor(SIDE * objects.corners[:, :2]), np.ceil(SIDE * objects.corners[:, 2:])
+    return dataclasses.replace(objects, corners=np.concatenate([low, high], axis=1) / SIDE)
+
+
+def object_counts(pairs: Pairs) -> NDArray[np.int64]:
+    """(P,) how many objects of the class the image shows."""
+    return (~np.isnan(pairs.boxes[..., 0])).sum(axis=1)
+
+
+def bins_of(pairs: Pairs) -> dict[str, NDArray[np.bool_]]:
+    """Name of a bin -> (P,) which pairs are in it: all, by the largest object's size, by the number of objects.
+
+    Bins without a pair are left out.
+    """
+    count = object_counts(pairs)
+    bins = size_bins(pairs.share) | {"1 object": count == 1, "2 objects": count == 2, "3 or more": count >= 3}
+    return {name: inside for name, inside in bins.items() if inside.any()}
+
+
+def class_priors(pairs: Pairs, grid: tuple[int, int], num_classes: int) -> NDArray[np.float64]:
+    """(C, h, w) how often a training image with the class has it at each cell; a class without pairs takes the mean."""
+    coverage = box_coverage(pairs.boxes, grid)  # (P, h, w)
+    everywhere = coverage.mean(axis=0)
+    return np.stack([
+        coverage[pairs.label == c].mean(axis=0) if (pairs.label == c).any() else everywhere for c in range(num_classes)
+    ])  # fmt: skip
+
+
+def median_boxes(pairs: Pairs, num_classes: int) -> NDArray[np.float64]:
+    """(C, 4) the median of each class's training boxes, the largest of each pair."""
+    area = np.nan_to_num((pairs.boxes[..., 2] - pairs.boxes[..., 0]) * (pairs.boxes[..., 3] - pairs.boxes[..., 1]))
+    largest = pairs.boxes[np.arange(len(pairs)), area.argmax(axis=1)]  # (P, 4)
+    all_classes = np.median(largest, axis=0)
+    return np.stack([
+        np.median(largest[pairs.label == c], axis=0) if (pairs.label == c).any() else all_classes
+        for c in range(num_classes)
+    ])  # fmt: skip
+
+
+def baselines(pairs: Pairs, training: Pairs, grid: tuple[int, int], num_classes: int) -> dict[tuple, NDArray]:
+    """(method, measure) -> (1, P) values of what knows nothing of the image."""
+    coverage = box_coverage(pairs.boxes, grid)
+    prior = class_priors(training, grid, num_classes)[pairs.label]  # (P, h, w)
+    values = {
+        ("centre", "pointing"): points_inside(np.full((1, 1, 2), 0.5), pairs.boxes)[:, 0],
+        ("class prior", "pointing"): points_inside(peaks(prior)[:, None], pairs.boxes)[:, 0],
+        ("class prior", "energy"): mass_inside(prior, coverage),
+        ("flat map", "energy"): coverage.mean(axis=(1, 2)),
+    }
+    whole = np.broadcast_to(np.array([0.0, 0.0, 1.0, 1.0]), (len(pairs), 4))
+    median = median_boxes(training, num_classes)[pairs.label]
+    for least in OVERLAPS:
+        values["whole image", f"CorLoc {least:g}"] = localised(whole, pairs.boxes, least=least)
+        values["class's median box", f"CorLoc {least:g}"] = localised(median, pairs.boxes, least=least)
+    return {key: np.asarray(value)[None] for key, value in values.items()}
+
+
+def map_values(maps: Mapping[str, NDArray], pairs: Pairs, thresholds: Mapping[str, float]) -> dict[tuple, NDArray]:
+    """(method, measure) -> (S, P) values of every map.
+
+    Args:
+        maps: head -> (S, P, h, w) score maps of the pairs. thresholds: way -> threshold of its boxes.
+    """
+    coverage = box_coverage(pairs.boxes, next(iter(maps.values())).shape[-2:])
+    values = {}
+    for name, of_seeds in maps.items():
+        values[name, "pointing"] = np.stack([points_inside(peaks(m)[:, None], pairs.boxes)[:, 0] for m in of_seeds])
+        scores = torch.from_numpy(of_seeds)
+        values[f"CAM of {name}", "energy"] = _energy(activation_maps(scores), coverage)
+        for t in TEMPERATURES:
+            values[f"attention of {name}, T = {t:g}", "energy"] = _energy(attention_maps(scores, t), coverage)
+    for way, (head, t) in WAYS.items():
+        boxes = [boxes_of(torch.from_numpy(m), t, thresholds[way]) for m in maps[head]]
+        for least in OVERLAPS:
+            values[way, f"CorLoc {least:g}"] = np.stack([localised(b, pairs.boxes, least=least) for b in boxes])
+    return values
+
+
+def choose_thresholds(maps: Mapping[str, NDArray], pairs: Pairs) -> dict[str, float]:
+    """For every way of `WAYS` the threshold with the best CorLoc 0.5 on training pairs, by the first seed's maps."""
+    chosen = {}
+    for way, (head, t) in WAYS.items():
+        scores = torch.from_numpy(maps[head][0])
+        rates = {th: localised(boxes_of(scores, t, th), pairs.boxes).mean() for th in THRESHOLDS}
+        chosen[way] = max(rates, key=rates.get)
+    return chosen
+
+
+def compared(values: Mapping[tuple, NDArray]) -> list[tuple[str, str, str]]:
+    """(measure, label, against): the heads against each other and against the strongest baselines."""
+    rows = [("pointing", CSRA, AVERAGE)]
+    rows += [("pointing", name, base) for name in (AVERAGE, CSRA) for base in ("centre", "class prior")]
+    attention, cam = f"attention of {CSRA}, T = 1", f"CAM of {AVERAGE}"
+    rows += [("energy", attention, f"attention of {AVERAGE}, T = 1"), ("energy", attention, "class prior")]
+    rows += [("energy", cam, "class prior")]
+    for least in OVERLAPS:
+        measure = f"CorLoc {least:g}"
+        rows += [(measure, f"CAM of {CSRA}", cam), (measure, attention, cam), (measure, cam, "class's median box")]
+    return [row for row in rows if (row[1], row[0]) in values and (row[2], row[0]) in values]
+
+
+def comparisons_of(values: Mapping[tuple, NDArray], pairs: Pairs, weights: NDArray) -> Iterator[dict]:
+    """Every compared row on all pairs, and pointing against the centre in every bin; the intervals hold together."""
+    bins = bins_of(pairs)
+    rows = [(row, "all") for row in compared(values)]
+    rows += [(("pointing", CSRA, against), name) for against in (AVERAGE, "centre") for name in list(bins)[1:]]
+    for (measure, label, against), name in rows:
+        inside = bins[name]
+        a, b = (np.broadcast_to(values[k, measure], (_seeds(values), len(pairs)))[:, inside] for k in (against, label))
+        found = mean_interval(a, b, pairs.image[inside], weights, len(rows))
+        yield {"measure": measure, "bin": name, "label": label, "against": against, **found}
+
+
+def results_of(values: Mapping[tuple, NDArray], pairs: Pairs) -> Iterator[dict]:
+    """A line for each method, measure and bin, in %: mean and standard deviation over the seeds."""
+    for (method, measure), each in values.items():
+        for name, inside in bins_of(pairs).items():
+            rates = 100 * each[:, inside].mean(axis=1)
+            spread = rates.std(ddof=1) if len(rates) > 1 else np.nan
+            line = {"method": method, "measure": measure, "bin": name, "pairs": int(inside.sum())}
+            yield line | {"mean": round(rates.mean(), 3), "sd": round(spread, 3), "seeds": len(rates)}
+
+
+def measure_real_boxes(
+    heads: Mapping[str, Sequence[ScoreMapHead]], features: Mapping[str, FeatureMaps], objects: Mapping[str, Objects]
+) -> tuple[dict[tuple, NDArray], dict[str, float], Pairs, dict[str, NDArray]]:
+    """Measure one-head heads on the splits "trainval" (priors and thresholds) and "test".
+
+    Returns:
+        (method, measure) -> (S or 1, P) values; thresholds; the test pairs; and the best cell of every map, (S, P).
+    """
+    training, pairs = (pairs_of(whole_boxes(objects[split])) for split in ("trainval", "test"))
+    maps = {name: np.stack([score_maps(h, features["test"])[pairs.image, pairs.label] for h in heads[name]])
+            for name in heads}  # fmt: skip
+    first = {name: score_maps(heads[name][0], features["trainval"])[training.image, training.label][None]
+             for name in heads}  # fmt: skip
+    thresholds = choose_thresholds(first, training)
+    grid, num_classes = next(iter(maps.values())).shape[-2:], features["test"].targets.shape[1]
+    values = baselines(pairs, training, grid, num_classes) | map_values(maps, pairs, thresholds)
+    best = {name: m.reshape(*m.shape[:2], -1).argmax(axis=-1).astype(np.uint8) for name, m in maps.items()}
+    return values, thresholds, pairs, best
+
+
+def write_real_boxes(out: Path, values, thresholds, pairs: Pairs, best, run: dict, *, resamples: int = 1000) -> None:
+    """Write the record: run.json, results.csv, comparisons.csv, and found.npz with the boxes and the best cells."""
+    num_images = int(pairs.image.max()) + 1 if "images" not in run else run["images"]
+    weights = draw_images(num_images, resamples=resamples)
+    with atomic_write(out) as path:
+        path.mkdir()
+        (path / "run.json").write_text(json.dumps(run | {"thresholds": thresholds}, indent=1) + "\n", encoding="utf-8")
+        pd.DataFrame(results_of(values, pairs)).to_csv(path / "results.csv", index=False)
+        pd.DataFrame(comparisons_of(values, pairs, weights)).to_csv(path / "comparisons.csv", index=False)
+        np.savez_compressed(
+            path / "found.npz",
+            image=pairs.image.astype(np.uint16),
+            label=pairs.label.astype(np.uint8),
+            boxes=np.nan_to_num(np.round(SIDE * pairs.boxes), nan=255).astype(np.uint8),
+            **{f"best cell, {name}": cells for name, cells in best.items()},
+        )
+
+
+def _energy(maps: torch.Tensor, coverage: NDArray) -> NDArray[np.float64]:
+    """(S, P, h, w) maps -> (S, P) the share in the boxes."""
+    return np.stack([mass_inside(m, coverage) for m in maps.numpy()])
+
+
+def _seeds(values: Mapping[tuple, NDArray]) -> int:
+    return max(len(v) for v in values.values())

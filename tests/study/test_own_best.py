@@ -1,0 +1,90 @@
+"""Own best rates: no optimum at an edge, the same samples everywhere, and a record that its scores give again."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from csra_lab.claims import Claim
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.study import own_best
+from csra_lab.study.own_best import AVERAGE, CSRA, LADDER, METHODS, bootstrap, measured_claims, read_own_best, tune
+from csra_lab.training.feature_cache import FeatureMaps
+
+RECIPES = {name: own_best._recipe("photographs", name, METHODS[name]) for name in (AVERAGE, CSRA)}
+
+
+@pytest.fixture(scope="module")
+def features():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((120, 3)) < 0.3).astype(np.int8)
+    maps = rng.normal(size=(120, 1, 8, 3, 3)).astype(np.float16)
+    for c in range(3):
+        maps[targets[:, c] == 1, 0, c, 1, 1] += 2
+    return FeatureMaps(torch.from_numpy(maps), targets)
+
+
+def _quick(recipe):
+    return recipe.replace(epochs=2, warmup_epochs=0.0)
+
+
+def test_no_best_rate_is_at_an_edge(features):
+    recipes = {name: _quick(recipe) for name, recipe in RECIPES.items()}
+    starts = {AVERAGE: LADDER[1], CSRA: LADDER[-2]}  # both start far from where they learn
+    tried = tune(recipes, starts, features, np.arange(90), np.arange(90, 120), say=lambda _: None)
+    for rates in tried.values():
+        best = max(rates, key=rates.get)
+        i = LADDER.index(best)
+        assert all(LADDER[j] in rates for j in (i - 1, i + 1) if 0 <= j < len(LADDER))
+
+
+def test_a_sample_of_the_training_images_is_drawn_with_replacement():
+    sample = bootstrap(1000, 3)
+    assert len(sample) == 1000
+    assert 600 < len(np.unique(sample)) < 660  # 1 - 1/e of them
+    np.testing.assert_array_equal(sample, bootstrap(1000, 3))
+    assert (sample != bootstrap(1000, 4)).any()
+
+
+def test_every_claim_is_about_methods_that_there_are():
+    named = {label for claim in own_best.CLAIMS for label, _ in claim.terms}
+    assert named == set(METHODS)
+    for claim in own_best.CLAIMS:
+        assert sum(weight for _, weight in claim.terms) == 0
+
+
+@pytest.fixture(scope="module")
+def record(features, tmp_path_factory):
+    """A small run on features that are already there."""
+    methods = {name: dataclasses.replace(METHODS[name]) for name in RECIPES}
+    dataset = MultiLabelDataset(
+        name="tiny", split="test", classes=("a", "b", "c"), ids=[str(i) for i in range(120)],
+        paths=[f"{i}.jpg" for i in range(120)], targets=features.targets,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("own-best")
+    with pytest.MonkeyPatch.context() as patch:
+        sets, maps = (dict.fromkeys(("trainval", "test"), x) for x in (dataset, features))
+        patch.setattr(own_best, "source_features", lambda *_, **__: (sets, maps))
+        patch.setattr(own_best, "LADDER", (1e-3, 3e-3, 1e-2))
+        patch.setattr(own_best, "BASE", own_best.BASE.replace(epochs=1, warmup_epochs=0.0))
+        claims = [Claim.difference(CSRA, AVERAGE)]
+        return own_best.run_own_best(
+            "photographs", folder, methods=methods, claims=claims, seeds=2, resamples=3, say=lambda _: None
+        ), claims
+
+
+def test_the_scores_of_a_record_give_its_tables_again(record):
+    folder, claims = record
+    scores, again, targets, classes = read_own_best(folder)
+    assert {name: s.shape for name, s in scores.items()} == dict.fromkeys(RECIPES, (2, 120, 3))
+    assert {name: s.shape for name, s in again.items()} == dict.fromkeys(RECIPES, (3, 120, 3))
+    found, kept = measured_claims(scores, again, targets, claims), pd.read_csv(folder / "claims.csv")
+    pd.testing.assert_frame_equal(found, kept, check_exact=False, atol=1e-6)
+    assert kept.mean_over.tolist() == ["classes", "positives"]
+    assert kept.claims.eq(2).all()
+    assert kept.covers.eq("for other test images, training images and seeds").all()
+    frame = pd.read_csv(folder / "classes.csv")
+    assert frame["class"].tolist() == classes
+    assert frame.positives.tolist() == (targets == 1).sum(axis=0).tolist()
