@@ -51,7 +51,7 @@ class Backbone(nn.Module):
             hint = "choose another network" if image_size == own else f"try its own size, {own}"
             raise CsraError(
                 f"{name} gives no feature map for images of {image_size} pixels ({reason}); {hint}."
-            ) from None
+            ) from error
         for part, module in list(model.named_children()):  # classifiers, VGG's fully connected layers
             if part not in used and any(True for _ in module.parameters()):
                 setattr(model, part, nn.Identity())

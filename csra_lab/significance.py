@@ -336,8 +336,8 @@ def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray,
     """Scores as (S, N, C) float64 and their (S,) plain mAPs, or one sentence that says what is wrong."""
     try:
         arrays = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise CsraError(f"{name} must be numbers, and as many of them for each seed.") from None
+    except (TypeError, ValueError) as error:
+        raise CsraError(f"{name} must be numbers, and as many of them for each seed.") from error
     arrays = arrays[None] if arrays.ndim == 2 else arrays
     if arrays.ndim != 3 or not arrays.size:
         raise CsraError(f"{name} must be (seeds, images, classes) with at least one of each, not {arrays.shape}.")
@@ -346,7 +346,7 @@ def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray,
         try:
             per_class[s] = average_precision(each, targets)
         except CsraError as error:
-            raise CsraError(f"{name}[{s}]: {error}") from None
+            raise CsraError(f"{name}[{s}]: {error}") from error
     if np.isnan(per_class).all():
         raise CsraError("no target is 1, so there is nothing to find; check the class names and the annotations.")
     return arrays, np.nanmean(per_class, axis=1)

@@ -14,9 +14,9 @@ def read_annotations(path: Path, *, lists: tuple[str, ...]) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise CsraError(f"The annotations {path} cannot be read ({error.strerror}); check the file.") from None
+        raise CsraError(f"The annotations {path} cannot be read ({error.strerror}); check the file.") from error
     except (ValueError, RecursionError) as error:  # bad JSON and bad encoding are both ValueErrors
-        raise CsraError(f"The annotations {path} are not valid JSON ({error}); fetch the file again.") from None
+        raise CsraError(f"The annotations {path} are not valid JSON ({error}); fetch the file again.") from error
     for key in lists:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise CsraError(f"The annotations {path} have no list {key!r}; check that this is the right file.")

@@ -194,7 +194,7 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
                     raise CsraError(
                         f"{archive.url} answers {error.code} {reason}; the address may have moved, "
                         "so try later, or put the files in place by hand."
-                    ) from None
+                    ) from error
                 problem = f"{error.code} {error.reason}"
             except (http.client.HTTPException, ConnectionError, ValueError) as error:  # ValueError: a bad redirect
                 problem = str(error).split("\n")[0] or type(error).__name__
@@ -223,9 +223,9 @@ def _one_connection(archive: Archive, part: Path, bar: tqdm) -> None:
         if error.code != 416:
             raise
         part.unlink(missing_ok=True)  # longer than the file: not a beginning of it
-        raise ConnectionError("the unfinished file did not fit and was removed") from None
+        raise ConnectionError("the unfinished file did not fit and was removed") from error
     except OSError as error:  # no name, no route, refused, timed out, bad certificate
-        raise ConnectionError(str(getattr(error, "reason", error))) from None
+        raise ConnectionError(str(getattr(error, "reason", error))) from error
     with response:
         if response.status == 206:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -252,7 +252,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except OSError as error:  # the network's; those of the disk must stay apart
-        raise ConnectionError(str(error)) from None
+        raise ConnectionError(str(error)) from error
 
 
 def _checksum(path: Path, archive: Archive, progress: bool) -> str:
@@ -295,4 +295,4 @@ def _readable_disk_errors(root: Path) -> Iterator[None]:
         what = "the disk is full" if full else error.strerror or str(error)
         raise CsraError(
             f"Writing under {root} failed ({what}); make room, or name a folder that can be written."
-        ) from None
+        ) from error

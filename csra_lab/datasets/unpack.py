@@ -42,7 +42,7 @@ def unpack(archive: Path, folder: Path, *, progress: bool = True) -> None:
         raise
     except _TORN as error:
         reason = str(error).split("\n")[0]
-        raise CsraError(f"The archive {archive} is damaged ({reason}); remove it and download again.") from None
+        raise CsraError(f"The archive {archive} is damaged ({reason}); remove it and download again.") from error
 
 
 # What tarfile, zipfile and the packers raise for archives that are not whole, and what the disk says to members that

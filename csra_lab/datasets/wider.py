@@ -90,8 +90,8 @@ def _box(person: object, where: str) -> list[float]:
         if not all(type(v) in (int, float) for v in person["bbox"]):
             raise TypeError
         x, y, w, h = (float(v) for v in person["bbox"])
-    except (TypeError, KeyError, ValueError, OverflowError):
-        raise CsraError(f"{where} has no bbox of four numbers; correct the file.") from None
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise CsraError(f"{where} has no bbox of four numbers; correct the file.") from error
     if not (np.isfinite((x, y, w, h)).all() and w > 0 and h > 0):
         raise CsraError(f"{where} has the box x={x:g} y={y:g} w={w:g} h={h:g}; width and height must be above 0.")
     return [x, y, w, h]

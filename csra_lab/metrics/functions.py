@@ -224,8 +224,8 @@ def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None
     """Both as (N, C) arrays of finite floats and of int8, or one sentence that says what is wrong."""
     try:
         scores, targets = np.asarray(scores), np.asarray(targets)
-    except ValueError:  # rows of different lengths
-        raise CsraError("scores and targets must both be (images, classes), with rows of one length.") from None
+    except ValueError as error:  # rows of different lengths
+        raise CsraError("scores and targets must both be (images, classes), with rows of one length.") from error
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise CsraError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
     if scores.size == 0:

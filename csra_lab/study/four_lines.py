@@ -346,5 +346,5 @@ def _read_records(path: Path) -> list[dict]:
         if not all(isinstance(run, dict) for run in runs):
             raise TypeError("its runs are no objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CsraError(f"{path} is no file of recorded runs ({error}); name another --out.") from None
+        raise CsraError(f"{path} is no file of recorded runs ({error}); name another --out.") from error
     return runs

@@ -302,13 +302,13 @@ def get_plan(name: str) -> Plan:
             for source in plan.sources:
                 plan.recipe(entry, 0, source)
     except CsraError as error:
-        raise CsraError(f"{path}: {error}") from None
+        raise CsraError(f"{path}: {error}") from error
     except KeyError as error:
         raise CsraError(
             f"{path} names {error}, which is missing or unknown; sources are {', '.join(SOURCES)}."
-        ) from None
+        ) from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CsraError(f"{path} is not a plan ({error}).") from None
+        raise CsraError(f"{path} is not a plan ({error}).") from error
     _check(plan, path)
     return plan
 

@@ -119,7 +119,7 @@ def cache_features(
                     raise CsraError(
                         f"{part} cannot be written ({error.strerror or error}); make room, or set CSRA_LAB_CACHE to a "
                         "folder that you may write."
-                    ) from None
+                    ) from error
     return FeatureMaps(_open(folder, shape).permute(0, 1, 4, 2, 3), dataset.targets)
 
 
@@ -182,8 +182,8 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
         whole = file.stat().st_size == item * shape[0] and len(sums) == -(-shape[0] // BLOCK)
         with open(file, "rb") as handle:
             whole = whole and all(zlib.crc32(handle.read(BLOCK * item)) == expected for expected in sums)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise CsraError(damaged) from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CsraError(damaged) from error
     if not whole:
         raise CsraError(damaged)
     return torch.from_numpy(

@@ -171,10 +171,10 @@ def read_evaluation(folder: str | Path) -> Scored:
     try:
         arrays = _read_arrays(path)
         found = {name: arrays[name] for name in ("logits", "targets", "ids", "classes")}
-    except FileNotFoundError:
-        raise CsraError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from None
+    except FileNotFoundError as error:
+        raise CsraError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from error
     except KeyError as error:
-        raise CsraError(f"{path} does not hold scores of this lab (no {error}); evaluate again.") from None
+        raise CsraError(f"{path} does not hold scores of this lab (no {error}); evaluate again.") from error
     problem = _scores_problem(**found)
     if problem:
         raise CsraError(f"{path} does not hold scores of this lab ({problem}); evaluate again.")
@@ -212,7 +212,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise
     except _TORN as error:
         reason = str(error).split("\n")[0]
-        raise CsraError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from None
+        raise CsraError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from error
 
 
 # What zipfile, zlib and NumPy raise for files that are not whole.

@@ -134,12 +134,12 @@ def _read_pictures(folder: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, 
             )
             for name, part in content.items()
         }
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise CsraError(
             f"there is no score atlas in {folder}; `python -m csra_lab.cli.build_atlas` makes it."
-        ) from None
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CsraError(f"{path} cannot be read ({error!r}); make the atlas again.") from None
+        raise CsraError(f"{path} cannot be read ({error!r}); make the atlas again.") from error
     return classes, pictures
 
 
@@ -149,5 +149,5 @@ def _read_model(path: Path) -> AtlasModel:
             about = json.loads(file.metadata()["about"])
             maps = file.get_tensor("maps")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CsraError(f"{path} is not a model of the atlas ({error!r}); add it again.") from None
+        raise CsraError(f"{path} is not a model of the atlas ({error!r}); add it again.") from error
     return AtlasModel(name=path.stem, maps=maps, **about)

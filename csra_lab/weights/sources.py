@@ -41,7 +41,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         try:
             state = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise CsraError(f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again.") from None
+            raise CsraError(f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again.") from error
     else:
         state = _read_pickle_free(path)
     if not state:
@@ -74,13 +74,13 @@ def _read_pickle_free(path: Path) -> dict[str, Tensor]:
             raise CsraError(
                 f"{path} holds Python objects besides tensors, and loading it would run their code; "
                 "save its state_dict as .safetensors where you trust the file, and load that."
-            ) from None
-        raise CsraError(f"{path} is not a PyTorch checkpoint; fetch it again.") from None
+            ) from error
+        raise CsraError(f"{path} is not a PyTorch checkpoint; fetch it again.") from error
     except CsraError:
         raise
     except _TORN as error:
         reason = f" ({_first_line(error)})" if begins_as_one else ""
-        raise CsraError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from None
+        raise CsraError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -174,7 +174,7 @@ def hub_access(what: str):
         raise CsraError(
             f"{what} could not be fetched: {reason}. Ways out: give a local weight file (weights=PATH), use "
             f"{next(iter(INSTALLED_WEIGHTS))} (its weights come with the installation), or start from random weights."
-        ) from None
+        ) from error
     finally:
         constants.HF_HUB_OFFLINE = before
 

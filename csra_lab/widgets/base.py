@@ -17,8 +17,8 @@ from csra_lab.errors import CsraError
 
 try:
     import anywidget
-except ImportError:
-    raise CsraError("the explorers need the package anywidget; `pip install anywidget` brings it.") from None
+except ImportError as error:
+    raise CsraError("the explorers need the package anywidget; `pip install anywidget` brings it.") from error
 
 HERE = Path(__file__).parent
 CSS = (HERE / "explorers.css").read_text(encoding="utf-8")

@@ -84,8 +84,8 @@ def example_photographs() -> dict[str, Image.Image]:
     """
     try:
         from skimage import data
-    except ImportError:
-        raise CsraError("the examples are scikit-image's; `pip install scikit-image` brings them.") from None
+    except ImportError as error:
+        raise CsraError("the examples are scikit-image's; `pip install scikit-image` brings them.") from error
     cup, cat, astronaut, rocket = map(Image.fromarray, (data.coffee(), data.chelsea(), data.astronaut(), data.rocket()))
     scene = cup.crop((100, 0, 500, 400))
     scene.paste(cat.crop((75, 0, 375, 300)).resize((140, 140)), (260, 260))
