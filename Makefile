@@ -55,9 +55,10 @@ lab: $(READY) ## open the chapters in JupyterLab; a double click opens one as a 
 	    set-default-viewer markdown myst
 	$(BIN)/jupyter lab book $(ARGS)
 
-lint: $(READY) ## check style and format
+lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(READY) ## run every file in benchmarks/ and print its table
 	@set -e; found=; \
@@ -68,7 +69,7 @@ bench: $(READY) ## run every file in benchmarks/ and print its table
 	[ -n "$$found" ] || echo 'There is no file in benchmarks/.'
 
 clean: ## remove the built book and all caches; .venv and runs/ stay
-	rm -rf $(BUILT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(BUILT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find csra_lab tests benchmarks book -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # pip is silent where nobody watches, and shows its progress in a terminal.

@@ -47,6 +47,18 @@ def test_old_and_new_versions_are_admitted(name, versions):
     assert all(requirements()[name].contains(version) for version in versions)
 
 
+def test_the_version_is_said_once():
+    assert PROJECT["dynamic"] == ["version"]
+    assert "version" not in PROJECT
+    text = (ROOT / "csra_lab/__init__.py").read_text("utf-8")
+    assert re.search(r'^__version__ = "\d+\.\d+\.\d+"', text, re.MULTILINE)
+
+
+def test_the_package_and_the_book_name_the_same_repository():
+    book = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"]["url"]
+    assert PROJECT.get("urls", {}).get("Repository", "") == book
+
+
 def test_an_upper_bound_has_a_reason_beside_it():
     for line in (ROOT / "pyproject.toml").read_text("utf-8").splitlines():
         if re.match(r'\s*"[\w-]+[^"]*<', line):
@@ -140,7 +152,7 @@ FLOORS = {
 
 # Between an image and a metric nothing else is imported, so that a run on a cluster needs little and starts fast.
 TRAINING_PATH = {"torch", "torchvision", "timm", "accelerate", "safetensors", "huggingface_hub", "numpy", "pandas"}
-TRAINING_PATH |= {"PIL", "tqdm", "csra_lab"}
+TRAINING_PATH |= {"PIL", "tqdm", "csra_lab", "filelock", "platformdirs"}
 BESIDE_THE_PATH = (
     "csra_lab.cli",
     "csra_lab.viz.figures",
@@ -211,6 +223,33 @@ def test_the_front_door_defines_nothing():
 def test_the_training_path_names_few_packages(module):
     tops = {name.split(".")[0] for name in imports(module)}
     assert tops <= TRAINING_PATH | sys.stdlib_module_names
+
+
+def loaded_by(code):
+    """Top-level packages that a fresh interpreter has loaded after this code."""
+    command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_imports_are_light():
+    heavy = {"torch", "torchvision", "timm", "accelerate", "pandas", "scipy", "PIL", "matplotlib", "tyro", "tqdm"}
+    assert not (heavy | {"numpy"}) & loaded_by("import csra_lab; dir(csra_lab); csra_lab.__version__")
+    assert not heavy & loaded_by("import csra_lab.metrics; from csra_lab import multilabel_metrics")
+    for arguments in (["--help"], ["--version"], ["trian"], []):
+        code = f"from csra_lab.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
+        assert not (heavy | {"numpy"}) & loaded_by(code), arguments
+
+
+def test_every_public_name_is_there():
+    import csra_lab
+
+    for name in csra_lab.__all__:
+        assert getattr(csra_lab, name) is not None
+        assert name in dir(csra_lab)
+    assert {"train", "evaluate", "explore", "Recipe", "get_recipe", "recorded"} <= set(csra_lab.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        csra_lab.no_such_name  # noqa: B018
 
 
 def test_the_training_path_loads_nothing_for_people():

@@ -118,6 +118,34 @@ def test_the_wheel_and_the_source_archive_hold_every_file_of_the_package(built):
     assert wanted | {"pyproject.toml", "README.md", "LICENSE"} <= inside
 
 
+@pytest.mark.skipif(not os.environ.get("CSRA_LAB_FRESH"), reason="CSRA_LAB_FRESH=1 installs into a fresh environment")
+def test_pip_installs_the_wheel_into_a_fresh_environment(built, tmp_path):
+    """The packages that it needs are lent by the environment of the tests: a second torch takes minutes and 5 GB.
+
+    A .pth file adds their folder to the path. Its own .pth files, with the finder of the source tree, are not read.
+    """
+    _, wheel = built
+    environment, empty = tmp_path / "environment", tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    programs = environment / ("Scripts" if os.name == "nt" else "bin")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "CSRA_LAB_"))}
+
+    def run(*command):
+        done = subprocess.run(list(map(str, command)), cwd=empty, env=clean, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(programs / "python", "-m", "pip", "install", "-q", "--no-index", "--no-deps", wheel)
+    own = Path(run(programs / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (own / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    where = run(programs / "python", "-c", "import csra_lab; print(csra_lab.__file__)")
+    assert Path(where.strip()).is_relative_to(own)
+    Image.fromarray(data.chelsea()).save(empty / "photo.jpg")
+    assert run(programs / "csra-lab", "--version").startswith("csra-lab ")
+    assert "cat" in run(programs / "csra-lab", "predict", "photo.jpg")
+
+
 def test_an_installed_wheel_does_everything_in_an_empty_folder(built, tmp_path):
     _, wheel = built
     installed, patched, empty = (tmp_path / name for name in ("installed", "patched", "empty"))

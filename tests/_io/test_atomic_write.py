@@ -1,6 +1,7 @@
 """A file is whole or it is not there, whatever goes wrong while it is written."""
 
 import errno
+import fcntl
 import os
 import resource
 
@@ -211,3 +212,26 @@ def test_files_are_readable_by_whom_the_user_lets_read(tmp_path, umask):
         os.umask(before)
     for file in (tmp_path / "model" / "model.safetensors", tmp_path / "note.txt"):
         assert file.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_files_are_flushed_as_windows_demands(tmp_path, monkeypatch):
+    """Windows flushes only what was opened for writing, and opens no folder: a stand-in refuses both."""
+    flush, flushed = os.fsync, []
+
+    def as_windows(handle):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flushed.append(handle)
+        flush(handle)
+
+    monkeypatch.setattr(atomic.os, "fsync", as_windows)
+    with atomic_write(tmp_path / "x") as fresh:
+        write_folder(fresh, a="1", b="2")
+    assert len(flushed) == 2
+    assert tree(tmp_path) == {"x/a": "1", "x/b": "2"}
+
+
+def test_an_error_keeps_its_cause(tmp_path):
+    with pytest.raises(CsraError) as caught, atomic_write(tmp_path / "x"):
+        disk_full()
+    assert caught.value.__cause__.errno == errno.ENOSPC
