@@ -30,7 +30,7 @@ def run_train(arguments: list[str]) -> None:
     head, rest = _taken(rest, "--head")
     loss, rest = _taken(rest, "--loss")
     start = recipe.replace(**({"head": head} if head else {}), **({"loss": loss} if loss else {}))
-    inline = tyro.conf.arg(prefix_name=False)
+    inline = tyro.conf.arg(name="")
 
     def command(
         data_: Annotated[DataConfig, inline] = start.data,
