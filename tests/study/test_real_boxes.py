@@ -86,9 +86,16 @@ def test_a_map_that_is_the_object_has_everything(objects):
 
 def test_a_record_holds_what_was_measured(objects, tmp_path):
     torch.manual_seed(0)
-    features = {
-        s: FeatureMaps(torch.rand(4, 1, 6, 4, 4).half(), np.zeros((4, 2), np.int8)) for s in ("trainval", "test")
-    }
+    number = np.repeat(np.arange(30), 5)  # 30 times the same four images
+    objects = Objects(
+        np.tile(objects.image, 30) + 4 * number,
+        np.tile(objects.label, 30),
+        np.tile(CORNERS, (30, 1)),
+        np.zeros(150, bool),
+        120,
+    )
+    some = FeatureMaps(torch.rand(120, 1, 6, 4, 4).half(), np.zeros((120, 2), np.int8))
+    features = {"trainval": some, "test": some}
     heads = {AVERAGE: [AveragePooling(6, 2) for _ in range(2)],
              CSRA: [build_head(head_config("csra", lam=0.3), 6, 2) for _ in range(2)]}  # fmt: skip
     boxes = {"trainval": objects, "test": objects}
