@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from csra_lab.classifier import create_classifier as create_classifier
     from csra_lab.classifier import imagenet_classifier as imagenet_classifier
     from csra_lab.errors import CsraError as CsraError
+    from csra_lab.four_lines_anywhere import add_four_lines as add_four_lines
+    from csra_lab.four_lines_anywhere import choose_lam as choose_lam
     from csra_lab.heads import CSRA as CSRA
     from csra_lab.metrics import multilabel_metrics as multilabel_metrics
     from csra_lab.recipes import Recipe as Recipe
@@ -32,6 +34,8 @@ _HOMES = {
     "CsraError": "csra_lab.errors",
     "MultiLabelClassifier": "csra_lab.classifier",
     "Recipe": "csra_lab.recipes",
+    "add_four_lines": "csra_lab.four_lines_anywhere",
+    "choose_lam": "csra_lab.four_lines_anywhere",
     "create_classifier": "csra_lab.classifier",
     "csra_logits": "csra_lab.residual_attention",
     "evaluate": "csra_lab.training.evaluation",
