@@ -1,6 +1,7 @@
 """Metrics in anyone's loop, batch by batch."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,7 @@ from csra_lab.metrics.functions import (
     MetricValues,
     area,
     average_precision,
+    check_absent,
     check_ap,
     check_prediction,
     check_probabilities,
@@ -55,11 +57,11 @@ class MultilabelMetrics:
         classes: Sequence[str] | None = None,
         bins: int | None = None,
     ):
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
             raise CsraError(f"num_classes must be a whole number from 1, not {num_classes!r}.")
         if classes is not None and len(classes) != num_classes:
             raise CsraError(f"{len(classes)} class names were given for {num_classes} classes.")
-        if bins is not None and (not isinstance(bins, int) or bins < 2):
+        if bins is not None and (not isinstance(bins, Integral) or bins < 2):
             raise CsraError(f"bins must be a whole number from 2, or None to keep every score, not {bins!r}.")
         check_ap(ap)
         check_prediction(threshold, top_k, num_classes)
@@ -70,6 +72,7 @@ class MultilabelMetrics:
     def reset(self) -> None:
         """Forget all images."""
         self.num_images = 0
+        self.num_absent = self.num_ignored = 0  # targets of all classes
         self.counts = np.zeros((3, self.num_classes), np.int64)  # correct, predicted and true labels
         self.histograms = np.zeros((2, self.num_classes, self.bins or 0), np.int64)  # positives, all known
         self._scores: list[NDArray] = []
@@ -94,6 +97,8 @@ class MultilabelMetrics:
         predicted = predicted & (targets != -1)
         self.counts += [(predicted & positive).sum(axis=0), predicted.sum(axis=0), positive.sum(axis=0)]
         self.num_images += len(scores)
+        self.num_absent += int((targets == 0).sum())
+        self.num_ignored += int((targets == -1).sum())
         if self.bins is None:
             self._scores.append(scores.copy())
             self._targets.append(targets)
@@ -110,12 +115,23 @@ class MultilabelMetrics:
             raise CsraError("no image was measured yet; call update first.")
         if not self.counts[2].any():
             raise CsraError(NOTHING_TO_FIND)
+        check_absent(int(self.counts[2].sum()), self.num_absent, self.num_ignored, self.num_images)
         if self.bins is None:
             per_class = average_precision(np.concatenate(self._scores), np.concatenate(self._targets), ap=self.ap)
         else:
             per_class = binned_average_precision(self.histograms, self.ap)
-        options = {"threshold": self.threshold, "top_k": self.top_k, "ap": self.ap, "classes": self.classes}
-        return metric_values(*self.counts, per_class, num_images=self.num_images, **options)
+        correct, chosen, true = self.counts
+        return metric_values(
+            correct,
+            chosen,
+            true,
+            per_class,
+            num_images=self.num_images,
+            threshold=self.threshold,
+            top_k=self.top_k,
+            ap=self.ap,
+            classes=self.classes,
+        )
 
 
 def histograms(scores: NDArray, targets: NDArray, bins: int) -> NDArray[np.int64]:

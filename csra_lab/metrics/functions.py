@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from csra_lab._io.notice import warn
 from csra_lab.errors import CsraError
 
 AveragePrecision = Literal["average", "voc11", "envelope"]
@@ -96,8 +98,11 @@ def multilabel_metrics(
     counts = ((predicted & positive).sum(axis=0), predicted.sum(axis=0), positive.sum(axis=0))
     if not counts[2].any():
         raise CsraError(NOTHING_TO_FIND)
-    options = {"threshold": threshold, "top_k": top_k, "ap": ap, "classes": classes}
-    return metric_values(*counts, average_precision(scores, targets, ap=ap), num_images=num_images, **options)
+    check_absent(int(counts[2].sum()), int((targets == 0).sum()), int((targets == -1).sum()), num_images)
+    per_class = average_precision(scores, targets, ap=ap)
+    return metric_values(
+        *counts, per_class, num_images=num_images, threshold=threshold, top_k=top_k, ap=ap, classes=classes
+    )
 
 
 def metric_values(
@@ -117,7 +122,7 @@ def metric_values(
     per_class_AP.setflags(write=False)
     CP = float((correct / np.maximum(chosen, 1))[counted].mean())
     CR = float((correct[counted] / true[counted]).mean())
-    excluded = np.flatnonzero(~counted).tolist()
+    excluded: list[int] = np.flatnonzero(~counted).tolist()
     return MetricValues(
         mAP=float(per_class_AP[counted].mean()),
         CP=CP,
@@ -128,7 +133,7 @@ def metric_values(
         OR=float(correct.sum() / true.sum()),
         OF1=float(2 * correct.sum() / (chosen.sum() + true.sum())),
         per_class_AP=per_class_AP,
-        excluded_classes=tuple(excluded if classes is None else (classes[c] for c in excluded)),
+        excluded_classes=tuple(excluded) if classes is None else tuple(classes[c] for c in excluded),
         threshold=float(threshold) if top_k is None else None,
         top_k=top_k,
         ap=ap,
@@ -199,6 +204,25 @@ def top_k_mask(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
     return mask & (targets != -1)
 
 
+def check_absent(present: int, absent: int, ignored: int, num_images: int) -> None:
+    """Refuse targets of which none is known to be absent: any scores would be perfect. Warn of nearly none.
+
+    Args:
+        present, absent, ignored: how many targets of all classes are 1, 0 and -1. num_images: one image is no split,
+            and only warned of.
+    """
+    if ignored and not absent and num_images > 1:
+        raise CsraError(
+            f"no target is 0 (absent): {present:,} are 1 and {ignored:,} are -1, which is ignored, so any scores would "
+            "be perfect; if -1 says absent in your targets, pass np.maximum(targets, 0)."
+        )
+    if 2 * absent < min(present, ignored):
+        warn(
+            f"only {absent:,} targets are 0 (absent), {present:,} are 1 and {ignored:,} are -1 (ignored): if your "
+            "labels say absent with -1, the metrics are far too good; turn -1 into 0 and unknown ones into -1."
+        )
+
+
 def check_ap(ap: str) -> None:
     """Refuse a definition of average precision that there is not."""
     if ap not in get_args(AveragePrecision):
@@ -209,7 +233,7 @@ def check_prediction(threshold: float, top_k: int | None, num_classes: int) -> N
     """Refuse a threshold that is no probability, and a top_k that is no number of classes."""
     if not 0 <= threshold <= 1:
         raise CsraError(f"threshold must be a probability from 0 to 1, not {threshold}.")
-    if top_k is not None and (not isinstance(top_k, int) or not 1 <= top_k <= num_classes):
+    if top_k is not None and (not isinstance(top_k, Integral) or not 1 <= top_k <= num_classes):
         raise CsraError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
 
 
@@ -220,10 +244,18 @@ def check_probabilities(scores: NDArray, classes: Sequence[str] | None) -> None:
         raise CsraError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
 
 
+def as_numpy(values: ArrayLike) -> NDArray:
+    """An array of anything array-like; tensors may need gradients, lie on a GPU or be bfloat16 (float32 here)."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
+    return np.asarray(values)
+
+
 def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
     """Both as (N, C) arrays of finite floats and of int8, or one sentence that says what is wrong."""
     try:
-        scores, targets = np.asarray(scores), np.asarray(targets)
+        scores, targets = as_numpy(scores), as_numpy(targets)
     except ValueError as error:  # rows of different lengths
         raise CsraError("scores and targets must both be (images, classes), with rows of one length.") from error
     if scores.ndim != 2 or scores.shape != targets.shape:
