@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -244,7 +244,7 @@ def check_probabilities(scores: NDArray, classes: Sequence[str] | None) -> None:
         raise CsraError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
 
 
-def as_numpy(values: ArrayLike) -> NDArray:
+def as_numpy(values: Any) -> NDArray:
     """An array of anything array-like; tensors may need gradients, lie on a GPU or be bfloat16 (float32 here)."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
