@@ -1,5 +1,6 @@
 """`csra-lab train` and `csra-lab evaluate`: a classifier from a recipe, and its metrics on a split."""
 
+import copy
 import dataclasses
 import os
 import sys
@@ -13,7 +14,7 @@ from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import write_voc_predictions
 from csra_lab.errors import CsraError
-from csra_lab.heads import config_kind
+from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
 from csra_lab.training.evaluation import check_classes, evaluate
 from csra_lab.training.run_folder import read_recipe, save_evaluation
@@ -30,12 +31,12 @@ def run_train(arguments: list[str]) -> None:
     head, rest = _taken(rest, "--head")
     loss, rest = _taken(rest, "--loss")
     start = recipe.replace(**({"head": head} if head else {}), **({"loss": loss} if loss else {}))
-    inline = tyro.conf.arg(name="")
+    named, inline = _named(start.head), tyro.conf.arg(name="")
 
     def command(
         data_: Annotated[DataConfig, inline] = start.data,
         model: Annotated[ModelConfig, inline] = start.model,
-        head: Annotated[type(start.head), inline] = start.head,
+        head: Annotated[type(start.head), inline] = named,
         optimisation: Annotated[OptimisationConfig, inline] = start.optimisation,
         run: Annotated[RunConfig, inline] = start.run,
         loss: type(start.loss) = start.loss,
@@ -62,6 +63,14 @@ def run_train(arguments: list[str]) -> None:
         train_command(start.replace(head=head, loss=loss, **changes), data=data, out=out, quiet=quiet)
 
     tyro.cli(command, args=rest, prog=f"csra-lab train {recipe.name}")
+
+
+def _named(head: HeadConfig) -> HeadConfig:
+    """A head without the temperatures that its number of heads implies, so that --num-heads 4 alone is enough."""
+    head = copy.copy(head)
+    if isinstance(head, CSRAConfig) and head.temperatures == PAPER_TEMPERATURES.get(head.num_heads):
+        object.__setattr__(head, "temperatures", ())  # the config, made anew with what is named, fills them in
+    return head
 
 
 def _taken(arguments: list[str], flag: str) -> tuple[str, list[str]]:

@@ -146,7 +146,7 @@ class Recipe:
 
         Args:
             changes: fields of any part by their names; `head` as a name or a config, options of the head by their
-                names; `loss` as a name or a config (its options are given in the config), `unknown` of the loss. With
+                names; `loss` as a name or a config (its options are given in the config; a name keeps `unknown`). With
                 another head only the options that both have are carried over.
 
         Raises:
@@ -157,7 +157,6 @@ class Recipe:
         whole |= {part: changes.pop(part) for part in (*PARTS,) if part in changes}
         head, loss = changes.pop("head", self.head), changes.pop("loss", self.loss)
         loss = create_loss(loss, unknown=self.loss.unknown) if isinstance(loss, str) else loss
-        loss = dataclasses.replace(loss, unknown=changes.pop("unknown")) if "unknown" in changes else loss
         fields = {name: changes.pop(name) for name in list(changes) if name in PART_OF}
         head = _changed_head(self.name, self.head, head, changes)
         parts = {part: getattr(self, part) for part in PARTS} | {p: whole.pop(p) for p in PARTS if p in whole}

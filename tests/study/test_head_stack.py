@@ -9,6 +9,7 @@ import torch
 from csra_lab.backbones import create_backbone
 from csra_lab.errors import CsraError
 from csra_lab.heads import HEADS, create_head
+from csra_lab.losses import BCE
 from csra_lab.recipes import Recipe, average_twin
 from csra_lab.study.head_stack import HeadStack, score_heads, train_heads
 from csra_lab.training.feature_cache import FeatureMaps, compute_features
@@ -34,7 +35,7 @@ VARIED = [
     BASE.replace(head="gem", schedule="step", step_epochs=1.0, warmup_epochs=0.0),
     BASE.replace(head="gem", optimizer="sgd", head_lr=0.1),
     BASE.replace(seed=1),
-    BASE.replace(seed=1, unknown="ignore", batch_size=4),
+    BASE.replace(seed=1, loss=BCE(unknown="ignore"), batch_size=4),
     BASE.replace(epochs=2),
 ]
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from csra_lab import MultiLabelClassifier, create_classifier
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
+from csra_lab.losses import BCE
 from csra_lab.recipes import Recipe, average_twin, learning_rate_factor
 from csra_lab.training.data import split_off
 from csra_lab.training.evaluation import evaluate
@@ -262,7 +263,7 @@ def test_unknown_targets_are_negatives_in_training_or_left_out(sets, tmp_path):
     recipe = VIT.replace(validation_fraction=0.0, epochs=1)
     train(recipe, known, None, tmp_path / "known", progress=False)
     train(recipe, unknown, None, tmp_path / "negative", progress=False)
-    train(recipe.replace(unknown="ignore"), unknown, None, tmp_path / "ignore", progress=False)
+    train(recipe.replace(loss=BCE(unknown="ignore")), unknown, None, tmp_path / "ignore", progress=False)
     assert_same_bits(tmp_path / "known", tmp_path / "negative")
     different = weights(tmp_path / "ignore")["head.weight"]
     assert not torch.equal(different, weights(tmp_path / "known")["head.weight"])

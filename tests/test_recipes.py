@@ -1,0 +1,125 @@
+"""A recipe is what its run builds: every option of every head, by replacement, plan, command line, JSON and disk."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from csra_lab import MultiLabelClassifier, create_classifier
+from csra_lab.cli import train as cli
+from csra_lab.errors import CsraError
+from csra_lab.heads import HEADS, head_config, head_json
+from csra_lab.recipes import RECIPES, Recipe, get_recipe
+from csra_lab.study.plans import Entry, Plan
+
+INF = math.inf
+OPTIONS = {
+    ("csra", "num_heads"): 2,
+    ("csra", "lam"): 0.7,
+    ("csra", "temperatures"): (INF,),
+    ("spatial", "temperature"): INF,
+    ("lse", "r"): 4.0,
+    ("topk", "k"): 5,
+    ("gem", "p"): 2.0,
+}
+CASES = [
+    (kind, field.name, OPTIONS.get((kind, field.name), not field.default))
+    for kind, (config, _) in HEADS.items()
+    for field in dataclasses.fields(config)
+]
+START = get_recipe("emoji-lite0-csra")
+
+
+def test_every_option_has_a_case_with_another_value_than_its_default():
+    for kind, option, value in CASES:
+        assert not isinstance(value, bool) or option in ("normalize", "bias"), f"add a value of {kind}.{option}"
+        assert value != getattr(head_config(kind), option)
+
+
+def flags(option: str, value) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{option}"]
+    values = value if isinstance(value, tuple) else (value,)
+    return [f"--{option.replace('_', '-')}", *map(str, values)]
+
+
+def recipe_of_the_command_line(monkeypatch, *arguments: str) -> Recipe:
+    taken = []
+    monkeypatch.setattr(cli, "train_command", lambda recipe, **_: taken.append(recipe))
+    cli.run_train(list(arguments))
+    return taken[0]
+
+
+@pytest.mark.parametrize(("kind", "option", "value"), CASES)
+def test_what_is_recorded_is_what_was_built(kind, option, value, monkeypatch, tmp_path):
+    recipe = START.replace(head=kind, **{option: value})
+    assert getattr(recipe.head, option) == value
+
+    written = json.loads(json.dumps(recipe.to_json(), allow_nan=False))
+    assert written["head"]["kind"] == kind
+    assert written["head"][option] == head_json(recipe.head)[option]
+    again = Recipe.from_json(written)
+    assert again.head == recipe.head
+    assert again.to_json() == written
+
+    plan = Plan("test", "?", ("emoji",), (Entry("one", {"head": kind, option: value}),))
+    assert getattr(plan.recipe(plan.entries[0], 0, "emoji").head, option) == value
+    asked = recipe_of_the_command_line(monkeypatch, START.name, "--head", kind, *flags(option, value))
+    assert asked.to_json() == written
+
+    torch.manual_seed(0)
+    model = create_classifier("test_efficientnet", classes=["a", "b"], head=again.head, image_size=64).eval()
+    model.save_pretrained(tmp_path)
+    saved = MultiLabelClassifier.from_pretrained(tmp_path)
+    assert type(saved.head) is HEADS[kind][1]
+    assert saved.head.config == model.head.config == recipe.head
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(saved(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"head": "average", "lam": 0.3}, "lam"),
+        ({"head": "spatial", "temperatures": (7.0,)}, "temperatures"),
+        ({"head": "max", "num_heads": 2}, "num_heads"),
+        ({"randaugment": True}, "randaugment"),
+        ({"augmentation": "flip"}, "augmentation"),
+        ({"image_cache": "memory"}, "image_cache"),
+        ({"step_epochs": 3.0}, "step_epochs"),
+        ({"backbone_lr": 1e-4}, "backbone_lr"),
+        ({"freeze_backbone": False, "augmentation": "flip", "crop_scale": 0.5}, "crop_scale"),
+        ({"schedule": "one-cycle", "warmup_epochs": 1.0}, "warmup_epochs"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_a_change_that_would_do_nothing_is_refused_by_name(changes, name):
+    with pytest.raises(CsraError, match=name):
+        START.replace(**changes)
+
+
+def test_unknown_labels_of_the_data_are_not_those_of_the_loss(monkeypatch):
+    recipe = recipe_of_the_command_line(monkeypatch, "folder-lite0-csra", "--unknown", "0", "--loss.unknown", "ignore")
+    assert (recipe.data.unknown, recipe.loss.unknown) == ("0", "ignore")
+
+
+def test_the_command_line_sets_fields_of_every_part(monkeypatch):
+    arguments = ("--lam 0.3 --num-heads 4 --image-size 288 --epochs 3 --subset 100 --seed 5 --loss asl "
+                 "--loss.gamma-negative 2").split()  # fmt: skip
+    recipe = recipe_of_the_command_line(monkeypatch, START.name, *arguments)
+    expected = START.replace(lam=0.3, num_heads=4, image_size=288, epochs=3, subset=100, seed=5, loss="asl")
+    loss = dataclasses.replace(expected.loss, gamma_negative=2.0)
+    assert recipe.to_json() == expected.replace(loss=loss).to_json()
+    assert recipe.head.temperatures == (1.0, 2.0, 4.0, INF)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name):
+    recipe = RECIPES[name]
+    written = json.loads(json.dumps(recipe.to_json(), allow_nan=False))
+    again = Recipe.from_json(written)
+    assert again.to_json() == written
+    assert (again.head, again.loss, again.data, again.run) == (recipe.head, recipe.loss, recipe.data, recipe.run)
