@@ -46,7 +46,7 @@ class NotedDataset(MultiLabelDataset):
 
 def work(devkit: Path, out: Path, tiny: bool) -> None:
     """One process's part: train an epoch, score the test split."""
-    recipe = Recipe(
+    recipe = Recipe.of(
         name="benchmark", dataset="voc2007", weights="none", epochs=2, warmup_epochs=0.0, workers=0,
         **(TINY if tiny else SETTING),
     )  # fmt: skip

@@ -84,7 +84,7 @@ class PlainItems(Dataset):
 
 
 def recipe_for(backbone: str, image_size: int, batch_size: int, precision: str, epochs: int) -> Recipe:
-    return Recipe(
+    return Recipe.of(
         name="benchmark", dataset="voc2007", backbone=backbone, image_size=image_size, batch_size=batch_size,
         precision=precision, weights="none", epochs=epochs, warmup_epochs=0.0,
     )  # fmt: skip
@@ -102,9 +102,8 @@ def plain(recipe: Recipe, dataset: MultiLabelDataset, device: torch.device) -> f
     torch.set_float32_matmul_precision("highest")  # as torch starts; our loop has changed both
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(recipe.run.seed)
-    options = recipe.head_options()
     model = create_classifier(
-        recipe.model.backbone, classes=dataset.classes, image_size=recipe.model.image_size, **options
+        recipe.model.backbone, classes=dataset.classes, image_size=recipe.model.image_size, head=recipe.head
     )
     model = model.to(device).train()
     groups = [

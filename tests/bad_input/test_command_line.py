@@ -21,7 +21,8 @@ VALUES = [
 ]  # fmt: skip
 FLAGS = {
     "train": ["--data", "--out", "--epochs", "--batch-size", "--lam", "--num-heads", "--temperatures", "--seed",
-              "--loss", "--image-size", "--classes", "--weights", "--backbone", "--workers", "--no-normalize", "--what"],
+              "--loss", "--image-size", "--classes", "--weights", "--backbone", "--workers", "--no-normalize",
+              "--what"],
     "evaluate": ["--data", "--split", "--dataset", "--four-lines", "--ap", "--threshold", "--top-k", "--difficult",
                  "--server-format", "--out", "--batch-size", "--json", "--what"],
     "predict": ["--threshold", "--attention", "--json", "--what"],
