@@ -82,7 +82,7 @@ def models_command(
     for backbone in backbones:
         for size in (224, 448):
             for heads in (1, 8):
-                cost = model_cost(backbone, num_classes=20, image_size=size, head="csra", heads=heads)
+                cost = model_cost(backbone, num_classes=20, image_size=size, head="csra", num_heads=heads)
                 rows.append({"backbone": backbone, "image_size": size, "heads": heads, **dataclasses.asdict(cost)})
     if json:
         print(as_json(rows))
