@@ -10,7 +10,7 @@ from csra_lab.datasets.dataset import MultiLabelDataset
 from csra_lab.datasets.folder import load_folder
 from csra_lab.datasets.voc import load_voc2007, load_voc2012
 from csra_lab.datasets.wider import load_wider
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.synthetic.emoji_voc import load_emoji_voc, prepare_emoji_voc
 from csra_lab.synthetic.paperdoll_wider import load_paperdoll_wider, prepare_paperdoll_wider
 
@@ -36,12 +36,19 @@ def load_dataset(
     transform: Callable | None = None,
     *,
     classes: Sequence[str] | None = None,
+    absent: str | None = None,
+    unknown: str | None = None,
 ) -> MultiLabelDataset:
     """A data set by its name, from the folder `root` where it lies. Nothing is downloaded here;
     "emoji-voc" and "paperdoll-wider" are drawn on first use where no `root` is given.
 
-    `classes` keeps only these classes, in this order; images that then have no positive stay. Raises CsraError for an
-    unknown name, split or class (with what exists) and for data that is absent (with how to get it) or malformed.
+    Args:
+        classes: keep only these, in this order; images that then have no positive stay.
+        absent, unknown: of "folder" alone: which values of the labels say so; see `load_folder`.
+
+    Raises:
+        CsraError: an unknown name, split or class (with what exists), and data that is not there (with how to get it)
+            or malformed.
     """
     if name not in DATASETS:
         raise CsraError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.")
@@ -51,5 +58,8 @@ def load_dataset(
             if name == "folder"
             else f"Say in which folder {name} lies; `csra-lab data download {name} --root DIR` fetches it, or says how."
         )
-    dataset = DATASETS[name](None if root is None else Path(root), split, transform)
+    said = {key: value for key, value in (("absent", absent), ("unknown", unknown)) if value is not None}
+    if said and name != "folder":
+        raise ConfigError(f"{name} has its own labels; {' and '.join(said)} is for data in a folder.")
+    dataset = DATASETS[name](None if root is None else Path(root), split, transform, **said)
     return dataset if classes is None else dataset.select_classes(classes)

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from csra_lab._io.notice import notices_as_lines
 from csra_lab.errors import ConfigError, CsraError
 
 
@@ -92,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP)
         sys.exit(0 if arguments else 2)
     try:
-        run(arguments[0], arguments[1:])
+        with notices_as_lines():
+            run(arguments[0], arguments[1:])
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         sys.stdout = None
         sys.exit(0)

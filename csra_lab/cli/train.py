@@ -13,10 +13,11 @@ from csra_lab.catalog import load_dataset
 from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import write_voc_predictions
+from csra_lab.datasets.pair import match_classes
 from csra_lab.errors import CsraError
 from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
-from csra_lab.training.evaluation import check_classes, evaluate
+from csra_lab.training.evaluation import evaluate
 from csra_lab.training.run_folder import read_recipe, save_evaluation
 
 
@@ -87,9 +88,10 @@ def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) 
     """Train a recipe and print what came out."""
     from csra_lab.training.loop import train  # accelerate takes seconds to import, and no other command needs it
 
-    classes = recipe.data.classes or None
-    train_set = load_dataset(recipe.data.dataset, data, recipe.data.train_split, classes=classes)
-    test_set = load_dataset(recipe.data.dataset, data, recipe.data.test_split, classes=classes)
+    source = recipe.data
+    options = {"classes": source.classes or None, "absent": source.absent, "unknown": source.unknown}
+    train_set = load_dataset(source.dataset, data, source.train_split, **options)
+    test_set = load_dataset(source.dataset, data, source.test_split, **options)
     labelled = test_set if (test_set.targets >= 0).any() else None
     result = train(recipe, train_set, labelled, out, progress=not quiet)
     if int(os.environ.get("RANK", 0)):
@@ -112,6 +114,8 @@ def evaluate_command(
     data: Path | None = None,
     split: str = "test",
     dataset: str | None = None,
+    absent: str | None = None,
+    unknown: str | None = None,
     four_lines: float | None = None,
     ap: Literal["average", "voc11", "envelope"] = "average",
     threshold: float = 0.5,
@@ -129,6 +133,8 @@ def evaluate_command(
         data: Folder of the data set.
         split: Which split.
         dataset: Name of the data set; the run's own if left out.
+        absent: In folders, the labels that say absent, as -1 or 0,blank; those of the run if left out.
+        unknown: In folders, the labels that are not counted, as 0 or blank; those of the run if left out.
         four_lines: Add this lambda times the largest score to an average-pooling model: the four lines, no training.
         ap: Definition of average precision.
         threshold: Probability from which a label counts as predicted.
@@ -142,13 +148,13 @@ def evaluate_command(
     model = load_model(run)
     if four_lines is not None:
         model = model.with_four_lines(four_lines)
-    name = dataset or (read_recipe(run).data.dataset if (run / "recipe.json").exists() else None)
+    trained = read_recipe(run).data if (run / "recipe.json").exists() else None
+    name = dataset or (trained and trained.dataset)
     if name is None:
         raise CsraError(f"{run} does not say which data set it was trained on; name it with --dataset.")
-    data_set = load_dataset(name, data, split)
-    known = [c for c in model.classes if c in data_set.classes]
-    data_set = data_set.select_classes(known) if known and known != list(data_set.classes) else data_set
-    check_classes(model, data_set)
+    if trained is not None and name == trained.dataset:
+        absent, unknown = absent or trained.absent, unknown or trained.unknown
+    data_set = match_classes(model.classes, load_dataset(name, data, split, absent=absent, unknown=unknown))
     options = {"ap": ap, "threshold": threshold, "top_k": top_k, "difficult": difficult}
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     metrics, scores = evaluate(model.to(scoring["device"]), data_set, **options, **scoring)

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from csra_lab._io.validation import is_plain
 from csra_lab.datasets.annotations import read_annotations, safe_relative
 from csra_lab.datasets.dataset import Box, MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.datasets.splits import pick_ids, shipped_ids, shipped_splits
+from csra_lab.errors import CsraError, DataError, MissingFile
 
 COCO_CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -43,92 +45,127 @@ class CocoBoxes:
     rows: dict[str, int]  # id of an image -> its row
     starts: np.ndarray  # (N + 1,) image r owns the boxes starts[r] to starts[r + 1]
     xywh: np.ndarray  # (M, 4) float32 pixels
-    columns: np.ndarray  # (M,) index into COCO_CLASSES
+    columns: np.ndarray  # (M,) index into classes
     crowd: np.ndarray  # (M,) bool
+    classes: tuple[str, ...] = COCO_CLASSES
+    sizes: np.ndarray | None = None  # (N, 2) width and height that the file states, 0 for none
 
     def __call__(self, image_id: str) -> list[Box]:
         row = self.rows[image_id]
         boxes = []
         for k in range(self.starts[row], self.starts[row + 1]):
             x, y, w, h = (float(v) for v in self.xywh[k])
-            boxes.append(Box(COCO_CLASSES[self.columns[k]], x, y, x + w, y + h, difficult=bool(self.crowd[k])))
+            boxes.append(Box(self.classes[self.columns[k]], x, y, x + w, y + h, difficult=bool(self.crowd[k])))
         return boxes
+
+    def size(self, image_id: str) -> tuple[int, int] | None:
+        """(width, height) that the file states for an image; None where it states none."""
+        width, height = (0, 0) if self.sizes is None else self.sizes[self.rows[image_id]].tolist()
+        return (width, height) if width > 0 and height > 0 else None
 
 
 def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
-    """COCO-2014 "train" (also called "trainval") or "val" (also called "test"), with boxes.
+    """COCO-2014 "train" (also called "trainval") or "val" (also called "test"), with boxes; or COCO-2017's.
 
     `root` holds `annotations/` and the photographs in `train2014/` and `val2014/` (or `images/train2014/` ...); it may
-    also be the folder above, which holds `coco2014/`. Reading the training JSON takes some seconds and 2-3 GB of
-    memory. Raises CsraError for absent files (with how to get them), and for malformed ones.
+    also be the folder above, which holds `coco2014/`. "sample-train" and "sample-val" are the lab's own samples (see
+    `csra_lab.datasets.splits`). Reading the training JSON takes some seconds and 2-3 GB of memory. Raises CsraError for
+    absent files (with how to get them), and for malformed ones.
     """
     root = Path(root)
+    if split in shipped_splits("coco2014"):
+        everything = load_coco2014(root, split.removeprefix("sample-"), transform)
+        return pick_ids(everything, shipped_ids("coco2014", split), split)
     if split not in _SPLITS:
-        raise CsraError(f"COCO has no split {split!r}; it has {', '.join(_SPLITS)}.")
+        known = [*_SPLITS, *shipped_splits("coco2014")]
+        raise CsraError(f"COCO has no split {split!r}; it has {', '.join(known)}.")
     part = _SPLITS[split]
-    file_name = f"annotations/instances_{part}2014.json"
-    base = next((p for p in (root, root / "coco2014") if (p / file_name).is_file()), None)
+    names = [f"{part}{year}" for year in ("2014", "2017")]
+    found = ((p, n) for n in names for p in (root, root / "coco2014") if _instances(p, n).is_file())
+    base, name = next(found, (None, ""))
     if base is None:
-        raise CsraError(
-            f"There is no {file_name} under {root}; fetch the data with `csra-lab data download coco2014 --root DIR`."
+        raise MissingFile(
+            f"There is no annotations/instances_{names[0]}.json under {root}; fetch the data with "
+            "`csra-lab data download coco2014 --root DIR`."
         )
-    path = base / file_name
-    folder = next((p for p in (base / f"{part}2014", base / "images" / f"{part}2014") if p.is_dir()), base)
+    folder = next((p for p in (base / name, base / "images" / name) if p.is_dir()), base)
+    path = _instances(base, name)
+    return read_instances(path, folder, name=f"coco{name[-4:]}", split=part, transform=transform, coco=True)
+
+
+def _instances(base: Path, name: str) -> Path:
+    return base / "annotations" / f"instances_{name}.json"
+
+
+def read_instances(
+    path: Path, folder: Path, *, name: str, split: str, transform: Callable | None = None, coco: bool = False
+) -> MultiLabelDataset:
+    """A file in COCO's instances format with any categories; ids may be numbers or texts, and boxes may be missing.
+
+    Args:
+        folder: where the images lie. coco: the categories must be COCO's 80.
+
+    Raises:
+        DataError: the file is malformed; it says where.
+    """
     content = read_annotations(path, lists=("images", "annotations", "categories"))
     try:
-        category_ids, names = zip(*sorted((c["id"], c["name"]) for c in content["categories"]), strict=True)
-        category_ids = _whole(category_ids)  # (80,)
-        image_ids = _whole([image["id"] for image in content["images"]])  # (N,)
-        file_names = [safe_relative(image["file_name"], source=path) for image in content["images"]]
-        objects = content["annotations"]
-        image_of = _whole([o["image_id"] for o in objects])  # (M,)
-        category_of = _whole([o["category_id"] for o in objects])  # (M,)
-        crowd = _whole([o.get("iscrowd", 0) for o in objects])  # (M,)
-        xywh = np.array([[_number(v) for v in o["bbox"]] for o in objects], dtype=np.float64).reshape(-1, 4)  # (M, 4)
+        categories = sorted(((c["id"], c["name"]) for c in content["categories"]), key=lambda c: (str(type(c[0])), c))
+        classes = tuple(str(c).strip() for _, c in categories)
+        if coco and classes and classes != COCO_CLASSES:
+            raise DataError(
+                f"{path} does not list COCO's 80 categories; for categories of your own give the folder to the data "
+                "set `folder` (such as `csra-lab train folder-lite0-csra --data DIR`)."
+            )
+        images, objects = content["images"], content["annotations"]
+        file_names = [safe_relative(image["file_name"], source=path) for image in images]
+        sizes = np.array([[_side(image.get("width")), _side(image.get("height"))] for image in images]).reshape(-1, 2)
+        columns = _positions([o["category_id"] for o in objects], [c for c, _ in categories], "category_id", path)
+        rows = _positions([o["image_id"] for o in objects], [image["id"] for image in images], "image_id", path)
+        crowd = np.array([o.get("iscrowd", 0) in (1, True) for o in objects], dtype=bool)  # (M,)
+        boxed = np.array([bool(o.get("bbox")) for o in objects], dtype=bool)  # (M,)
+        xywh = [[_number(v) for v in o["bbox"]] for o in objects if o.get("bbox")]
+        xywh = np.array(xywh, dtype=np.float64).reshape(-1, 4)  # (boxed, 4)
+        if len(xywh) != boxed.sum() or any(o.get("iscrowd", 0) not in (0, 1) for o in objects):
+            raise ValueError("a bbox is not four numbers, or iscrowd is not 0 or 1")
     except CsraError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CsraError(f"{path} is not in COCO's instances format ({error!r}); fetch the file again.") from None
-    if len(xywh) != len(objects) or not np.isin(crowd, (0, 1)).all():
-        raise CsraError(f"{path} has an object whose bbox is not four numbers or whose iscrowd is not 0 or 1.")
-    if names != COCO_CLASSES:
-        raise CsraError(f"{path} does not list COCO's 80 categories; check that it is the instances file of 2014.")
-    rows = _positions(image_of, image_ids, what="image_id", path=path)  # (M,)
-    columns = _positions(category_of, category_ids, what="category_id", path=path)  # (M,)
+        raise DataError(f"{path} is not in COCO's instances format ({error!r}); fetch the file again.") from error
+    if len(set(classes)) != len(classes) or not classes or not all(map(is_plain, classes)):
+        raise DataError(f"{path} is not in COCO's instances format (its categories need distinct names); correct it.")
     if not ((np.abs(xywh) < 1e9).all() and (xywh[:, 2:] >= 0).all()):
-        raise CsraError(f"{path} has a box with a negative or infinite side; fetch the file again.")
+        raise DataError(f"{path} has a box with a negative or infinite side; fetch the file again.")
 
-    targets = np.zeros((len(image_ids), len(COCO_CLASSES)), dtype=np.int8)  # (N, 80)
+    targets = np.zeros((len(images), len(classes)), dtype=np.int8)  # (N, C)
     targets[rows, columns] = 1
-    order = np.argsort(rows, kind="stable")
-    ids = [Path(name).stem for name in file_names]
+    stems = [Path(n).stem for n in file_names]
+    ids = stems if len(set(stems)) == len(stems) or coco else file_names
     rows_of_ids = {i: row for row, i in enumerate(ids)}
     if len(rows_of_ids) != len(ids):
         twice = next(i for row, i in enumerate(ids) if rows_of_ids[i] != row)
-        raise CsraError(f"{path} has two images named {twice!r}; fetch the file again.")
+        raise DataError(f"{path} has two images named {twice!r}; fetch the file again.")
+    order = np.argsort(rows[boxed], kind="stable")
+    reader = CocoBoxes(
+        rows=rows_of_ids,
+        starts=np.searchsorted(rows[boxed][order], np.arange(len(ids) + 1)),
+        xywh=xywh[order].astype(np.float32),
+        columns=columns[boxed][order],
+        crowd=crowd[boxed][order],
+        classes=classes,
+        sizes=sizes,
+    )
     return MultiLabelDataset(
-        name="coco2014",
-        split=part,
-        classes=COCO_CLASSES,
+        name=name,
+        split=split,
+        classes=classes,
         ids=ids,
-        paths=[folder / name for name in file_names],
+        paths=[folder / n for n in file_names],
         targets=targets,
         transform=transform,
-        box_reader=CocoBoxes(
-            rows=rows_of_ids,
-            starts=np.searchsorted(rows[order], np.arange(len(ids) + 1)),
-            xywh=xywh[order].astype(np.float32),
-            columns=columns[order],
-            crowd=crowd[order] == 1,
-        ),
+        box_reader=reader if boxed.any() or not objects else None,
+        root=folder,
     )
-
-
-def _whole(values: Sequence) -> np.ndarray:
-    """(n,) int64, where all are whole numbers; TypeError or OverflowError otherwise."""
-    if not all(type(v) is int for v in values):
-        raise TypeError("an id is not a whole number")
-    return np.array(values, dtype=np.int64)
 
 
 def _number(value: float) -> float:
@@ -137,17 +174,24 @@ def _number(value: float) -> float:
     return value
 
 
-def _positions(values: np.ndarray, known: np.ndarray, *, what: str, path: Path) -> np.ndarray:
-    """For each value its index in `known`; CsraError for one that is not there, or known twice."""
-    order = np.argsort(known)
-    ordered = known[order]
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if twice.size:
-        raise CsraError(f"{path} lists the {what} {twice[0]} twice; fetch the file again.")
-    if not known.size:
-        raise CsraError(f"{path} lists no {what}; fetch the file again.")
-    found = np.searchsorted(ordered, values).clip(max=len(known) - 1)
-    stray = values[ordered[found] != values]
-    if stray.size:
-        raise CsraError(f"{path} has an object with the unknown {what} {stray[0]}; fetch the file again.")
-    return order[found]
+def _side(value: object) -> int:
+    """A width or height as the file states it; 0 for one that is none."""
+    return int(value) if type(value) in (int, float) and 0 < value < 1e9 else 0
+
+
+def _positions(values: Sequence, known: Sequence, what: str, path: Path) -> np.ndarray:
+    """For each value its index in `known`; DataError for one that is not there, or known twice."""
+    if not all(type(v) in (int, str) for v in known) or not all(type(v) in (int, str) for v in values):
+        raise TypeError(f"a {what} is neither a whole number nor a text")
+    places = {value: i for i, value in enumerate(known)}
+    if len(places) != len(known):
+        twice = next(v for i, v in enumerate(known) if places[v] != i)
+        raise DataError(f"{path} lists the {what} {twice} twice; fetch the file again.")
+    if not known:
+        if what == "category_id":
+            raise ValueError("it lists no category")
+        raise DataError(f"{path} lists no {what}; fetch the file again.")
+    stray = next((value for value in values if value not in places), None)
+    if stray is not None:
+        raise DataError(f"{path} has an object with the unknown {what} {stray!r:.60}; fetch the file again.")
+    return np.array([places[value] for value in values], dtype=np.int64)

@@ -1,101 +1,161 @@
-"""The reader's own pictures: a folder with CSV files, or a folder in VOC's layout with any classes.
+"""The reader's own images, in any of five layouts; which one is told from what lies in the folder.
 
-CSV: a file for each split, `trainval.csv` and `test.csv`, beside the pictures. The first column is the path of a
-picture below the folder, every other column a class; the values are 1 (present), 0 (absent) and -1 (do not count):
+    CSV     trainval.csv and test.csv beside the images (`label_table.py`)
+    VOC     ImageSets/Main/SPLIT.txt, JPEGImages/, and CLASS_SPLIT.txt lists or Annotations/ID.xml (`voc.py`)
+    COCO    annotations/instances_SPLIT.json, SPLIT.json or SPLIT/_annotations.coco.json (`coco.py`)
+    YOLO    images/SPLIT and labels/SPLIT, or SPLIT/images and SPLIT/labels (`yolo.py`)
 
-    image,cat,dog
-    photos/1.jpg,1,0
-    photos/2.jpg,0,1
-
-VOC: `ImageSets/Main/SPLIT.txt` and `CLASS_SPLIT.txt`, `JPEGImages/`; the classes are those that have a list,
-sorted by name.
+A split "trainval" that is not there is "train" and "val" together where both are; "a+b" is two splits together.
 """
 
-import csv
+from __future__ import annotations
+
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from csra_lab.datasets.coco import read_instances
+from csra_lab.datasets.dataset import MultiLabelDataset, join_splits
+from csra_lab.datasets.label_table import load_table, table_files
+from csra_lab.datasets.labels import CLASS_LISTS, TABLES, stated_convention
+from csra_lab.datasets.voc import _read_ids, devkit_splits, image_files, labels_from_xml, load_devkit
+from csra_lab.datasets.voc_xml import read_voc_labels
+from csra_lab.datasets.yolo import load_yolo, yolo_folders
+from csra_lab.errors import ConfigError, DataError, MissingFile
 
-from csra_lab._io.validation import is_plain
-from csra_lab.datasets.annotations import safe_relative
-from csra_lab.datasets.dataset import MultiLabelDataset
-from csra_lab.datasets.voc import load_devkit
-from csra_lab.errors import CsraError
-
-_VALUES = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1}
+VALIDATION_NAMES = ("val", "valid", "validation", "dev")
 
 
-def load_folder(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
-    """One split of a folder of one's own, in either layout.
+def load_folder(
+    root: Path,
+    split: str,
+    transform: Callable | None = None,
+    *,
+    absent: str | None = None,
+    unknown: str | None = None,
+) -> MultiLabelDataset:
+    """One split of a folder of one's own.
+
+    Args:
+        absent, unknown: what says so in CSV files and in class lists, out of "0", "-1" and "blank", several with
+            commas. Present is always 1. Left out: 0 and -1 in CSV files, -1 and 0 in VOC's class lists.
 
     Raises:
-        CsraError: neither layout, no such split, or a malformed file (path and line are named).
+        CsraError: none of the layouts, no such split, a malformed file (path and line are named), or labels that
+            read as if the convention were another one.
     """
     root = Path(root)
-    if (root / "ImageSets" / "Main").is_dir():
-        return load_devkit(root, split, name=root.name, classes=devkit_classes(root), transform=transform)
-    if any(root.glob("*.csv")):
-        return _load_csv(root, split, transform)
-    raise CsraError(
-        f"{root} holds neither CSV files (trainval.csv, test.csv) nor VOC's ImageSets/Main; make one of them."
-    )
+    splits = folder_splits(root)
+    parts = _parts(split, splits)
+    if not parts:
+        raise MissingFile(_no_split(root, split, splits))
+    found = [_load_one(root, part, transform, absent, unknown) for part in parts]
+    return found[0] if len(found) == 1 else join_splits(found, split)
 
 
 def folder_splits(root: Path) -> list[str]:
     """The splits that a folder of one's own has."""
-    main = Path(root) / "ImageSets" / "Main"
-    lists = [p for p in main.glob("*.txt") if "_" not in p.stem] if main.is_dir() else Path(root).glob("*.csv")
-    return sorted(p.stem for p in lists)
+    root = Path(root)
+    if (root / "ImageSets" / "Main").is_dir():
+        return devkit_splits(root)
+    return sorted(table_files(root) or _instance_files(root) or yolo_folders(root))
 
 
 def devkit_classes(root: Path) -> tuple[str, ...]:
-    """The classes that have a list in ImageSets/Main, over all splits, sorted. CsraError if there is none."""
+    """The classes that have a list in ImageSets/Main, over all splits, sorted; empty if there is none."""
     main = Path(root) / "ImageSets" / "Main"
-    endings = [f"_{split}" for split in folder_splits(root)]
+    endings = [f"_{split}" for split in devkit_splits(root)]
     stems = [p.stem for p in main.glob("*_*.txt")]
-    classes = {stem.removesuffix(end) for stem in stems for end in endings if stem.endswith(end)}
-    if not classes:
-        raise CsraError(f"{main} has no class list; write one CLASS_SPLIT.txt for each class.")
-    return tuple(sorted(classes))
+    return tuple(sorted({stem.removesuffix(end) for stem in stems for end in endings if stem.endswith(end)}))
 
 
-def _load_csv(root: Path, split: str, transform: Callable | None) -> MultiLabelDataset:
-    path = root / f"{split}.csv"
-    if not path.is_file():
-        raise CsraError(f"{root} has no split {split!r}; it has {', '.join(folder_splits(root))} (one CSV file each).")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise CsraError(f"{path} cannot be read as UTF-8 CSV ({error}); save it as UTF-8.") from None
-    if len(rows) < 2 or len(rows[0]) < 2:
-        raise CsraError(f"{path} needs a header (image, then the classes) and a line for each picture.")
-    classes = [name.strip() for name in rows[0][1:]]
-    if len(set(classes)) != len(classes) or not all(map(is_plain, classes)):
-        raise CsraError(
-            f"{path}, line 1: the class names {classes} must be distinct, not empty and without control codes."
+def _parts(split: str, splits: list[str]) -> list[str]:
+    """The listed splits that make up the one asked for; none where it cannot be had."""
+    if split in splits:
+        return [split]
+    if "+" in split and set(split.split("+")) <= set(splits):
+        return split.split("+")
+    validation = [name for name in VALIDATION_NAMES if name in splits]
+    if split == "trainval" and "train" in splits:
+        return ["train", *validation[:1]]
+    return []
+
+
+def _no_split(root: Path, split: str, splits: list[str]) -> str:
+    if not splits:
+        return (
+            f"{root} holds neither CSV files (trainval.csv, test.csv) nor VOC's ImageSets/Main, COCO's annotations or "
+            "YOLO's labels; make one of them, in this very folder."
         )
-    names, targets = [], []
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        if len(row) != len(rows[0]):
-            raise CsraError(f"{path}, line {number}: {len(row)} columns where the header has {len(rows[0])}.")
-        wrong = next((value for value in row[1:] if value.strip() not in _VALUES), None)
-        if wrong is not None:
-            raise CsraError(f"{path}, line {number}: {wrong!r} is not 1, 0 or -1.")
-        names.append(safe_relative(row[0].strip(), source=path))
-        targets.append([_VALUES[value.strip()] for value in row[1:]])
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CsraError(f"{path}: {twice!r} is listed twice; remove one.")
-    return MultiLabelDataset(
-        name=root.resolve().name,
-        split=split,
-        classes=classes,
-        ids=names,
-        paths=[root / name for name in names],
-        targets=np.array(targets, dtype=np.int8),
-        transform=transform,
+    held_out = next((name for name in ("test", *VALIDATION_NAMES) if name in splits), splits[-1])
+    first = next((name for name in ("trainval", "train") if name in splits), splits[0])
+    return (
+        f"{root} has no split {split!r}; it has {', '.join(splits)}: choose with --train-split {first} --test-split "
+        f"{held_out} (or --split {held_out})."
     )
+
+
+def _load_one(
+    root: Path, split: str, transform: Callable | None, absent: str | None, unknown: str | None
+) -> MultiLabelDataset:
+    tables = table_files(root)
+    if (root / "ImageSets" / "Main").is_dir():
+        return _load_voc_layout(root, split, transform, absent, unknown)
+    if tables:
+        return load_table(root, split, tables[split], transform, stated_convention(TABLES, absent, unknown))
+    if absent is not None or unknown is not None:
+        raise ConfigError(f"absent and unknown are for CSV files and class lists, and {root} has none; leave them out.")
+    instances = _instance_files(root)
+    if instances:
+        path = instances[split]
+        return read_instances(path, _images_of(root, split, path), name=root.resolve().name, split=split,
+                              transform=transform)  # fmt: skip
+    return load_yolo(root, split, transform)
+
+
+def _load_voc_layout(root, split, transform, absent, unknown) -> MultiLabelDataset:
+    classes, name = devkit_classes(root), root.resolve().name
+    files = image_files(root / "JPEGImages")
+    if classes:
+        convention = stated_convention(CLASS_LISTS, absent, unknown)
+        return load_devkit(
+            root, split, name=name, classes=classes, transform=transform, convention=convention, files=files
+        )
+    main, annotations = root / "ImageSets" / "Main", root / "Annotations"
+    if not annotations.is_dir():
+        raise DataError(
+            f"{main} has no class list and {root} no Annotations; write one CLASS_SPLIT.txt for each class, or ID.xml."
+        )
+    ids = {part: _read_ids(main / f"{part}.txt", root) for part in devkit_splits(root)}
+    everything = {i for part in ids.values() for i in part}
+    named = {c for i in everything if (annotations / f"{i}.xml").is_file() for c in _names_in(annotations / f"{i}.xml")}
+    return labels_from_xml(
+        root, ids[split], split, name=name, classes=sorted(named) or None, transform=transform, files=files
+    )
+
+
+def _names_in(path: Path) -> set[str]:
+    return set(read_voc_labels(path))
+
+
+def _instance_files(root: Path) -> dict[str, Path]:
+    """Split -> its file in COCO's format; a single file of the folder is the split "all"."""
+    found: dict[str, Path] = {}
+    for path in sorted(root.glob("annotations/*.json")):
+        match = re.fullmatch(r"(?:instances_)?(.+?)(?:20\d\d)?", path.stem)
+        if match and not path.stem.startswith(("captions_", "person_keypoints_")):
+            found.setdefault(match[1], path)
+    for path in sorted(root.glob("*/_annotations.coco.json")):
+        found.setdefault(path.parent.name, path)
+    for path in sorted(root.glob("*.json")):
+        found.setdefault("all" if path.name == "_annotations.coco.json" else path.stem, path)
+    return found
+
+
+def _images_of(root: Path, split: str, path: Path) -> Path:
+    """The folder that holds the images of a file in COCO's format."""
+    if path.name == "_annotations.coco.json" and path.parent != root:
+        return path.parent
+    stem = path.stem.removeprefix("instances_")
+    places = (root / stem, root / "images" / stem, root / split, root / "images" / split, root / "images")
+    return next((place for place in places if place.is_dir()), root)

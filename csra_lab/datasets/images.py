@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".avif", ".heic", ".heif",
 )  # fmt: skip
-"""Endings of file names, in small letters, that every command takes for images; the last three where they can be read."""
+"""Endings of image files, in small letters, for every command; the last three where they can be decoded."""
 MAX_PIXELS = 89_478_485  # the count at which Pillow, too, starts to suspect a decompression bomb
 
 _NEEDS = {

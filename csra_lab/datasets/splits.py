@@ -65,7 +65,10 @@ def pick_ids(dataset: MultiLabelDataset, ids: Sequence[str], split: str) -> Mult
     rows = {image_id: row for row, image_id in enumerate(dataset.ids)}
     chosen = [rows[i] for i in ids if i in rows]
     if not chosen:
-        raise CsraError(f"None of the {len(ids):,} images of {split} is in {dataset.name} {dataset.split}; give the folder of the data set itself.")
+        raise CsraError(
+            f"None of the {len(ids):,} images of {split} is in {dataset.name} {dataset.split}; "
+            "give the folder of the data set itself."
+        )
     if len(chosen) < len(ids):
         absent = next(i for i in ids if i not in rows)
         warn(

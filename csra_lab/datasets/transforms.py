@@ -8,6 +8,7 @@ augmentation in any worker and in any process. Both functions return a picklable
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -68,5 +69,5 @@ def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list:
 
 
 def _check(image_size: int) -> None:
-    if not isinstance(image_size, int) or image_size < 1:
+    if not isinstance(image_size, Integral) or image_size < 1:
         raise CsraError(f"image_size must be a whole number of pixels above 0, not {image_size!r}.")

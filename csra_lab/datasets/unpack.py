@@ -69,7 +69,17 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
                     raise CsraError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
                 if info.issparse():  # a few bytes can be a file that fills the disk
                     raise CsraError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
-                yield info.name, None if info.isdir() else pack.extractfile(info)
+                yield _filtered(info, archive), None if info.isdir() else pack.extractfile(info)
+
+
+def _filtered(info: tarfile.TarInfo, archive: Path) -> str:
+    """The member's name, once Python's own filter for data has let it pass; an absolute one is refused below."""
+    try:
+        tarfile.data_filter(info, str(archive.parent))
+    except tarfile.FilterError as error:
+        sentence = f"The archive {archive} holds {info.name!r}, which leads out of its folder; do not use it."
+        raise CsraError(sentence) from error
+    return info.name
 
 
 def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:

@@ -10,28 +10,31 @@ loads with every target -1, unknown, and `write_voc_predictions` writes what the
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from csra_lab._io.notice import warn
 from csra_lab._io.validation import is_plain
-from csra_lab.datasets.dataset import Box, MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.datasets.dataset import MultiLabelDataset, join_splits
+from csra_lab.datasets.images import is_image_name
+from csra_lab.datasets.labels import CLASS_LISTS, LabelConvention, check_negatives
+from csra_lab.datasets.splits import pick_ids, shipped_ids, shipped_splits
+from csra_lab.datasets.voc_xml import VocBoxes, read_voc_labels
+from csra_lab.errors import CsraError, DataError, MissingFile
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-_TARGET = {"-1": 0, "0": -1, "1": 1, "+1": 1}
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-_MAX_XML_BYTES = 1 << 20
 
 
 def load_voc2007(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
@@ -48,47 +51,148 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
     """One split of VOC of one year; `root` is VOCdevkit/, the folder above it, or VOCdevkit/VOC{year}/ itself.
 
     Only the lists are read, so that this takes milliseconds; photographs and XML are opened when an item is asked for.
-    Raises CsraError for an absent folder, an unknown split, and a list that is malformed (path and line are named).
+
+    Args:
+        split: a list in ImageSets/Main; or "train+val", for several of them; or for 2012 one of the lab's own splits,
+            "sample-test" or "fold0-train" (see `csra_lab.datasets.splits`). VOC2012 as it is downloaded lists no test
+            images: then "trainval" and "test" are the lab's samples, and a warning says so.
+
+    Raises:
+        CsraError: an absent folder, an unknown split, and a list that is malformed (path and line are named).
     """
-    folder = find_devkit(Path(root), year)
-    return load_devkit(folder, split, name=f"voc{year}", classes=VOC_CLASSES, transform=transform)
+    folder, name = find_devkit(Path(root), year), f"voc{year}"
+    listed = devkit_splits(folder)
+    read = partial(load_devkit, folder, name=name, classes=VOC_CLASSES, transform=transform)
+    if split in shipped_splits(name):
+        return _shipped(read, listed, folder, split)
+    if year == "2012" and "test" not in listed and split in ("trainval", "test"):
+        everything = {i for part in listed for i in _read_ids(folder / "ImageSets" / "Main" / f"{part}.txt")}
+        if everything & set(shipped_ids(name, "sample-test")):
+            warn(
+                f"{folder} lists no test images, so {split} is the lab's own sample of images with animals; "
+                "--train-split train --test-split val uses VOC's lists, and train+val is its whole trainval."
+            )
+            return _shipped(read, listed, folder, f"sample-{split}", called=split)
+    if "+" in split and split not in listed:
+        return join_splits([read(part) for part in split.split("+")], split)
+    return read(split)
+
+
+def _shipped(
+    read: Callable[[str], MultiLabelDataset], listed: Sequence[str], folder: Path, split: str, *, called: str = ""
+) -> MultiLabelDataset:
+    """A split that comes with the lab, out of all images that are labelled here, in a list or in an annotation."""
+    labelled = [p for p in listed if (folder / "ImageSets" / "Main" / f"{VOC_CLASSES[0]}_{p}.txt").is_file()]
+    everything = join_splits([read(part) for part in labelled or listed], split)
+    ids = shipped_ids("voc2012", split)
+    unlisted = sorted(i for i in set(ids) - set(everything.ids) if (folder / "Annotations" / f"{i}.xml").is_file())
+    if unlisted:
+        added = labels_from_xml(folder, unlisted, split, name="voc2012", classes=VOC_CLASSES)
+        everything = join_splits([everything, added], split)
+    return pick_ids(everything, ids, called or split)
 
 
 def load_devkit(
-    folder: Path, split: str, *, name: str, classes: Sequence[str], transform: Callable | None = None
+    folder: Path,
+    split: str,
+    *,
+    name: str,
+    classes: Sequence[str],
+    transform: Callable | None = None,
+    convention: LabelConvention = CLASS_LISTS,
+    files: Mapping[str, str] | None = None,
 ) -> MultiLabelDataset:
     """One split of any folder in the devkit's layout, with the class lists of `classes`.
+
+    Args:
+        convention: what the lists' values mean; VOC's own if left out.
+        files: stem -> file name of the images in JPEGImages (see `image_files`); ID.jpg if left out.
 
     Raises:
         CsraError: see `load_voc`.
     """
     main = folder / "ImageSets" / "Main"
     id_list = main / f"{split}.txt"
-    splits = sorted(p.stem for p in main.glob("*.txt") if "_" not in p.stem)
+    splits = devkit_splits(folder)
     if split not in splits:
         hint = " The test lists of 2012 come from VOC's evaluation server." * ((name, split) == ("voc2012", "test"))
-        raise CsraError(f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'}.{hint}")
-    ids = _read_ids(id_list)
+        raise MissingFile(
+            f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'} "
+            f"(--train-split and --test-split, or --split, choose).{hint}"
+        )
+    ids = _read_ids(id_list, folder)
     lists = [main / f"{c}_{split}.txt" for c in classes]
     missing = [p.name for p in lists if not p.is_file()]
     if missing and len(missing) < len(lists):
-        raise CsraError(
+        raise MissingFile(
             f"{main} lacks {', '.join(missing)}; unpack the devkit again, or remove its other {split} lists."
         )
     targets = np.full((len(ids), len(classes)), -1, dtype=np.int8)  # (N, C)
     if not missing:
         for column, path in enumerate(lists):
-            targets[:, column] = _read_labels(path, ids, id_list)
+            targets[:, column] = _read_labels(path, ids, id_list, convention)
+    return check_negatives(_devkit_set(folder, split, name, classes, ids, targets, transform, files), convention)
+
+
+def labels_from_xml(
+    folder: Path,
+    ids: Sequence[str],
+    split: str,
+    *,
+    name: str,
+    classes: Sequence[str] | None = None,
+    transform: Callable | None = None,
+    files: Mapping[str, str] | None = None,
+) -> MultiLabelDataset:
+    """A split whose labels are what Annotations/ID.xml names: 1 for a class with an object, -1 for difficult ones only.
+
+    Args:
+        classes: those to look for; all that the annotations name, sorted, if left out.
+    """
+    found = [read_voc_labels(folder / "Annotations" / f"{i}.xml") for i in ids]
+    classes = tuple(sorted({c for labels in found for c in labels})) if classes is None else tuple(classes)
+    if not classes:
+        raise DataError(f"No annotation of {split} in {folder / 'Annotations'} has an object; label some images first.")
+    targets = np.zeros((len(ids), len(classes)), dtype=np.int8)  # (N, C)
+    columns = {c: column for column, c in enumerate(classes)}
+    for row, labels in enumerate(found):
+        for c, target in labels.items():
+            if c in columns:
+                targets[row, columns[c]] = target
+    return _devkit_set(folder, split, name, classes, ids, targets, transform, files)
+
+
+def _devkit_set(folder, split, name, classes, ids, targets, transform, files) -> MultiLabelDataset:
+    images = folder / "JPEGImages"
+    names = [f"{i}.jpg" for i in ids] if files is None else [files.get(i, f"{i}.jpg") for i in ids]
     return MultiLabelDataset(
         name=name,
         split=split,
         classes=classes,
         ids=ids,
-        paths=[folder / "JPEGImages" / f"{i}.jpg" for i in ids],
+        paths=[images / file_name for file_name in names],
         targets=targets,
         transform=transform,
-        box_reader=partial(read_voc_boxes, folder / "Annotations"),
+        box_reader=VocBoxes(folder / "Annotations"),
     )
+
+
+def devkit_splits(folder: Path) -> list[str]:
+    """The lists of image ids in ImageSets/Main, by name."""
+    return sorted(p.stem for p in (folder / "ImageSets" / "Main").glob("*.txt") if "_" not in p.stem)
+
+
+def image_files(folder: Path) -> dict[str, str]:
+    """Stem -> file name of every image in `folder`, of any suffix. Of two with one stem the first by name counts."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError:
+        return {}
+    files: dict[str, str] = {}
+    for name in names:
+        if is_image_name(name) and not name.startswith("."):
+            files.setdefault(os.path.splitext(name)[0], name)
+    return files
 
 
 def find_devkit(root: Path, year: str) -> Path:
@@ -111,110 +215,62 @@ def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise CsraError(f"The list {path} cannot be read ({error.strerror}); check the file.") from None
+        raise CsraError(f"The list {path} cannot be read ({error.strerror}); check the file.") from error
     try:
         if b"\0" in raw:
             raise UnicodeError
         return raw.decode("utf-8-sig").rstrip()
-    except UnicodeError:
-        raise CsraError(f"The list {path} is not plain UTF-8 text; save it as UTF-8.") from None
+    except UnicodeError as error:
+        raise CsraError(f"The list {path} is not plain UTF-8 text; save it as UTF-8.") from error
 
 
-def _read_ids(path: Path) -> tuple[str, ...]:
+def _read_ids(path: Path, folder: Path | None = None) -> tuple[str, ...]:
+    """The ids of a list. One with spaces or letters beyond ASCII must be the stem of an image in JPEGImages."""
     text = _read_text(path)
     ids = tuple(line.strip() for line in text.split("\n"))
     if not text:
-        raise CsraError(f"The list {path} names no image; unpack the devkit again.")
+        raise DataError(f"The list {path} names no image; unpack the devkit again.")
+    stems: dict[str, str] | None = None
     for number, i in enumerate(ids, start=1):
-        if not _SAFE_ID.fullmatch(i) or ".." in i:
-            raise CsraError(f"{path}, line {number}: {i!r} is not an image id; write one plain file stem a line.")
+        if _SAFE_ID.fullmatch(i) and ".." not in i:
+            continue
+        if stems is None:
+            stems = {} if folder is None else image_files(folder / "JPEGImages")
+        if i not in stems or not is_plain(i):
+            raise DataError(f"{path}, line {number}: {i!r} is not an image id; write one plain file stem a line.")
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         number, i = next((n, i) for n, i in enumerate(ids, start=1) if i in seen or seen.add(i))
-        raise CsraError(f"{path}, line {number}: {i!r} is listed twice; remove one.")
+        raise DataError(f"{path}, line {number}: {i!r} is listed twice; remove one.")
     return ids
 
 
-def _read_labels(path: Path, ids: tuple[str, ...], id_list: Path) -> list[int]:
+def _read_labels(path: Path, ids: tuple[str, ...], id_list: Path, convention: LabelConvention) -> list[int]:
     """The targets (N,) of one class list, which must name exactly `ids` in their order."""
+    known = convention.targets
     text = _read_text(path)
     tokens = text.split()  # id, label, id, label, ...
-    if tokens[0::2] == list(ids) and len(tokens) == 2 * len(ids) and _TARGET.keys() >= set(tokens[1::2]):
-        return [_TARGET[label] for label in tokens[1::2]]
-    # Something is wrong. Walk the lines, to name the first that is.
-    rows = [line.split() for line in text.split("\n")] if text else []
+    if tokens[0::2] == list(ids) and len(tokens) == 2 * len(ids) and known.keys() >= set(tokens[1::2]):
+        return [known[label] for label in tokens[1::2]]
+    # Ids with spaces, or something is wrong. Walk the lines, to name the first that is.
+    rows = [line.strip().rsplit(None, 1) for line in text.split("\n")] if text else []
+    labels = []
     for number, row in enumerate(rows, start=1):
-        if len(row) != 2 or row[1] not in _TARGET:
-            raise CsraError(f"{path}, line {number}: {' '.join(row)!r} is not an image id and one of -1, 0, 1.")
+        if len(row) != 2 or row[1] not in known:
+            raise DataError(
+                f"{path}, line {number}: {' '.join(row)!r} is not an image id and one of "
+                f"{', '.join(dict.fromkeys((*convention.absent, *convention.unknown, '1')))}."
+            )
         if number > len(ids) or row[0] != ids[number - 1]:
             expected = "the end of the file" if number > len(ids) else repr(ids[number - 1])
-            raise CsraError(
+            raise DataError(
                 f"{path}, line {number}: {row[0]!r} stands where {id_list.name} has {expected}; "
                 "both must list the same images in the same order."
             )
-    raise CsraError(f"{path} ends after line {len(rows)}, but {id_list.name} lists {len(ids)} images.")
-
-
-def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
-    """The objects in Annotations/ID.xml. Coordinates may be fractions; 1-based inclusive becomes 0-based half-open.
-
-    A file with a DOCTYPE or an ENTITY is refused unread, as is one above 1 MiB.
-
-    Raises:
-        CsraError: names the file, and the object that is not as VOC has it.
-    """
-    path = Path(annotations) / f"{image_id}.xml"
-    root = _parse_xml(path)
-    if root.tag != "annotation":
-        raise CsraError(f"{path} holds <{root.tag[:40]}> where VOC has <annotation>; check that it is the right file.")
-    boxes = []
-    for number, item in enumerate(root.findall("object"), start=1):
-        name = (item.findtext("name") or "").strip()
-        corners = item.find("bndbox")
-        if len(item.findall("name")) > 1 or len(item.findall("bndbox")) > 1:
-            raise CsraError(f"{path}: object {number} has two names or two boxes; make two objects of it.")
-        try:
-            texts = [corners.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")]
-            if any("_" in text for text in texts):  # which Python takes for a digit's neighbour
-                raise ValueError
-            xmin, ymin, xmax, ymax = map(float, texts)
-        except (AttributeError, TypeError, ValueError):
-            raise CsraError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from None
-        inside = all(abs(v) <= 1e6 for v in (xmin, ymin, xmax, ymax))  # of any picture; NaN is not
-        if not is_plain(name) or not inside or xmax < xmin or ymax < ymin:
-            raise CsraError(
-                f"{path}: object {number} ({name or 'no name'}) has the box {xmin:g} {ymin:g} {xmax:g} {ymax:g}; "
-                "it needs a name, xmin <= xmax and ymin <= ymax."
-            )
-        flags = {k: (item.findtext(k) or "0").strip() for k in ("difficult", "truncated", "occluded")}
-        odd = next((k for k, value in flags.items() if value not in ("0", "1")), None)
-        if odd is not None:
-            raise CsraError(f"{path}: object {number} is {odd} {flags[odd]!r:.40}; it must be 0 or 1.")
-        flags = {k: value == "1" for k, value in flags.items()}
-        boxes.append(Box(name, xmin - 1, ymin - 1, xmax, ymax, **flags))
-    return boxes
-
-
-def _parse_xml(path: Path) -> ElementTree.Element:
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(_MAX_XML_BYTES + 1)
-    except OSError as error:
-        raise CsraError(f"The annotation {path} cannot be read ({error.strerror}); unpack the devkit again.") from None
-    if len(raw) > _MAX_XML_BYTES:
-        raise CsraError(f"The annotation {path} is larger than 1 MiB, which no VOC annotation is; replace it.")
-    if b"\0" in raw:
-        raise CsraError(f"The annotation {path} is not UTF-8 text; save it as UTF-8.")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")  # a photographer's name; the fields that are read are ASCII
-    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise CsraError(f"The annotation {path} holds a DOCTYPE or ENTITY, which is refused; remove it.")
-    try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise CsraError(f"The annotation {path} is not valid XML ({error}); unpack the devkit again.") from None
+        labels.append(known[row[1]])
+    if len(labels) < len(ids):
+        raise DataError(f"{path} ends after line {len(rows)}, but {id_list.name} lists {len(ids)} images.")
+    return labels
 
 
 def write_voc_predictions(
@@ -257,7 +313,7 @@ def write_voc_predictions(
     except OSError as error:
         raise CsraError(
             f"The predictions cannot be written to {main} ({error.strerror}); check space and rights."
-        ) from None
+        ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

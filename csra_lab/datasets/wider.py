@@ -14,7 +14,7 @@ import numpy as np
 
 from csra_lab.datasets.annotations import read_annotations, safe_relative
 from csra_lab.datasets.dataset import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import CsraError, DataError
 
 WIDER_ATTRIBUTES = (
     "Male", "longHair", "sunglass", "Hat", "Tshirt", "longSleeve", "formal",
@@ -73,6 +73,11 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
     if not ids:
         raise CsraError(f"{path} lists no person for the split {split!r}; fetch the file again.")
     given = np.array(attributes, dtype=np.int8)  # (N, 14) in {1, 0, -1}, 0 = unspecified
+    if (given == 1).any() and (given == 0).any() and not (given == -1).any():
+        raise DataError(
+            f"{path}: no person of {split} lacks an attribute (-1), and 0 is read as unspecified, so any model would "
+            "score near 100; write -1 where the attribute is absent."
+        )
     return MultiLabelDataset(
         name="wider",
         split=split,

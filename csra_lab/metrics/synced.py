@@ -67,6 +67,8 @@ class SyncedMultilabelMetrics(Metric):
         else:
             metrics.num_images = int(self.images)
             metrics.counts, metrics.histograms = _array(self.counts), _array(self.histograms)
+            positive, known = metrics.histograms.sum(axis=(1, 2)).tolist()
+            metrics.num_absent, metrics.num_ignored = known - positive, metrics.num_images * self.num_classes - known
         values = metrics.compute()
         found = {name: torch.tensor(getattr(values, name), dtype=torch.float64) for name in NAMES}
         return found | {"per_class_AP": torch.from_numpy(values.per_class_AP.copy())}

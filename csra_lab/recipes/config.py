@@ -27,6 +27,8 @@ class DataConfig:
     test_split: str = "test"
     subset: int | None = None  # train on so many images of the split, the same for every seed; None for all
     classes: tuple[str, ...] = ()  # classes to keep; none named means all
+    absent: str | None = None  # in folders: the labels that say absent, as "-1" or "0,blank"; None for the layout's own
+    unknown: str | None = None  # in folders: the labels that are not counted, as "0" or "blank"
     validation_fraction: float = 0.0  # share of the training split that chooses the best epoch; 0 takes the last epoch
     image_cache: Literal["auto", "memory", "off"] = "auto"  # decode once and keep in memory, or in every epoch
 

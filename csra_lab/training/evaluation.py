@@ -1,6 +1,5 @@
 """Scores of a model on a data set, and from them the metrics."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,13 +8,15 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from csra_lab._io.notice import warn
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.datasets.transforms import eval_transform
+from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_images
+from csra_lab.device import autocast, for_inference, to_device
 from csra_lab.errors import CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 
@@ -54,7 +55,7 @@ def predict_scores(
     mine = range(rank, len(inputs), world)
     loader = DataLoader(Subset(inputs, mine) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
     training = network.training
-    network.eval()
+    for_inference(network)
     parts = []
     with tqdm(total=len(mine), unit="img", desc="scoring", leave=False, disable=None if progress else True) as bar:
         for batch, _ in loader:
@@ -71,17 +72,6 @@ def predict_scores(
     for r, share in enumerate(shares):
         whole[r::world] = share
     return whole
-
-
-def to_device(batch: Tensor, device: torch.device | str) -> Tensor:
-    """(B, ...) input as float32 on the device, images in `channels_last` memory, where convolutions are faster."""
-    memory = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
-    return batch.to(device, torch.float32, non_blocking=True, memory_format=memory)
-
-
-def autocast(device: torch.device | str, dtype: torch.dtype | None):
-    """Mixed precision in `dtype`, or none."""
-    return torch.autocast(torch.device(device).type, dtype) if dtype else contextlib.nullcontext()
 
 
 def evaluate(
@@ -110,8 +100,7 @@ def evaluate(
         CsraError: see `check_classes`, `predict_scores` and `metrics_of`.
     """
     check_classes(model, dataset)
-    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
-    inputs = dataset.for_size(model.image_size).with_transform(transform)
+    inputs = dataset.for_size(model.image_size).with_transform(model.transform)
     scores = predict_scores(model, inputs, **scoring)
     return metrics_of(scores, dataset, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult), scores
 
@@ -155,8 +144,6 @@ def check_classes(model: MultiLabelClassifier, dataset: MultiLabelDataset) -> No
     )
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """The images named, and those inside the folders named (all levels, sorted).
@@ -167,7 +154,9 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside, skipped = walk_images(path)
+            if skipped and inside:
+                warn(f"{path}: skipped {describe_skipped(skipped)}.")
             if not inside:
                 raise CsraError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does.")
             found += inside
@@ -178,7 +167,6 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-@torch.inference_mode()
 def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """What a classifier finds in a PIL picture, and where it looks.
 
@@ -188,11 +176,5 @@ def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np
     Raises:
         CsraError: scores that are not finite.
     """
-    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
-    device = next(model.parameters()).device
-    features = model.eval().features(to_device(transform(picture)[None], device))
-    probabilities = torch.sigmoid(model.head(features)[0].float())
-    attention = model.head.attention(features)[0].float().mean(dim=0)
-    if not probabilities.isfinite().all():
-        raise CsraError(f"{model.backbone.name} gives scores that are not finite; look for broken weights.")
-    return probabilities.cpu().numpy(), attention.cpu().numpy()
+    (found,) = model.predict(picture, attention=True)
+    return found.probabilities.astype(np.float32), found.attention

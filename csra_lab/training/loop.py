@@ -31,6 +31,7 @@ from tqdm import tqdm
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.pair import check_pair
 from csra_lab.errors import CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
@@ -74,6 +75,7 @@ def train(
     """
     out = Path(out)
     accelerator = Accelerator(mixed_precision="no")  # mixed precision is ours
+    test_set = check_pair(train_set, test_set)
     check_run_folder(out, recipe, train_set)
     torch.manual_seed(recipe.run.seed)
     model = build_model(recipe, train_set)

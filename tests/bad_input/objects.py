@@ -104,12 +104,12 @@ def coco() -> list[Case]:
     places = {
         ("annotations", 0, "image_id"): [4, 3.5, "three", None, [3], 10**30, NAN, True],
         ("annotations", 0, "category_id"): [12, 0, -1, 17.9, None, "dog", {}],
-        ("annotations", 0, "bbox"): [[1, 2, 3], [1, 2, -3, 4], [NAN, 1, 2, 3], [1, 2, INF, 4], None, "1234", [[1] * 4],
+        ("annotations", 0, "bbox"): [[1, 2, 3], [1, 2, -3, 4], [NAN, 1, 2, 3], [1, 2, INF, 4], "1234", [[1] * 4],
                                      ["1", "2", "3", "x"], [1e39, 1, 1, 1], ["1", "2", "3", "4"]],
         ("annotations", 0, "iscrowd"): ["no", 2, None, [0]],
         ("annotations", 0): [None, 3, "dog", []],
         ("annotations",): [None, {}, "x"],
-        ("images", 1, "id"): [3, None, "x", 7.5, [7]],
+        ("images", 1, "id"): [3, None, 7.5, [7]],
         ("images", 1, "file_name"): ["a.jpg", "sub/a.jpg", "../b.jpg", "/b.jpg", None, 5, "", "b\x00.jpg"],
         ("images", 1): [None, 3, {}],
         ("images",): [None, [], {}],
@@ -126,6 +126,10 @@ def coco() -> list[Case]:
     cases += [
         as_case("plain", COCO, one_dog),
         as_case("other order", edited(COCO, "categories", COCO["categories"][::-1]), one_dog),
+        as_case(
+            "no box", edited(COCO, "annotations", 0, "bbox", None), lambda d: d.targets.sum() == 1 and not d.boxes(0)
+        ),
+        as_case("an id in letters", edited(COCO, "images", 1, "id", "x"), lambda d: d.targets.sum() == 1),
         as_case("no crowd flag", edited(COCO, "annotations", 0, "iscrowd", ...), one_dog),
     ]
     return cases + no_objects()

@@ -156,13 +156,12 @@ def two_rows(dataset) -> bool:
 def tables() -> list[Case]:
     wrong = {
         "empty": "", "header only": "image,cat,dog\n", "no class": "image\na.png\n",
-        "semicolons": TABLE.replace(",", ";"),
-        "tabs": TABLE.replace(",", "\t"), "short row": TABLE + "d.png,1\n", "long row": TABLE + "d.png,1,0,1\n",
+        "short row": TABLE + "d.png,1\n", "long row": TABLE + "d.png,1,0,1\n",
         "two": TABLE + "d.png,2,0\n", "a fraction": TABLE + "d.png,0.5,0\n", "nan": TABLE + "d.png,nan,0\n",
         "inf": TABLE + "d.png,inf,0\n", "yes": TABLE + "d.png,yes,no\n", "blank value": TABLE + "d.png,,0\n",
         "true": TABLE + "d.png,True,0\n", "minus one half": TABLE + "d.png,-0.5,0\n",
         "up": TABLE + "../d.png,1,0\n", "up within": TABLE + "b/../../d.png,1,0\n", "root": TABLE + "/etc/passwd,1,0\n",
-        "drive": TABLE + "C:d.png,1,0\n", "backslash": TABLE + "b\\d.png,1,0\n", "no name": TABLE + ",1,0\n",
+        "drive": TABLE + "C:d.png,1,0\n", "backslash up": TABLE + "..\\d.png,1,0\n", "no name": TABLE + ",1,0\n",
         "zero in a name": TABLE + "a\0b.png,1,0\n", "escape in a name": TABLE + "\x1b[2Jd.png,1,0\n",
         "line end in a name": TABLE + '"d\ne.png",1,0\n',
         "twice": TABLE + "a.png,1,0\n", "twice in two spellings": TABLE + "./a.png,0,1\n",
@@ -183,6 +182,11 @@ def tables() -> list[Case]:
         Case("spaces", TABLE.replace(",", " , ").encode(), two_rows),
         Case("fractions", TABLE.replace(",1,0", ",1.0,0.0").encode(), two_rows),
         Case("blank lines", TABLE.replace("\n", "\n\n").encode(), two_rows),
+        Case("semicolons", TABLE.replace(",", ";").encode(), two_rows),
+        Case("tabs", TABLE.replace(",", "\t").encode(), two_rows),
+        Case("rows of commas", (TABLE + ",,\n" * 3).encode(), two_rows),
+        Case("line numbers", b",image,cat,dog\n0,a.png,1,0\n1,b/c.png,0,-1\n", two_rows),
+        Case("backslash", TABLE.replace("b/c", "b\\c").encode(), two_rows),
         Case("letters", TABLE.replace("dog", "chien \u00e9l\u00e9gant").encode(), lambda d: len(d) == 2),
     ]
     return cases
