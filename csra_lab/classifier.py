@@ -3,12 +3,14 @@
 import copy
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 
 import timm.data
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.validation import is_plain
 from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, fit_position_embedding, load_timm
+from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import CsraError
 from csra_lab.heads import (
     CSRA,
@@ -28,6 +31,7 @@ from csra_lab.heads import (
     head_json,
     head_kind,
 )
+from csra_lab.prediction import ImageInput, Prediction, iterate_predictions
 from csra_lab.weights.foreign import read_foreign_checkpoint
 from csra_lab.weights.sources import hub_access, load_state, read_state_dict
 
@@ -118,8 +122,39 @@ class MultiLabelClassifier(
         """(B, 3, H, W) -> (B, heads, C, h, w): weights of the locations, each map summing to 1."""
         return self.head.attention(self.backbone(images))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def transform(self) -> Callable:
+        """What turns a PIL RGB image into this model's input (3, S, S): resized to a square, normalised."""
+        return eval_transform(self.image_size, mean=self.mean, std=self.std)
+
+    def train_transform(self, **options) -> Callable:
+        """The augmentation for this model's input; `options` are those of `csra_lab.datasets.transforms`."""
+        return train_transform(self.image_size, mean=self.mean, std=self.std, **options)
+
+    def predict(self, images: ImageInput | Iterable[ImageInput], **options) -> list[Prediction]:
+        """What this classifier says of images, in batches; images are read while the network works.
+
+        Args:
+            images: one or several files, PIL images, or (3, S, S) tensors that `transform` made.
+            options: `batch_size=32`, `top=None`, `workers=None`, `attention=False`, `score_maps=False`; see
+                `csra_lab.prediction.iterate_predictions`, which also serves folders that are too large for a list.
+
+        Raises:
+            CsraError: an image that cannot be read, or see `iterate_predictions`.
+        """
+        one = isinstance(images, str | PathLike | Image.Image) or (isinstance(images, Tensor) and images.ndim == 3)
+        return list(iterate_predictions(self, [images] if one else images, **options))
+
     def with_head(self, head: ScoreMapHead) -> "MultiLabelClassifier":
-        """This classifier with another head on the same backbone (shared, not copied).
+        """This classifier with another head on the same backbone.
+
+        The weights are shared, not copied. The modules are not: `eval`, `train`, `to` and `requires_grad_` of one
+        classifier leave the other as it is.
 
         Raises:
             CsraError: the head has another number of classes.
@@ -127,7 +162,7 @@ class MultiLabelClassifier(
         if head.num_classes != len(self.classes):
             raise CsraError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
         model = copy.copy(self)
-        model._modules = {**self._modules, "head": head}
+        model._modules = {**self._modules, "backbone": _sharing(self.backbone), "head": head}
         model._hub_mixin_config = model.config()
         return model
 
@@ -139,7 +174,7 @@ class MultiLabelClassifier(
         """
         if not isinstance(self.head, AveragePooling):
             raise CsraError(f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}.")
-        return self.with_head(self.head.with_four_lines(lam))
+        return self.with_head(_sharing(self.head.with_four_lines(lam)).train(self.head.training))
 
     def without_residual(self) -> "MultiLabelClassifier":
         """The average-pooling classifier inside a one-head CSRA.
@@ -149,7 +184,7 @@ class MultiLabelClassifier(
         """
         if not isinstance(self.head, CSRA):
             raise CsraError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
-        return self.with_head(self.head.without_residual())
+        return self.with_head(_sharing(self.head.without_residual()).train(self.head.training))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options) -> "MultiLabelClassifier":
@@ -255,6 +290,15 @@ class MultiLabelClassifier(
         return model.eval()
 
 
+def _sharing(module: nn.Module) -> nn.Module:
+    """A copy of a module's tree whose tensors are other objects on the same memory."""
+    memo: dict[int, object] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        alias = tensor.detach()
+        memo[id(tensor)] = nn.Parameter(alias, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else alias
+    return copy.deepcopy(module, memo)
+
+
 def create_classifier(
     backbone: str,
     *,
@@ -344,12 +388,12 @@ def _distinct(names: list[str]) -> list[str]:
 def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise CsraError(
             f"{path.parent} holds no {path.name}, so it is not a saved classifier; give a folder that has one."
-        ) from None
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CsraError(f"{path} cannot be read as JSON ({error}); save the model again.") from None
+        raise CsraError(f"{path} cannot be read as JSON ({error}); save the model again.") from error
     problem = _config_problem(config)
     if problem:
         raise CsraError(f"{path} does not describe a classifier of this lab: {problem}.")

@@ -4,7 +4,7 @@ recipe.json        the recipe, and the versions and device it ran with
 history.csv        a line an epoch
 model/             the best weights, as `MultiLabelClassifier.from_pretrained` reads them
 metrics.json       metrics of the test split
-scores.npz         ids, classes, (N, C) float16 logits and targets of the test split
+scores.npz         ids, classes, (N, C) logits and targets of the test split
 state.pt           only while the run is under way
 """
 
@@ -119,7 +119,7 @@ def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MetricVal
     with atomic_write(folder / "scores.npz") as path, open(path, "wb") as file:
         np.savez_compressed(
             file,
-            logits=to_logits(scores),
+            logits=to_exact_logits(scores),
             targets=dataset.targets,
             ids=np.array(dataset.ids),
             classes=np.array(dataset.classes),
@@ -135,10 +135,28 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
     The probabilities themselves must not be rounded to float16: it has no number between 0.9995 and 1, so the surest
     labels would tie, and ties cost average precision most where the scores are largest.
     """
+    return _logits(probabilities).astype(np.float16)
+
+
+def to_exact_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities of any shape as logits that give every ranking back: float32, or float64 where that would tie.
+
+    float16 ties scores of a poor model, and the metrics of the file are then not those that were reported.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    logits = _logits(probabilities)
+    small = logits.astype(np.float32)
+    order = np.argsort(probabilities, axis=None)
+    rises = np.diff(probabilities.ravel()[order]) > 0
+    same = np.array_equal(np.diff(from_logits(small).ravel()[order]) > 0, rises)
+    return small if same else logits
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities) - np.log1p(-probabilities)
-    return np.clip(logits, -1000, 40).astype(np.float16)  # float64 has no probability beyond
+    return np.clip(logits, -1000, 40)  # float64 has no probability beyond
 
 
 def from_logits(logits: np.ndarray) -> np.ndarray:
@@ -151,7 +169,8 @@ class Scored:
     """A test split as a run scored it.
 
     Attributes:
-        scores: (N, C) float64 probabilities; their logits were stored as float16. targets: (N, C) in {1, 0, -1}.
+        scores: (N, C) float64 probabilities; files of earlier runs hold float16 logits, which tie some of them.
+        targets: (N, C) in {1, 0, -1}.
         ids: N strings. classes: C names.
     """
 

@@ -73,3 +73,32 @@ def test_other_arrays_and_objects_are_refused(written):
 def test_a_folder_without_scores_says_how_to_make_them(tmp_path):
     with pytest.raises(CsraError, match="csra-lab evaluate"):
         read_evaluation(tmp_path)
+
+
+def test_the_metrics_of_the_file_are_those_that_were_reported(tmp_path):
+    """A poor model: its scores lie so close that float16 ties them, and ties give another mAP."""
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, 2, (400, 3))
+    scores = from_logits((-3 + 1e-4 * rng.normal(size=(400, 3))).astype(np.float32))
+    data = MultiLabelDataset(
+        name="toy", split="test", classes=("a", "b", "c"), ids=[f"{i:03d}" for i in range(400)],
+        paths=[f"{i}.jpg" for i in range(400)], targets=targets,
+    )  # fmt: skip
+    metrics = multilabel_metrics(scores, targets)
+    save_evaluation(tmp_path, data, metrics, scores)
+    again = multilabel_metrics(read_evaluation(tmp_path).scores, targets)
+    assert again.mAP == metrics.mAP
+    assert multilabel_metrics(from_logits(to_logits(scores)), targets).mAP != metrics.mAP
+    closer = 0.3 + 1e-10 * rng.random((400, 3))  # float32 ties these
+    save_evaluation(tmp_path, data, multilabel_metrics(closer, targets), closer)
+    kept = read_evaluation(tmp_path).scores
+    np.testing.assert_array_equal(np.argsort(kept, axis=0), np.argsort(closer, axis=0))
+
+
+def test_float16_files_of_earlier_runs_are_read(tmp_path):
+    logits = np.array([[0.5, -1.0]], dtype=np.float16)
+    np.savez(
+        tmp_path / "scores.npz", logits=logits, targets=np.array([[1, 0]], np.int8), ids=np.array(["x"]),
+        classes=np.array(["a", "b"]),
+    )  # fmt: skip
+    np.testing.assert_allclose(read_evaluation(tmp_path).scores, from_logits(logits))

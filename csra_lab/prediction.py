@@ -1,0 +1,123 @@
+"""What a classifier says of images: batches in constant memory, images read while the network works."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from csra_lab.datasets.images import open_image
+from csra_lab.device import for_inference, reading_threads, to_device
+from csra_lab.errors import CsraError
+
+ImageInput = str | PathLike | Image.Image | Tensor
+"""A file, a PIL image, or a (3, S, S) tensor that `model.transform` made."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image.
+
+    Attributes:
+        probabilities: (C,) float64, in the order of the model's classes.
+        labels: class names and probabilities, largest first; the `top` of them, or all.
+        attention: (C, h, w) float32, the mean over the heads, each map summing to 1; None where not asked for.
+        score_maps: (heads, C, h, w) float32; None where not asked for.
+    """
+
+    probabilities: np.ndarray
+    labels: tuple[tuple[str, float], ...]
+    attention: np.ndarray | None = None
+    score_maps: np.ndarray | None = None
+
+
+def iterate_predictions(
+    model: nn.Module,
+    images: Iterable[ImageInput],
+    *,
+    batch_size: int = 32,
+    top: int | None = None,
+    workers: int | None = None,
+    attention: bool = False,
+    score_maps: bool = False,
+) -> Iterator[Prediction]:
+    """Predictions in the order of the images, at most three batches of which are in memory.
+
+    Args:
+        model: a `MultiLabelClassifier`.
+        images: any iterable, read as it is needed.
+        batch_size: images at a time. top: labels to name; None for all classes.
+        workers: threads that read images; None for `reading_threads()`.
+        attention, score_maps: also give these maps.
+
+    Raises:
+        CsraError: an image that cannot be read, a tensor of another shape, or scores that are not finite.
+    """
+    for name, value in (("batch_size", batch_size), ("top", top), ("workers", workers)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise CsraError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    was_training = model.training
+    for_inference(model)
+    remaining = iter(images)
+    with ThreadPoolExecutor(reading_threads() if workers is None else workers) as threads:
+        waiting: deque[Future] = deque()
+
+        def read_ahead() -> None:
+            for image in islice(remaining, 2 * batch_size - len(waiting)):
+                waiting.append(threads.submit(_to_input, model, image))
+
+        try:
+            read_ahead()
+            while waiting:
+                inputs = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+                read_ahead()
+                yield from _predict_batch(model, torch.stack(inputs), top, attention, score_maps)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # a bad image, or Ctrl-C: do not read the rest first
+            model.train(was_training)
+
+
+def _to_input(model: nn.Module, image: ImageInput) -> Tensor:
+    """(3, S, S) normalised. A large JPEG is decoded at half, a quarter or an eighth, as in `evaluate`."""
+    size = model.image_size
+    if isinstance(image, Tensor):
+        if image.shape != (3, size, size) or not image.is_floating_point():
+            raise CsraError(
+                f"an image tensor must be (3, {size}, {size}) fractions, as model.transform gives; this one is "
+                f"{tuple(image.shape)} of {image.dtype}."
+            )
+        return image.cpu()
+    picture = image if isinstance(image, Image.Image) else open_image(image, min_side=2 * size)
+    return model.transform(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _predict_batch(
+    model: nn.Module, inputs: Tensor, top: int | None, attention: bool, score_maps: bool
+) -> list[Prediction]:
+    with torch.inference_mode():
+        features = model.features(to_device(inputs, model.device))
+        probabilities = torch.sigmoid(model.head(features).cpu().double()).numpy()  # (B, C)
+        where = model.head.attention(features).float().mean(dim=1).cpu().numpy() if attention else None
+        maps = model.head.score_maps(features).float().cpu().numpy() if score_maps else None
+    if not np.isfinite(probabilities).all():
+        raise CsraError(f"{model.backbone.name} gives scores that are not finite; look for broken weights.")
+    count = len(model.classes) if top is None else min(top, len(model.classes))
+    return [
+        Prediction(
+            row,
+            _labels(model.classes, row, count),
+            None if where is None else where[i],
+            None if maps is None else maps[i],
+        )
+        for i, row in enumerate(probabilities)
+    ]
+
+
+def _labels(classes: Sequence[str], row: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
+    return tuple((classes[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:count])
