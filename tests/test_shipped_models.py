@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from skimage import data as pictures
@@ -12,12 +13,16 @@ from skimage import data as pictures
 from csra_lab import MultiLabelClassifier, load_dataset
 from csra_lab.cli import main
 from csra_lab.cli.models import MODELS
+from csra_lab.datasets.coco import COCO_CLASSES
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.study.experiments import read_scores
 from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
+from csra_lab.thresholds import choose_thresholds, read_thresholds
 from csra_lab.training.evaluation import predict_image
+from csra_lab.training.run_folder import from_logits
 
 RUNS = Path(__file__).resolve().parents[1] / "data" / "runs" / "four-lines"
+COCO = RUNS.parent / "coco"
 NAMES = ("photographs", "paperdoll")
 
 
@@ -29,7 +34,7 @@ def cat(tmp_path_factory):
 
 
 def test_the_folder_holds_what_is_tested_here():
-    assert {path.name for path in MODELS.iterdir()} == set(NAMES)
+    assert {path.name for path in MODELS.iterdir()} == {*NAMES, "coco"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,10 +65,50 @@ def test_the_paperdoll_model_gives_the_recorded_scores(tmp_path):
 
 def test_a_photograph_is_named_right_after_installation(cat, capsys):
     main(["predict", str(cat)])
+    output = capsys.readouterr()
+    assert re.search(r"chelsea\.jpg: cat [01]\.\d\d", output.out)
+    assert "model coco: knows 80 classes" in output.err
+    assert "and nothing else" in output.err
+    main(["predict", "--model", "photographs", str(cat)])
     assert re.fullmatch(r".*chelsea\.jpg: cat [01]\.\d\d\n", capsys.readouterr().out)
     main(["predict", "photographs", str(cat), "--json"])
     (result,) = json.loads(capsys.readouterr().out)
     assert result["labels"][0]["class"] == "cat"
+
+
+def test_the_coco_card_says_what_its_record_gives():
+    with np.load(COCO / "scores.npz", allow_pickle=False) as kept:
+        scores, targets, classes = (
+            from_logits(kept["CSRA on val"]),
+            kept["targets val"],
+            tuple(kept["classes"].tolist()),
+        )
+        held_out, held_out_targets = from_logits(kept["CSRA on held-out"]), kept["targets held-out"]
+        average = from_logits(kept["average pooling on val"])
+    thresholds = read_thresholds(MODELS / "coco", classes)
+    np.testing.assert_array_equal(thresholds, choose_thresholds(held_out, held_out_targets).round(4))
+    named, true = scores >= thresholds, targets == 1
+    dog = classes.index("dog")
+    precision, recall = (named & true).sum() / named.sum(), (named & true).sum() / true.sum()
+    card = (MODELS / "coco" / "README.md").read_text()
+    for words in (
+        f"mAP {100 * multilabel_metrics(scores, targets, ap='average').mAP:.1f} %",
+        f"precision {100 * precision:.1f} %, recall {100 * recall:.1f} %, {named.sum(axis=1).mean():.1f} labels",
+        f"a dog in {named[:, dog].sum()} images, of which {(named & true)[:, dog].sum()} have one",
+        f"({true[:, dog].sum()} do)",
+        f"average pooling beside it | mAP {100 * multilabel_metrics(average, targets, ap='average').mAP:.1f} %",
+    ):
+        assert words in card
+    assert sum(path.stat().st_size for path in (MODELS / "coco").iterdir()) < 230_000
+
+
+def test_the_coco_model_is_the_best_that_was_tried():
+    tried, run = pd.read_csv(COCO / "tuning.csv"), json.loads((COCO / "run.json").read_text())
+    best = tried[tried["head"] == "csra"].nlargest(1, "held_out_mAP").iloc[0]
+    assert (best.lam, best.head_lr) == (run["lam"], run["head_lr"])
+    config = json.loads((MODELS / "coco" / "config.json").read_text())
+    assert config["head"]["lam"] == run["lam"]
+    assert tuple(config["classes"]) == COCO_CLASSES
 
 
 def test_a_folder_of_ones_own_comes_before_a_model_that_ships(cat, tmp_path, monkeypatch, capsys):

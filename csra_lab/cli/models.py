@@ -17,6 +17,7 @@ from csra_lab.export import export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
 
 MODELS = asset("models")  # heads that come with the lab
+DEFAULT_MODEL = "coco"  # what `predict` takes where no model is named
 EXPORTS = {".onnx": export_onnx, ".pt2": save_program}
 
 
@@ -30,13 +31,18 @@ def _ships(path: Path) -> bool:
     return not path.exists() and len(path.parts) == 1 and (MODELS / path / "config.json").exists()
 
 
-def load_model(run: Path) -> MultiLabelClassifier:
-    """The classifier of a run, of a saved model, or of a name that comes with the lab."""
+def model_folder(run: Path) -> Path:
+    """The folder that holds the classifier of a run, of a saved model, or of a name that comes with the lab."""
     run = MODELS / run if _ships(run) else run
     folder = run / "model"
     if (run / "recipe.json").exists() and not folder.exists():
         raise CsraError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
-    return MultiLabelClassifier.from_pretrained(folder if folder.exists() else run)
+    return folder if folder.exists() else run
+
+
+def load_model(run: Path) -> MultiLabelClassifier:
+    """The classifier of a run, of a saved model, or of a name that comes with the lab."""
+    return MultiLabelClassifier.from_pretrained(model_folder(run))
 
 
 def best_device() -> str:
@@ -54,7 +60,7 @@ def export_command(run: Annotated[Path, tyro.conf.Positional], out: Annotated[Pa
     """Write a trained classifier for other runtimes: out.onnx for ONNX, out.pt2 for torch.export.
 
     Args:
-        run: A run, a saved model, or one that comes with the lab (photographs, paperdoll).
+        run: A run, a saved model, or one that comes with the lab (coco, photographs, paperdoll).
         out: The file to write; its ending says the format.
     """
     if out.suffix not in EXPORTS:

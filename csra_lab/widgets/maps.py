@@ -18,7 +18,7 @@ from csra_lab.heads import PAPER_TEMPERATURES
 from csra_lab.viz.atlas import ATLAS, read_atlas
 from csra_lab.widgets.base import Explorer, as_temperature, module, packed, picture_url
 
-SHIPPED = asset("models/photographs")
+SHIPPED = asset("models/coco")
 MOST_LABELS = 200  # of a classifier with more, those with the highest means and peaks are shown: a page must stay small
 
 
@@ -107,7 +107,7 @@ def explore(
 ) -> AttentionExplorer:
     """`explore(model, "photo.jpg")`: the attention explorer on your own classifier and photographs.
 
-    `explore("photo.jpg")` takes the classifier of photographs that comes with the lab. It opens at the settings that
+    `explore("photo.jpg")` takes the classifier of COCO's 80 classes that comes with the lab. It opens at the settings that
     the classifier was trained with, on the label it ranks first.
 
     Raises:
