@@ -107,8 +107,8 @@ def explore(
 ) -> AttentionExplorer:
     """`explore(model, "photo.jpg")`: the attention explorer on your own classifier and photographs.
 
-    `explore("photo.jpg")` takes the classifier of COCO's 80 classes that comes with the lab. It opens at the settings that
-    the classifier was trained with, on the label it ranks first.
+    `explore("photo.jpg")` takes the classifier of COCO's 80 classes that comes with the lab. It opens at the settings
+    that the classifier was trained with, on the label it ranks first.
 
     Raises:
         CsraError: no photograph, or one that cannot be read.
