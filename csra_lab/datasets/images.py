@@ -49,9 +49,7 @@ def readable_formats() -> tuple[str, ...]:
     if features.check("avif"):
         formats += ("AVIF",)
     if importlib.util.find_spec("pillow_heif"):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
+        importlib.import_module("pillow_heif").register_heif_opener()
         formats += ("HEIF",)
     return formats
 
