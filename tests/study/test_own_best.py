@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from csra_lab import recorded
 from csra_lab.claims import Claim
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.study import own_best
@@ -88,3 +89,14 @@ def test_the_scores_of_a_record_give_its_tables_again(record):
     frame = pd.read_csv(folder / "classes.csv")
     assert frame["class"].tolist() == classes
     assert frame.positives.tolist() == (targets == 1).sum(axis=0).tolist()
+
+
+def test_the_coco_record_is_what_its_scores_give():
+    folder = recorded("runs") / "own-best" / "coco"
+    scores, again, targets, _ = read_own_best(folder)
+    kept = pd.read_csv(folder / "claims.csv")
+    found = measured_claims(scores, again, targets, [Claim.difference(CSRA, AVERAGE)])
+    pd.testing.assert_frame_equal(found, kept, check_exact=False, atol=1e-6)
+    for tried in (frame for _, frame in pd.read_csv(folder / "tuning.csv").groupby("method")):
+        best = tried.held_out_mAP.idxmax()
+        assert tried.head_lr.min() < tried.head_lr[best] < tried.head_lr.max()  # not at an edge
