@@ -95,8 +95,10 @@ def test_the_coco_record_is_what_its_scores_give():
     folder = recorded("runs") / "own-best" / "coco"
     scores, again, targets, _ = read_own_best(folder)
     kept = pd.read_csv(folder / "claims.csv")
-    found = measured_claims(scores, again, targets, [Claim.difference(CSRA, AVERAGE)])
-    pd.testing.assert_frame_equal(found, kept, check_exact=False, atol=1e-6)
+    found = measured_claims(scores, again, targets, [Claim.difference(CSRA, AVERAGE)], resamples=60)  # of 1,000: quick
+    for column in ("difference", "run_error"):  # no draw of the test images moves these
+        np.testing.assert_allclose(found[column], kept[column], atol=1e-6)
+    np.testing.assert_allclose(found.image_error, kept.image_error, rtol=0.4)
     for tried in (frame for _, frame in pd.read_csv(folder / "tuning.csv").groupby("method")):
         best = tried.held_out_mAP.idxmax()
         assert tried.head_lr.min() < tried.head_lr[best] < tried.head_lr.max()  # not at an edge
