@@ -40,18 +40,25 @@ def prepare_command(name: Annotated[str, tyro.conf.Positional], root: Path | Non
     print(f"{name} is in {DRAWN[name](root, progress=not quiet)}")
 
 
-def check_command(folder: Annotated[Path, tyro.conf.Positional], json: bool = False) -> None:
+def check_command(
+    folder: Annotated[Path, tyro.conf.Positional],
+    absent: str | None = None,
+    unknown: str | None = None,
+    json: bool = False,
+) -> None:
     """Look for what spoils training on pictures of your own. Exits with 2 if there is an error.
 
     Args:
-        folder: Folder with CSV files, or in VOC's layout.
-        json: Print one JSON array.
+        folder: Folder with CSV files, or in VOC's, COCO's or YOLO's layout.
+        absent: Labels that say absent, as -1 or 0,blank; 0 in CSV files and -1 in class lists if left out.
+        unknown: Labels that are not counted, as 0 or blank.
+        json: Print one JSON array, in which each finding names all its files.
     """
     from csra_lab.datasets.check import check_folder
 
     if not folder.is_dir():
         raise MissingFile(f"there is no folder {folder}; check the path.")
-    findings = check_folder(folder, progress=not json)
+    findings = check_folder(folder, progress=not json, absent=absent, unknown=unknown)
     if json:
         print(as_json([dataclasses.asdict(finding) for finding in findings]))
     else:

@@ -87,8 +87,14 @@ def _no_split(root: Path, split: str, splits: list[str]) -> str:
             f"{root} holds neither CSV files (trainval.csv, test.csv) nor VOC's ImageSets/Main, COCO's annotations or "
             "YOLO's labels; make one of them, in this very folder."
         )
+    if len(splits) == 1:
+        return (
+            f"{root} has no split {split!r}, only {splits[0]}; write a second list of other images in the same "
+            f"format, and name both: --train-split {splits[0]} --test-split OTHER."
+        )
     held_out = next((name for name in ("test", *VALIDATION_NAMES) if name in splits), splits[-1])
-    first = next((name for name in ("trainval", "train") if name in splits), splits[0])
+    names = ("trainval", "train") if held_out == "test" else ("train", "trainval")
+    first = next((name for name in names if name in splits), splits[0])
     return (
         f"{root} has no split {split!r}; it has {', '.join(splits)}: choose with --train-split {first} --test-split "
         f"{held_out} (or --split {held_out})."

@@ -71,7 +71,6 @@ def test_a_faultless_folder_has_no_finding_but_fine(own, capsys):
 @pytest.mark.parametrize(
     ("break_it", "sentence"),
     [
-        (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,dog,cat"), "another order"),
         (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,Cat,dog"), "spelt in two ways"),
         (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,cat,bird"), "only one of them has bird, dog"),
         (lambda d: rewrite(d / "trainval.csv", ",1,0", ",0,0"), "no picture shows cat"),
