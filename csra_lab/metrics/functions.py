@@ -15,6 +15,8 @@ from csra_lab.errors import CsraError
 
 AveragePrecision = Literal["average", "voc11", "envelope"]
 """The three definitions of average precision, by their names in `csra_lab.metrics`."""
+MIN_IMAGES = 10
+"""From here on targets of which none is 0 are refused."""
 NOTHING_TO_FIND = "no target is 1, so there is nothing to find; check that the class names fit the annotations."
 
 
@@ -208,10 +210,10 @@ def check_absent(present: int, absent: int, ignored: int, num_images: int) -> No
     """Refuse targets of which none is known to be absent: any scores would be perfect. Warn of nearly none.
 
     Args:
-        present, absent, ignored: how many targets of all classes are 1, 0 and -1. num_images: one image is no split,
-            and only warned of.
+        present, absent, ignored: how many targets of all classes are 1, 0 and -1. num_images: of fewer than
+            `MIN_IMAGES` a warning is all, since chance alone can take the negatives of so few.
     """
-    if ignored and not absent and num_images > 1:
+    if ignored and not absent and num_images >= MIN_IMAGES:
         raise CsraError(
             f"no target is 0 (absent): {present:,} are 1 and {ignored:,} are -1, which is ignored, so any scores would "
             "be perfect; if -1 says absent in your targets, pass np.maximum(targets, 0)."
