@@ -73,7 +73,7 @@ def snapshot(folder) -> dict:
 def test_train_writes_a_run_and_prints_its_metrics(devkit, tmp_path, capsys):
     out = tmp_path / "run"
     text = output(capsys, "train", "voc2012-lite0-csra", "--data", devkit, "--out", out, *TOY, "--lam", "0.7")
-    assert json.loads((out / "recipe.json").read_text())["recipe"]["lam"] == 0.7
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["head"]["lam"] == 0.7
     value = 100 * json.loads((out / "metrics.json").read_text())["mAP"]
     assert f"{value:.2f}" in text
     assert "images/s" in text

@@ -23,17 +23,17 @@ EXPORTS = {".onnx": export_onnx, ".pt2": save_program}
 
 def is_model(path: Path) -> bool:
     """Whether a path is a run, a saved model, or the name of one that comes with the lab."""
-    return any((path / name).exists() for name in ("recipe.json", "config.json")) or _ships(path)
+    return any((path / name).exists() for name in ("recipe.json", "config.json")) or ships(path)
 
 
-def _ships(path: Path) -> bool:
+def ships(path: Path) -> bool:
     """Whether this is the name of a model that comes with the lab, and of nothing that lies here."""
     return not path.exists() and len(path.parts) == 1 and (MODELS / path / "config.json").exists()
 
 
 def model_folder(run: Path) -> Path:
     """The folder that holds the classifier of a run, of a saved model, or of a name that comes with the lab."""
-    run = MODELS / run if _ships(run) else run
+    run = MODELS / run if ships(run) else run
     folder = run / "model"
     if (run / "recipe.json").exists() and not folder.exists():
         raise CsraError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")

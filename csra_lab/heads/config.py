@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
+from numbers import Integral, Real
 
 from csra_lab.errors import CsraError
 
@@ -157,7 +157,7 @@ def temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tupl
 
 
 def whole(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise CsraError(f"{name} must be a whole number, not {value!r}.")
     if value < 1:
         raise CsraError(f"{name} must be at least 1, not {value}.")

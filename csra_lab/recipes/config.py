@@ -197,6 +197,11 @@ class Recipe:
             CsraError: a part, field or value that is none.
         """
         try:
+            unknown = [name for name in content if name not in ("name", "head", "loss", *PARTS)]
+            if unknown:
+                raise CsraError(
+                    f"a recipe has no part {unknown[0]!r}; its parts are {', '.join(PARTS)}, head and loss."
+                )
             parts = {part: cls_(**_tuples(content[part])) for part, cls_ in PARTS.items()}
             head, loss = dict(content["head"]), dict(content["loss"])
             return cls(

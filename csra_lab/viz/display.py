@@ -123,7 +123,7 @@ def _png(figure: Figure, width: float, height: float) -> bytes:
 
 def _beside(pngs: list[bytes]) -> bytes:
     """PNG images side by side on white."""
-    tiles = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
+    tiles = [Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB") for png in pngs]
     row = Image.new("RGB", (sum(t.width for t in tiles), max((t.height for t in tiles), default=1)), "white")
     left = 0
     for tile in tiles:

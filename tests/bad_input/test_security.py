@@ -23,10 +23,17 @@ FORBIDDEN = {
     "tempfile.mktemp", "ElementTree.parse", "ElementTree.iterparse", "minidom.parse", "minidom.parseString",
 }  # fmt: skip
 FORBIDDEN_METHODS = {"extractall", "extract", "unpack_from_archive"}
+# Calls whose arguments are written in the package and never read from a file or a command line.
+FIXED = {
+    ("csra_lab/_io/lazy.py", "importlib.import_module"),  # the package's own modules by name
+    ("csra_lab/cli/__init__.py", "importlib.import_module"),  # the module of a command
+    ("csra_lab/datasets/images.py", "importlib.import_module"),  # pillow_heif, where it is installed
+    ("csra_lab/_io/provenance.py", "subprocess.run"),  # git, for the commit that a record names
+}
 # Calls that may stand where a keyword makes them safe.
 SAFE_WITH = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 # Where XML is parsed, after a look for a DOCTYPE.
-XML = {"ElementTree.fromstring": {"csra_lab/datasets/voc.py"}}
+XML = {"ElementTree.fromstring": {"csra_lab/datasets/voc_xml.py"}}
 
 
 def calls(path: Path):
@@ -40,8 +47,9 @@ def test_no_file_runs_what_it_reads(path):
     name = path.relative_to(ROOT).as_posix()
     for function, node in calls(path):
         where = f"{name}, line {node.lineno}: {function}"
-        assert function not in FORBIDDEN, where
-        assert function.rsplit(".", 1)[-1] not in FORBIDDEN_METHODS, where
+        assert function not in FORBIDDEN or (name, function) in FIXED, where
+        safely = any(k.arg == "filter" and ast.unparse(k.value) == "'data'" for k in node.keywords)  # tarfile's
+        assert function.rsplit(".", 1)[-1] not in FORBIDDEN_METHODS or safely, where
         if function in SAFE_WITH:
             keyword, value = SAFE_WITH[function]
             given = {k.arg: ast.literal_eval(k.value) for k in node.keywords if isinstance(k.value, ast.Constant)}
@@ -59,9 +67,11 @@ def test_no_library_that_runs_what_it_reads_is_imported():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 top = name.split(".")[0]
-                assert top not in {"subprocess", "marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml"}, path
-                assert top != "pickle" or path.name == "weights.py", path  # for the name of an error
-    weights = (ROOT / "csra_lab" / "weights.py").read_text("utf-8")
+                # git alone is asked for the commit of a record, by a fixed command
+                assert top != "subprocess" or path.name == "provenance.py", path
+                assert top not in {"marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml"}, path
+                assert top != "pickle" or path.parent.name == "weights", path  # for the name of an error
+    weights = "".join(p.read_text("utf-8") for p in (ROOT / "csra_lab" / "weights").glob("*.py"))
     assert set(re.findall(r"pickle\.(\w+)", weights)) == {"UnpicklingError"}
 
 

@@ -165,7 +165,7 @@ def test_training(tools, tmp_path, devkit):
     def check(root, whole):
         out = root / "run"
         if (out / "recipe.json").exists():
-            assert json.loads((out / "recipe.json").read_text())["recipe"]["epochs"] == work.RECIPE.epochs
+            assert json.loads((out / "recipe.json").read_text())["recipe"] == work.RECIPE.to_json()
         if (out / "model").exists():
             MultiLabelClassifier.from_pretrained(out / "model")
         if (out / "state.pt").exists():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from csra_lab.datasets import VOC_CLASSES
-from csra_lab.heads import CSRA, AveragePooling
+from csra_lab.heads import CSRA, AverageConfig, AveragePooling, CSRAConfig
 from csra_lab.significance import bootstrap_mAP, compare, draw_images
 from csra_lab.study import attention_study as attention_record
 from csra_lab.study.attention_study import (
@@ -143,8 +143,15 @@ def test_the_recipe_is_the_plans():
     plan = PLANS["four-lines"]
     for entry, recorded in zip(plan.entries, run["recipes"], strict=True):
         recipe = plan.recipe(entry, 0, "emoji")
-        for field in ("head", "lam", "epochs", "optimizer", "head_lr", "backbone", "image_size", "seed"):
-            assert recorded[field] == getattr(recipe, field), field
+        now = recipe.to_json()
+        assert recorded["head"] == now["head"]
+        for part, fields in {
+            "optimisation": ("epochs", "optimizer", "head_lr"),
+            "model": ("backbone", "image_size"),
+            "run": ("seed",),
+        }.items():
+            for field in fields:
+                assert recorded[part][field] == now[part][field], field
     assert run["seeds"] == plan.seeds
     assert list(run["settings"]) == list(BOXES)
 
@@ -206,10 +213,10 @@ def test_the_whole_record_on_a_toy(tmp_path, monkeypatch):
     features, pairs = toy(1)
     objects = Objects(pairs.image, pairs.label, pairs.boxes[:, 0], np.zeros(20, bool), 20)
 
-    heads = {"average": AveragePooling, "csra": CSRA}
+    heads = {AverageConfig: AveragePooling, CSRAConfig: CSRA}
 
     def trained(recipes, _):
-        made = [TrainedHead(r, heads[r.head](1, 1, normalize=False), pd.DataFrame(), None) for r in recipes]
+        made = [TrainedHead(r, heads[type(r.head)](1, 1, normalize=False), pd.DataFrame(), None) for r in recipes]
         for t in made:
             torch.nn.init.constant_(t.head.weight, 5.0 + t.recipe.run.seed)
         return made

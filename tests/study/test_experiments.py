@@ -140,7 +140,7 @@ def test_a_plan_from_a_file(tmp_path):
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(content))
     plan = get_plan(str(file))
-    assert plan.recipe(plan.entries[1], 2, "photographs").temperatures == (math.inf,)
+    assert plan.recipe(plan.entries[1], 2, "photographs").head.temperatures == (math.inf,)
     assert dataclasses.replace(plan, seeds=1).seeds == 1
 
 
@@ -151,7 +151,7 @@ def test_a_plan_from_a_file(tmp_path):
         ({"entries": [{"label": "a"}, {"label": "a"}]}, "a label of its own"),
         ({"entries": [{"label": "a", "against": "z"}]}, "'z', which is no entry"),
         ({"entries": [{"label": "a", "four_lines": [0.1]}]}, "average-pooling head"),
-        ({"entries": [{"label": "a", "changes": {"head": "wat"}}]}, "head must be one of"),
+        ({"entries": [{"label": "a", "changes": {"head": "wat"}}]}, "there is no head 'wat'"),
         ({"entries": [{"label": "a", "changes": {"wat": 1}}]}, "wat"),
         ({"sources": ["nowhere"]}, "nowhere"),
         ({"seeds": 0}, "seeds is how many"),

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from csra_lab.datasets.dataset import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import CsraError
+from csra_lab.training import data as training_data
 from csra_lab.training import image_cache as kept_images
-from csra_lab.training import loop as training
 from csra_lab.training.data import cut_on_device
 from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits, resize_matrices
 from csra_lab.training.loop import train
@@ -213,21 +213,21 @@ def test_whether_pictures_fit_is_told_from_some_of_them(pictures, monkeypatch):
 @pytest.mark.parametrize("change", [{}, {"randaugment": True}, {"workers": 2}])
 def test_training_on_kept_pictures_ends_with_the_same_bits(sets, tmp_path, change):
     recipe = VIT.replace(epochs=2, **change)
-    for images in ("read", "keep"):
+    for images in ("off", "memory"):
         train(recipe.replace(image_cache=images), *sets, tmp_path / images, progress=False)
-    assert_same_bits(tmp_path / "read", tmp_path / "keep")
+    assert_same_bits(tmp_path / "off", tmp_path / "memory")
 
 
 def test_no_picture_at_all_is_said_in_one_sentence(sets, tmp_path):
     recipe = VIT.replace(validation_fraction=0.0)
-    for images in ("auto", "keep"):
-        with pytest.raises(CsraError, match="more than the 0 training images"):
+    for images in ("auto", "memory"):
+        with pytest.raises(CsraError, match="nothing to learn"):
             train(recipe.replace(image_cache=images), sets[0].subset([]), None, tmp_path / images)
 
 
 def test_pictures_that_do_not_fit_are_read(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(kept_images, "MOST_ON_CPU", 1000)
-    monkeypatch.setattr(training, "ImageCache", None)  # would fail if it were called
+    monkeypatch.setattr(training_data, "ImageCache", None)  # would fail if it were called
     train(VIT.replace(epochs=1), *sets, tmp_path / "run", progress=False)
 
 
@@ -245,7 +245,7 @@ def test_training_with_crops_cut_on_the_device_learns_the_same(sets, tmp_path, m
         return original(self, draws)
 
     monkeypatch.setattr(Crops, "__call__", counted)
-    monkeypatch.setattr(training, "_cut_on_device", lambda recipe, device: True)
+    monkeypatch.setattr(training_data, "cut_on_device", lambda recipe, device: True)
     there = train(recipe, *sets, tmp_path / "there", progress=False)
     assert sum(cut) == 2 * 16  # two epochs of two batches of eight, of the 18 pictures that are not held out
     np.testing.assert_allclose(there.history.train_loss, plain.history.train_loss, rtol=0.01)

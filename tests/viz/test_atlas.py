@@ -14,6 +14,7 @@ from csra_lab.cli.build_atlas import add_run, main
 from csra_lab.datasets import VOC_CLASSES, WIDER_ATTRIBUTES
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
+from csra_lab.recipes import get_recipe
 from csra_lab.study.experiments import read_scores
 from csra_lab.viz.atlas import ATLAS, add_to_atlas, read_atlas
 from tests import toy
@@ -114,7 +115,7 @@ def test_a_model_is_added_and_read_back(small, network):
 
 def test_a_run_is_added_by_its_folder(small, network, tmp_path):
     run = tmp_path / "run"
-    recipe = read_atlas().models["emoji-voc-lite0-csra"].made["recipe"]
+    recipe = get_recipe("emoji-lite0-csra").to_json()
     run.mkdir()
     (run / "recipe.json").write_text(json.dumps({"recipe": recipe, "environment": {}}))
     with pytest.raises(CsraError, match="no trained model"):

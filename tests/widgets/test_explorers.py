@@ -61,7 +61,7 @@ def data(*models: dict, targets=(1, 0, -1, 1, 0)) -> dict:
 
 def model(heads: int, temperatures: list, *, name: str = HOSTILE[1], side: int = 3) -> dict:
     kept = [packed(m) for m in some_maps(heads, side=side)]
-    return {"name": name, "num_heads": heads, "lam": 0.25, "temperatures": temperatures, "maps": kept}
+    return {"name": name, "heads": heads, "lam": 0.25, "temperatures": temperatures, "maps": kept}
 
 
 @pytest.fixture
