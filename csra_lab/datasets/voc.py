@@ -116,9 +116,11 @@ def load_devkit(
     splits = devkit_splits(folder)
     if split not in splits:
         hint = " The test lists of 2012 come from VOC's evaluation server." * ((name, split) == ("voc2012", "test"))
+        choice = "--train-split and --test-split, or --split, choose"
+        if {"train", "val"} <= set(splits):
+            choice += ": such as --train-split train --test-split val"
         raise MissingFile(
-            f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'} "
-            f"(--train-split and --test-split, or --split, choose).{hint}"
+            f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'} ({choice}).{hint}"
         )
     ids = _read_ids(id_list, folder)
     lists = [main / f"{c}_{split}.txt" for c in classes]
