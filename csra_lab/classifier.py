@@ -50,7 +50,7 @@ class MultiLabelClassifier(
     Args:
         backbone: timm's name of the network.
         classes: C class names, in the order of the logits.
-        head: a head's config, or as JSON {"kind": a key of `csra_lab.heads.HEADS`, ...that head's options}.
+        head: a head's config, or as JSON {"kind": a key of `csra_lab.heads.build.HEADS`, ...that head's options}.
         image_size: side of the square input in pixels.
         mean, std: input normalisation per channel; None for the backbone's own.
 
@@ -316,7 +316,7 @@ def create_classifier(
     Args:
         backbone: timm's name.
         num_classes or classes: how many classes, or their names.
-        head: a key of `csra_lab.heads.HEADS`, and `head_options` are that head's own (`num_heads`, `lam`, ...); or a
+        head: a key of `csra_lab.heads.build.HEADS`, and `head_options` are that head's own (`num_heads`, `lam`, ...); or a
             head's config.
         weights: of the backbone: "none" for random ones, "installed" for ImageNet's that come with the package, "hub"
             for timm's hub, or the path of a weight file.

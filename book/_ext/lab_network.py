@@ -6,6 +6,8 @@ They are made from the installed weights whenever the book is built, and a page 
 import shutil
 from pathlib import Path
 
+from sphinx.util import logging
+
 PAGE = "your_photograph"
 
 
@@ -22,4 +24,9 @@ def write_network(app, exception) -> None:
 
     folder = Path(app.outdir) / "_static/network"
     shutil.rmtree(folder, ignore_errors=True)
-    browser_network().write_scripts(folder)
+    network = browser_network()
+    network.write_scripts(folder)
+    if network.key not in (Path(app.outdir) / f"{PAGE}.html").read_text("utf-8"):
+        logging.getLogger(__name__).warning(
+            "%s was executed with other weights or heads than are installed now: remove book/_build.", PAGE
+        )
