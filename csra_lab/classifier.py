@@ -316,8 +316,8 @@ def create_classifier(
     Args:
         backbone: timm's name.
         num_classes or classes: how many classes, or their names.
-        head: a key of `csra_lab.heads.build.HEADS`, and `head_options` are that head's own (`num_heads`, `lam`, ...); or a
-            head's config.
+        head: a key of `csra_lab.heads.build.HEADS`, and `head_options` are its own (`num_heads`, `lam`, ...); or
+            a head's config.
         weights: of the backbone: "none" for random ones, "installed" for ImageNet's that come with the package, "hub"
             for timm's hub, or the path of a weight file.
         image_size: side of the square input; None for the backbone's own.

@@ -1,7 +1,6 @@
 """Metrics in anyone's loop, batch by batch."""
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,11 +56,11 @@ class MultilabelMetrics:
         classes: Sequence[str] | None = None,
         bins: int | None = None,
     ):
-        if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 1:
             raise CsraError(f"num_classes must be a whole number from 1, not {num_classes!r}.")
         if classes is not None and len(classes) != num_classes:
             raise CsraError(f"{len(classes)} class names were given for {num_classes} classes.")
-        if bins is not None and (not isinstance(bins, Integral) or bins < 2):
+        if bins is not None and (not isinstance(bins, (int, np.integer)) or bins < 2):
             raise CsraError(f"bins must be a whole number from 2, or None to keep every score, not {bins!r}.")
         check_ap(ap)
         check_prediction(threshold, top_k, num_classes)

@@ -144,7 +144,6 @@ def check_classes(model: MultiLabelClassifier, dataset: MultiLabelDataset) -> No
     )
 
 
-
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """The images named, and those inside the folders named (all levels, sorted).
 

@@ -21,9 +21,7 @@ from csra_lab.weights.sources import read_state_dict
 
 _CSRA_HEAD = re.compile(r"(?:module\.)?(?:classifier\.multi_head|head\.csra_heads)\.(\d+)\.head\.weight")
 _LINEAR_HEADS = ("fc", "head", "classifier")
-_LEFT_OVER = {
-    f"{name}.{part}" for name in _LINEAR_HEADS for part in ("weight", "bias")
-}  # of ImageNet
+_LEFT_OVER = {f"{name}.{part}" for name in _LINEAR_HEADS for part in ("weight", "bias")}  # of ImageNet
 
 
 @dataclass(frozen=True)
