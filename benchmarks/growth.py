@@ -29,9 +29,9 @@ from csra_lab.training.evaluation import autocast, to_device
 
 BACKBONE = "resnet18"
 SIZES = {"images": (4, 8, 16, 32), "pixels": (96, 160, 224, 320), "classes": (10, 20, 40, 80), "heads": (1, 2, 4, 8)}
-USUAL = {"images": 8, "pixels": 160, "classes": 20, "num_heads": 1}
+USUAL = {"images": 8, "pixels": 160, "classes": 20, "heads": 1}
 TINY = {"images": (2, 4), "pixels": (64, 96), "classes": (5, 10), "heads": (1, 2)}
-TINY_USUAL = {"images": 2, "pixels": 64, "classes": 5, "num_heads": 1}
+TINY_USUAL = {"images": 2, "pixels": 64, "classes": 5, "heads": 1}
 PREDICTED = {
     # (time, memory)
     ("step", "images"): (1.0, 0.8), ("step", "pixels"): (2.0, 1.6), ("step", "classes"): (0.0, 0.0),
@@ -41,10 +41,21 @@ PREDICTED = {
 
 
 def training_step(
-    backbone: str, *, images: int, pixels: int | None, classes: int, device="cpu", dtype=None, compiled=False, **head
+    backbone: str,
+    *,
+    images: int,
+    pixels: int | None,
+    classes: int,
+    device="cpu",
+    dtype=None,
+    compiled=False,
+    heads: int = 1,
+    **head,
 ) -> Callable[[], None]:
     """Forward, backward and SGD with momentum on one batch; `head`: options of `create_classifier`."""
-    model = create_classifier(backbone, num_classes=classes, image_size=pixels, **head).to(device).train()
+    model = (
+        create_classifier(backbone, num_classes=classes, image_size=pixels, num_heads=heads, **head).to(device).train()
+    )
     if model.backbone.convolutional:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)

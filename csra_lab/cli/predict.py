@@ -11,7 +11,7 @@ import tyro
 
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier
-from csra_lab.cli.models import DEFAULT_MODEL, MODELS, best_device, is_model, load_model, model_folder, ships
+from csra_lab.cli.models import DEFAULT_MODEL, MODELS, best_device, is_model, load_model, model_folder
 from csra_lab.cli.output import as_json
 from csra_lab.datasets import open_image
 from csra_lab.errors import CsraError
@@ -44,7 +44,7 @@ def predict_command(
     find_images(images)  # a wrong path is said before a model is loaded
     classifier = load_model(run).to(best_device())
     thresholds = _thresholds(run, classifier, threshold)
-    if ships(run):  # of a run of their own, readers know what it knows
+    if MODELS in model_folder(run).parents:  # of a run of their own, readers know what it knows
         print(_who_speaks(run, classifier, thresholds), file=sys.stderr)
     results, stems, failed = [], set(), False
     for path in find_images(images):

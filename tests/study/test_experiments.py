@@ -55,7 +55,7 @@ def records(tmp_path_factory):
     devkit = toy.write_devkit(folder, trainval=40, test=30)
     patch = pytest.MonkeyPatch()
     patch.setitem(SOURCES, "toy", TOY)
-    patch.setattr(experiments, "best_weights", lambda name: None)
+    patch.setattr(experiments, "best_weights", lambda name: "none")
     torch.manual_seed(0)
     said = []
     options = {"data": devkit, "cache": folder / "cache", "say": said.append, "progress": False}

@@ -61,7 +61,7 @@ def test_widers_own_reader_reads_it(folder):
     for split, parts in (("trainval", ("train", "val")), ("train", ("train",)), ("test", ("test",))):
         ours, theirs = load_paperdoll_wider(folder, split), load_wider(folder, split)
         assert ours.name == folder.name
-        assert ours.data.classes == WIDER_ATTRIBUTES
+        assert ours.classes == WIDER_ATTRIBUTES
         assert ours.ids == theirs.ids
         records = [scene_record(part, i) for part in parts for i in range(SCENES["tiny"][part])]
         given = np.array([t["attribute"] for r in records for t in r["targets"]])
