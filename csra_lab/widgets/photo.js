@@ -3,6 +3,7 @@
 const RAMP = ["440154", "3b528b", "21918c", "5ec962", "fde725"].map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
 const SHOWN = 8, SIDE = 480, MOST_PIXELS = 2 ** 24; // labels of a ranking; pixels of the image on the page; what a canvas takes everywhere
 const VIEWS = [["maps", "maps"], ["light", "light"], ["image", "image alone"]];
+const WARNING = " This browser disguises the pixels that a page reads, so the scores are off: allow it to read canvases here.";
 const NETWORKS = (globalThis.csraLabNetworks ??= new Map()); // key -> promise: loaded once for all explorers of a page
 
 function rampColour(share) {
@@ -31,6 +32,14 @@ function paintMap(canvas, image, heat, { h, w }, low, high, view) {
   pen.drawImage(small, 0, 0, canvas.width, canvas.height);
   pen.globalAlpha = 1;
   pen.globalCompositeOperation = "source-over";
+}
+
+/* Some browsers disguise what a page reads of a canvas, so that it cannot be used to recognise a reader. */
+function disguises() {
+  const pen = make("canvas", { width: 16, height: 16 }).getContext("2d", { willReadFrequently: true }), image = pen.createImageData(16, 16);
+  image.data.forEach((_, i) => { image.data[i] = i % 4 === 3 ? 255 : (i * 37) % 256; });
+  pen.putImageData(image, 0, 0);
+  return pen.getImageData(0, 0, 16, 16).data.some((v, i) => v !== image.data[i]);
 }
 
 /* A file as pixels: upright, over white, colours as the file has them. image: what the page shows of it. */
@@ -177,7 +186,7 @@ function render({ model, el }) {
       mapsOf(opened, network, heads, Math.min(model.get("head"), heads.length - 1));
       const seconds = (performance.now() - before) / 1000;
       setText(message, computed ? `Example: ${name}. Its score maps came with the page.`
-        : `${example < 0 ? "" : "Example: "}${name}, ${opened.pixels.width} × ${opened.pixels.height} pixels. Computed here in ${number(seconds, 2)} s.`);
+        : `${example < 0 ? "" : "Example: "}${name}, ${opened.pixels.width} × ${opened.pixels.height} pixels. Computed here in ${number(seconds, 2)} s.${disguises() ? WARNING : ""}`);
       root.dataset.engine = computed ? "" : network.engine;
     } catch (error) {
       if (turn === latest) setText(message, error.message);

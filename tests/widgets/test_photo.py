@@ -201,6 +201,19 @@ def test_an_example_and_the_camera_run_the_network(drive):
     assert "Computed here in" in choose(drive, PHOTOGRAPHS[0], control="camera")
 
 
+def test_a_browser_that_disguises_pixels_is_noticed(drive):
+    assert "disguises" not in choose(drive, PHOTOGRAPHS[0])
+    drive.ask(
+        """{ const read = CanvasRenderingContext2D.prototype.getImageData;
+        CanvasRenderingContext2D.prototype.getImageData = function (...box) {
+          const image = read.apply(this, box);
+          image.data[0] ^= 1;
+          return image;
+        }; }"""
+    )
+    assert "disguises the pixels" in choose(drive, PHOTOGRAPHS[1])
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("notes.txt", b"no image"), ("empty.png", b""), ("half.jpg", b"\xff\xd8\xff\xe0")]
 )
