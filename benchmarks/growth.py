@@ -49,13 +49,12 @@ def training_step(
     device="cpu",
     dtype=None,
     compiled=False,
-    heads: int = 1,
+    heads: int | None = None,
     **head,
 ) -> Callable[[], None]:
     """Forward, backward and SGD with momentum on one batch; `head`: options of `create_classifier`."""
-    model = (
-        create_classifier(backbone, num_classes=classes, image_size=pixels, num_heads=heads, **head).to(device).train()
-    )
+    options = head if heads is None else {**head, "num_heads": heads}
+    model = create_classifier(backbone, num_classes=classes, image_size=pixels, **options).to(device).train()
     if model.backbone.convolutional:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)

@@ -117,7 +117,7 @@ def test_the_best_setting_is_chosen_on_held_out_pictures(records):
 def test_a_record_says_all_that_its_numbers_depend_on(records):
     run = json.loads((records[0][0] / "run.json").read_text())
     assert run["plan"]["entries"][1]["changes"]["temperatures"] == [1.0, "inf"]
-    assert run["recipe"]["epochs"] == 2
+    assert run["recipe"]["optimisation"]["epochs"] == 2
     assert {"device", "torch", "timm"} <= set(run["environment"])
     assert run["data"]["test"]["images"] == 30
     assert len(run["data"]["test"]["fingerprint"]) == 16
