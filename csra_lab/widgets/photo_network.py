@@ -52,9 +52,11 @@ class BrowserNetwork:
 
     @property
     def num_parts(self) -> int:
+        """How many parts the content comes in."""
         return -(-len(self.content) // PART)
 
     def part(self, number: int) -> bytes:
+        """A part of the content, counted from 0; all but the last are of the same size."""
         return self.content[number * PART : (number + 1) * PART]
 
     def manifest(self) -> dict:
