@@ -303,5 +303,5 @@ function render({ model, el }) {
   };
 }
 
-export const network = { resize, loadNetwork, scriptParts, mapsOf, readImage };
+export const network = { resize, loadNetwork, scriptParts, kernelParts, mapsOf, readImage };
 export default { render };

@@ -51,19 +51,24 @@ function scriptParts(manifest) {
   });
 }
 
-/* In Jupyter the kernel sends them. A server of Jupyter's lets 1 MB a second pass, so they are asked for one by one. */
+/* In Jupyter the kernel sends them, one after the other. */
 function kernelParts(model) {
   const waiting = new Map();
   let last = Promise.resolve();
   model.on("msg:custom", (message, buffers) => waiting.get(message.part)?.(new Uint8Array(buffers[0].buffer, buffers[0].byteOffset, buffers[0].byteLength)));
-  const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const ask = (number) => new Promise((resolve, reject) => {
+    const late = () => reject(new Error("The network's numbers did not come: the kernel is busy or gone. Run the cell again, then choose the photograph."));
+    const timer = setTimeout(late, 60000);
+    waiting.set(number, (bytes) => {
+      clearTimeout(timer);
+      resolve(bytes);
+    });
+    model.send({ part: number });
+  });
   return (number) => {
-    const answer = last.then(() => new Promise((resolve, reject) => {
-      waiting.set(number, resolve);
-      setTimeout(() => reject(new Error("The kernel did not answer: run the cell again, and then choose the photograph.")), 60000);
-      model.send({ part: number });
-    }));
-    last = Promise.all([answer, pause(900)]);
+    const answer = last.then(() => ask(number));
+    answer.catch(() => { last = Promise.resolve(); }); // those that wait behind it fail too; the next attempt starts anew
+    last = answer;
     return answer;
   };
 }
