@@ -130,6 +130,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
 
     @property
     def keys(self) -> tuple[str, ...]:
+        """What tells the image of each item from the others: N names; persons of one image share theirs."""
         if self._keys is None:
             self._keys = image_keys(self.paths, self._root)
         return self._keys

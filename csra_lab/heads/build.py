@@ -52,7 +52,11 @@ def head_config(kind: str, **options) -> HeadConfig:
 
 
 def build_head(config: HeadConfig, in_features: int, num_classes: int) -> ScoreMapHead:
-    """The head of a config with random weights, on features of d = `in_features` channels, for C = `num_classes`."""
+    """The head of a config with random weights, on features of d = `in_features` channels, for C = `num_classes`.
+
+    Raises:
+        CsraError: a size that is no whole number from 1, or weights that no memory holds.
+    """
     kind = config_kind(config)
     try:
         return HEADS[kind][1](in_features, num_classes, **config.options())

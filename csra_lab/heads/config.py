@@ -135,6 +135,7 @@ class GeMConfig(HeadConfig):
 
 
 def temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tuple[float, ...]:
+    """H temperatures as numbers from 0 to infinity; the paper's list where none is named. CsraError for others."""
     if temperatures is None:
         if heads not in PAPER_TEMPERATURES:
             known = ", ".join(map(str, PAPER_TEMPERATURES))
@@ -157,6 +158,7 @@ def temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tupl
 
 
 def whole(name: str, value: int) -> int:
+    """A whole number from 1 on. CsraError for another value."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise CsraError(f"{name} must be a whole number, not {value!r}.")
     if value < 1:
@@ -165,12 +167,14 @@ def whole(name: str, value: int) -> int:
 
 
 def positive(name: str, value: float) -> float:
+    """A number above 0. CsraError for another value."""
     if finite(name, value) <= 0:
         raise CsraError(f"{name} must be a positive number, not {value}.")
     return float(value)
 
 
 def finite(name: str, value: float) -> float:
+    """A number that float32 holds. CsraError for another value."""
     if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < 1e38:  # what float32 holds
         raise CsraError(f"{name} must be a finite number, not {value!r}.")
     return float(value)

@@ -42,7 +42,7 @@ class Loss:
         return self.compute(logits, fill_unknown(targets, self.unknown))
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss, after unknown entries became what `unknown` says."""
+        """(B, C) logits and targets -> the loss, after unknown entries became what `unknown` says."""
         raise NotImplementedError
 
     def config(self) -> dict:

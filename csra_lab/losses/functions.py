@@ -36,7 +36,7 @@ def weighted_binary_cross_entropy(
     """Binary cross-entropy with one weight for the positives and one for the negatives of each class.
 
     Args:
-        logits, targets: see `binary_cross_entropy`.
+        logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         positive_weights, negative_weights: (C,) weights, for instance from `class_weights`; all 1 is plain BCE.
     """
     logits = logits.float()
@@ -96,7 +96,7 @@ def partial_binary_cross_entropy(
     with their constants: the factor is 1 where all is known and 5 where a tenth is.
 
     Args:
-        logits, targets: see `binary_cross_entropy`.
+        logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         alpha, beta, gamma: of the factor. An image of which nothing is known adds nothing.
     """
     known = targets >= 0
@@ -112,7 +112,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, alpha: fl
     Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, Eq. 4 and 5.
 
     Args:
-        logits, targets: see `binary_cross_entropy`.
+        logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         gamma: >= 0; 0 is BCE.
         alpha: weight of positives, with 1 - alpha for negatives; None weighs both 1. The paper's detector uses 0.25.
     """
@@ -130,7 +130,7 @@ def asymmetric_loss(
     """Asymmetric loss (Ridnik et al., ICCV 2021, Eq. 5-7): easy negatives are damped, the easiest dropped.
 
     Args:
-        logits, targets: see `binary_cross_entropy`.
+        logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         gamma_negative, gamma_positive: focusing exponents.
         margin: probability taken off every negative.
 
@@ -156,7 +156,7 @@ def hill_loss(logits: Tensor, targets: Tensor, *, lam: float = 1.5, margin: floa
     Zhang et al., "Simple and Robust Loss Design for Multi-Label Learning with Missing Labels", 2021.
 
     Args:
-        logits, targets: see `binary_cross_entropy`.
+        logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         lam: height of the hill; at 1.5 the slope is 3 p^2 (1 - p)^2.
         margin, gamma: of the positives, see `focal_margin`.
     """
@@ -173,7 +173,7 @@ def splc_loss(logits: Tensor, targets: Tensor, *, tau: float = 0.6, margin: floa
     `tau=1` before it, or start from a trained classifier.
 
     Args:
-        logits, targets: see `binary_cross_entropy`.
+        logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         tau: probability above which a negative counts as missing, from 0 to 1; 1 corrects none.
         margin, gamma: see `focal_margin`.
     """
@@ -208,7 +208,7 @@ def two_way_loss(logits: Tensor, targets: Tensor, *, t_positive: float = 4.0, t_
     batch, on several processes or with gradient accumulation, do not add up to it: each part is ranked by itself.
 
     Args:
-        logits, targets: see `binary_cross_entropy`.
+        logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         t_positive, t_negative: temperatures, > 0.
     """
     logits = logits.float()
@@ -224,7 +224,7 @@ def two_way_loss(logits: Tensor, targets: Tensor, *, t_positive: float = 4.0, t_
 
 
 def fill_unknown(targets: Tensor, unknown: Unknown) -> Tensor:
-    """Targets in which -1 stays ("ignore") or becomes 0 ("negative")."""
+    """(B, C) targets in which -1 stays ("ignore") or becomes 0 ("negative")."""
     return targets.clamp(min=0) if unknown == "negative" else targets
 
 

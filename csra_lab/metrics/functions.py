@@ -212,6 +212,9 @@ def check_absent(present: int, absent: int, ignored: int, num_images: int) -> No
     Args:
         present, absent, ignored: how many targets of all classes are 1, 0 and -1. num_images: of fewer than
             `MIN_IMAGES` a warning is all, since chance alone can take the negatives of so few.
+
+    Raises:
+        CsraError: no known negative among so many images.
     """
     if ignored and not absent and num_images >= MIN_IMAGES:
         raise CsraError(
@@ -226,13 +229,13 @@ def check_absent(present: int, absent: int, ignored: int, num_images: int) -> No
 
 
 def check_ap(ap: str) -> None:
-    """Refuse a definition of average precision that there is not."""
+    """Raise a CsraError for a definition of average precision that there is not."""
     if ap not in get_args(AveragePrecision):
         raise CsraError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
 
 
 def check_prediction(threshold: float, top_k: int | None, num_classes: int) -> None:
-    """Refuse a threshold that is no probability, and a top_k that is no number of classes."""
+    """Raise a CsraError for a threshold that is no probability, or a top_k that is no number of classes."""
     if not 0 <= threshold <= 1:
         raise CsraError(f"threshold must be a probability from 0 to 1, not {threshold}.")
     if top_k is not None and (not isinstance(top_k, Integral) or not 1 <= top_k <= num_classes):
@@ -240,7 +243,7 @@ def check_prediction(threshold: float, top_k: int | None, num_classes: int) -> N
 
 
 def check_probabilities(scores: NDArray, classes: Sequence[str] | None) -> None:
-    """Refuse scores below 0 or above 1, which are logits."""
+    """Raise a CsraError for (N, C) scores below 0 or above 1, which are logits."""
     outside = (scores < 0) | (scores > 1)
     if outside.any():
         raise CsraError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
@@ -255,7 +258,7 @@ def as_numpy(values: Any) -> NDArray:
 
 
 def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
-    """Both as (N, C) arrays of finite floats and of int8, or one sentence that says what is wrong."""
+    """Both as (N, C) arrays of finite floats and of int8, or a CsraError that says what is wrong."""
     try:
         scores, targets = as_numpy(scores), as_numpy(targets)
     except ValueError as error:  # rows of different lengths

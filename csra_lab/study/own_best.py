@@ -150,6 +150,10 @@ def tune(
     """Method -> learning rate -> held-out mAP after the last epoch, with each method's best inside its rates.
 
     A rate whose loss diverged counts as 0. Only an end of `LADDER` itself may stay best.
+
+    Args:
+        recipes, starts: method -> its recipe, and the rate that is tried first.
+        features: of the training split. fit, held_out: (n,) and (m,) indices, see `hold_out`.
     """
     tried: dict[str, dict[float, float]] = {name: {} for name in recipes}
     wanted = [(name, LADDER[i]) for name in recipes for i in _neighbours(LADDER.index(starts[name]))]
@@ -176,7 +180,12 @@ def bootstrap(num_images: int, number: int) -> NDArray[np.int64]:
 def measured_claims(
     scores: Mapping[str, NDArray], again: Mapping[str, NDArray], targets: NDArray, claims: Sequence[Claim], **options
 ) -> pd.DataFrame:
-    """Every claim over classes and over positives; all intervals of the table hold together."""
+    """Every claim over classes and over positives; all intervals of the table hold together.
+
+    Args:
+        scores, again: method -> (S, N, C) of S seeds, and of as many resampled training sets. targets: (N, C).
+        claims, options: see `measure_claims`.
+    """
     lines = []
     for mean_over in ("classes", "positives"):
         options |= {"comparisons": 2 * len(claims)}  # the table holds both means

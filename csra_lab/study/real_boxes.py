@@ -154,7 +154,11 @@ def compared(values: Mapping[tuple, NDArray]) -> list[tuple[str, str, str]]:
 
 
 def comparisons_of(values: Mapping[tuple, NDArray], pairs: Pairs, weights: NDArray) -> Iterator[dict]:
-    """Every compared row on all pairs, and pointing against the centre in every bin; the intervals hold together."""
+    """Every compared row on all pairs, and pointing against the centre in every bin; the intervals hold together.
+
+    Args:
+        values: (method, measure) -> (S, P) of S seeds and P pairs. weights: (resamples, images) of the bootstrap.
+    """
     bins = bins_of(pairs)
     rows = [(row, "all") for row in compared(values)]
     rows += [(("pointing", CSRA, against), name) for against in (AVERAGE, "centre") for name in list(bins)[1:]]

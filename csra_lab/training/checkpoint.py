@@ -52,6 +52,7 @@ def load_state(out: Path, stateful: dict, device: torch.device) -> Progress:
 
 
 def save_history(out: Path, progress: Progress) -> None:
+    """Write `history.csv`, a line an epoch."""
     with atomic_write(out / "history.csv") as path:
         pd.DataFrame(progress.history).to_csv(path, index=False)
 

@@ -188,7 +188,10 @@ class Trainer:
         bar.set_postfix(epoch=epoch + 1, loss=f"{self.progress.history[-1]['train_loss']:.4f}", **validation)
 
     def backward(self, inputs: Tensor, targets: Tensor, *, synchronise: bool) -> Tensor:
-        """Gradients of one part of a batch; processes exchange them with the last part only."""
+        """Gradients of one part of a batch: images (B, 3, S, S) or draws, and targets (B, C) -> the loss.
+
+        Processes exchange gradients with the last part only.
+        """
         targets = targets.to(self.device, non_blocking=True)
         images = to_device(inputs if self.data.crops is None else self.data.crops(inputs), self.device)
         with _no_sync(self.parallel, wanted=not synchronise):
@@ -211,6 +214,7 @@ class Trainer:
                     mean.copy_(new)
 
     def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) images or (B, d, h, w) features -> (B, C). CsraError where the network cannot be compiled."""
         try:
             return self.parallel(images)
         except torch._dynamo.exc.BackendCompilerFailed as error:
@@ -264,6 +268,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def check_finite(self, total: Tensor) -> None:
+        """Raise a CsraError where the sum of losses (any shape) is not finite; the last good weights stay."""
         if not math.isfinite(total.item()):
             epoch = self.progress.epoch
             saved = f"the weights of epoch {epoch} are kept in {self.out}" if epoch else "nothing was saved yet"
@@ -274,6 +279,7 @@ class Trainer:
     # --- the parts of it ---------------------------------------------------------------------------------------------
 
     def batches(self, epoch: int) -> Batches:
+        """The batches of an epoch that this process works on."""
         plan, seed = self.recipe.optimisation, self.recipe.run.seed
         ranks = {"rank": self.rank, "world": self.world}
         return Batches(
@@ -281,6 +287,7 @@ class Trainer:
         )  # fmt: skip
 
     def loader(self, epoch: int) -> DataLoader:
+        """What reads these batches."""
         workers, pin = self.workers(training=True), self.device.type == "cuda"
         return DataLoader(self.data.items, batch_sampler=self.batches(epoch), num_workers=workers, pin_memory=pin)
 
@@ -289,6 +296,7 @@ class Trainer:
         return {"device": self.device, "dtype": self.dtype, "workers": self.workers(), "progress": self.shows}
 
     def workers(self, *, training: bool = False) -> int:
+        """How many processes read: as the recipe says, else what suits the device."""
         if self.recipe.run.workers >= 0:
             return self.recipe.run.workers
         if training and self.data.crops is not None:
@@ -296,27 +304,32 @@ class Trainer:
         return min(8, max(1, (os.cpu_count() or 1) // self.world)) if self.device.type == "cuda" else 0
 
     def bar(self) -> tqdm:
+        """Progress over all epochs, from where the run has got to."""
         plan = self.recipe.optimisation
         images = self.batches(0).batches_per_epoch * plan.batch_size
         shown = {"unit": "img", "smoothing": 0.05, "disable": None if self.shows else True}
         return tqdm(total=images * plan.epochs, initial=images * self.progress.epoch, **shown)
 
     def stateful(self) -> dict:
+        """What a killed run needs to go on, by name."""
         parts = {"trained": self.trained, "average": self.average}
         return {**parts, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def resume(self) -> None:
+        """Go on where the folder's state says, or start."""
         if self.accelerator.is_main_process:
             clear_after_kill(self.out)
         self.accelerator.wait_for_everyone()
         self.progress = load_state(self.out, self.stateful(), self.device)
 
     def end(self) -> None:
+        """All epochs are done: the history is whole."""
         if self.accelerator.is_main_process:
             save_history(self.out, self.progress)  # in case a kill came between the last state and its line
         self.accelerator.wait_for_everyone()
 
     def save_model(self) -> None:
+        """Write the weights of now, or their average where one is kept."""
         model = self.model
         if self.average is not None:
             model = model.with_head(self.average) if self.recipe.model.freeze_backbone else self.average
