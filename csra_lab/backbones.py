@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from csra_lab.device import is_convolutional
 from csra_lab.errors import CsraError
 from csra_lab.weights.sources import (
     has_installed_weights,
@@ -92,7 +93,7 @@ class Backbone(nn.Module):
     @property
     def convolutional(self) -> bool:
         """Whether `channels_last` memory makes it faster: true for convolutional networks."""
-        return any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in self.model.modules())
+        return is_convolutional(self.model)
 
 
 def create_backbone(name: str, *, weights: Weights = "none", image_size: int | None = None) -> Backbone:

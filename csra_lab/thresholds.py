@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from csra_lab._io import strict_json
 from csra_lab.errors import CsraError
 
 THRESHOLDS_FILE = "thresholds.json"
@@ -56,7 +57,7 @@ def _best_threshold(scores: NDArray, targets: NDArray) -> float:
 def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[str, ...], *, about: str) -> None:
     """Write (C,) thresholds beside a saved model; `about` says what they were chosen on."""
     content = {"about": about, "thresholds": {c: round(float(t), 4) for c, t in zip(classes, thresholds, strict=True)}}
-    (Path(folder) / THRESHOLDS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    strict_json.write(Path(folder) / THRESHOLDS_FILE, content, indent=1)
 
 
 def read_thresholds(folder: str | Path, classes: tuple[str, ...]) -> NDArray[np.float64] | None:

@@ -13,7 +13,6 @@ from PIL import Image
 from skimage import data
 
 from csra_lab import imagenet_classifier, residual_max
-from csra_lab.datasets.transforms import eval_transform
 from csra_lab.viz import figures as plots
 from csra_lab.viz import result_figures as result_plots
 from csra_lab.viz.images import _data_url
@@ -35,9 +34,8 @@ def idea(theme: str) -> str:
     scene = Image.fromarray(data.coffee()).crop((100, 0, 500, 400))
     scene.paste(Image.fromarray(data.chelsea()).crop((75, 0, 375, 300)).resize((140, 140)), (260, 260))
     model = imagenet_classifier("tf_efficientnet_lite0")
-    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
     with torch.no_grad():
-        scores = model.score_maps(transform(scene)[None])[:, 0]  # (1, 1000, 7, 7)
+        scores = model.score_maps(model.transform(scene)[None])[:, 0]  # (1, 1000, 7, 7)
     before, after = (
         [model.classes[i] for i in residual_max(scores, lam)[0].argsort(descending=True)] for lam in (0, 0.2)
     )

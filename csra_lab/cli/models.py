@@ -1,17 +1,16 @@
 """The models that commands work with: found, loaded, given a device; and the commands `models` and `export`."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.output import as_json, as_table
 from csra_lab.cost import model_cost
+from csra_lab.device import best_device, reading_threads
 from csra_lab.errors import CsraError
 from csra_lab.export import export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
@@ -45,14 +44,10 @@ def load_model(run: Path) -> MultiLabelClassifier:
     return MultiLabelClassifier.from_pretrained(model_folder(run))
 
 
-def best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def scoring_options(*, batch_size: int, progress: bool) -> dict:
     """What `evaluate` is told about this machine; beside a GPU, other processes read the pictures."""
     device = best_device()
-    workers = {"workers": min(8, os.cpu_count() or 1)} if device == "cuda" else {}
+    workers = {"workers": reading_threads()} if device == "cuda" else {}
     return {"device": device, "batch_size": batch_size, "progress": progress, **workers}
 
 

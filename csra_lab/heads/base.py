@@ -16,11 +16,17 @@ class ScoreMapHead(nn.Module):
     Args:
         in_features: d, channels of the feature map.
         num_classes: C.
-        config: the head's options.
+        options: those of the head's `Config`.
+
+    Attributes:
+        config: the options.
     """
 
-    def __init__(self, in_features: int, num_classes: int, config: HeadConfig):
+    Config: type[HeadConfig] = HeadConfig
+
+    def __init__(self, in_features: int, num_classes: int, **options):
         super().__init__()
+        config = self.Config(**options)
         for name, value in (("in_features", in_features), ("num_classes", num_classes)):
             whole(name, value)
         num_heads = getattr(config, "num_heads", 1)

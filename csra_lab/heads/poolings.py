@@ -25,10 +25,8 @@ class CSRA(ScoreMapHead):
     Options: `CSRAConfig`. The logits of several heads are summed.
     """
 
+    Config = CSRAConfig
     config: CSRAConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, CSRAConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         return csra_logits(scores, self.config.temperatures, self.config.lam)
@@ -60,10 +58,8 @@ class AveragePooling(ScoreMapHead):
     Options: `AverageConfig`.
     """
 
+    Config = AverageConfig
     config: AverageConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, AverageConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         return scores.mean(dim=-1)[:, 0]
@@ -85,10 +81,8 @@ class AveragePooling(ScoreMapHead):
 class MaxPooling(ScoreMapHead):
     """The largest score alone. Options: `MaxConfig`."""
 
+    Config = MaxConfig
     config: MaxConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, MaxConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         return scores.amax(dim=-1)[:, 0]
@@ -103,10 +97,8 @@ class MaxPooling(ScoreMapHead):
 class SpatialOnly(ScoreMapHead):
     """The attended score without the mean: the "spatial pooling" row of Table 6. Options: `SpatialConfig`."""
 
+    Config = SpatialConfig
     config: SpatialConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, SpatialConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         return attended_scores(scores, [self.config.temperature])[:, 0]
@@ -124,10 +116,8 @@ class LogSumExp(ScoreMapHead):
     Its attention is its derivative, the softmax of r s. Options: `LogSumExpConfig`.
     """
 
+    Config = LogSumExpConfig
     config: LogSumExpConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, LogSumExpConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         wide = at_least_float32(scores)
@@ -142,10 +132,8 @@ class LogSumExp(ScoreMapHead):
 class TopKMean(ScoreMapHead):
     """The mean of the k largest scores. Options: `TopKConfig`."""
 
+    Config = TopKConfig
     config: TopKConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, TopKConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         return scores.topk(min(self.config.k, scores.shape[-1]), dim=-1).values.mean(dim=-1)[:, 0]
@@ -163,11 +151,12 @@ class GeM(ScoreMapHead):
     count as `eps`. Options: `GeMConfig`, whose p is where the learnt exponent starts.
     """
 
+    Config = GeMConfig
     config: GeMConfig
     eps = 1e-6
 
     def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, GeMConfig(**options))
+        super().__init__(in_features, num_classes, **options)
         self.p = nn.Parameter(torch.tensor(self.config.p))
 
     def forward(self, x: Tensor) -> Tensor:

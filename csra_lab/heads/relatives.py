@@ -41,10 +41,8 @@ class Wildcat(ScoreMapHead):
     Its attention is the share of each location in that sum. Options: `WildcatConfig`.
     """
 
+    Config = WildcatConfig
     config: WildcatConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, WildcatConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         maps = scores.mean(dim=1)  # (B, C, N)
@@ -73,10 +71,8 @@ class NoisyOr(ScoreMapHead):
     Options: `NoisyOrConfig`.
     """
 
+    Config = NoisyOrConfig
     config: NoisyOrConfig
-
-    def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, NoisyOrConfig(**options))
 
     def pool(self, scores: Tensor) -> Tensor:
         wide = at_least_float32(scores)[:, 0]
@@ -109,10 +105,11 @@ class LearnedCSRAConfig(HeadConfig):
 class LearnedCSRA(ScoreMapHead):
     """Mean score plus lam_c times the attended score at a learned temperature. Options: `LearnedCSRAConfig`."""
 
+    Config = LearnedCSRAConfig
     config: LearnedCSRAConfig
 
     def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, LearnedCSRAConfig(**options))
+        super().__init__(in_features, num_classes, **options)
         self.lams = nn.Parameter(torch.full((num_classes,), float(self.config.lam)))
         self.log_temperature = nn.Parameter(torch.tensor(float(self.config.temperature)).log())
 
@@ -152,10 +149,11 @@ class AttentionMIL(ScoreMapHead):
     The classifier of the attended feature is the attended score. Options: `AttentionMILConfig`.
     """
 
+    Config = AttentionMILConfig
     config: AttentionMILConfig
 
     def __init__(self, in_features: int, num_classes: int, **options):
-        super().__init__(in_features, num_classes, AttentionMILConfig(**options))
+        super().__init__(in_features, num_classes, **options)
         self.hidden = nn.Linear(in_features, self.config.hidden)
         self.gate = nn.Linear(in_features, self.config.hidden) if self.config.gated else None
         self.query = nn.Linear(self.config.hidden, 1, bias=False)

@@ -34,7 +34,6 @@ from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.imagenet_folder import ImageFolder, evenly, load_image_folder
-from csra_lab.datasets.transforms import eval_transform
 from csra_lab.datasets.voc_in_imagenet import POOLINGS, covered_classes, pooled_scores, read_voc_table
 from csra_lab.errors import CsraError
 from csra_lab.metrics import average_precision
@@ -202,8 +201,7 @@ def voc_four_lines(
     classes, left_out = covered_classes(dataset, min_positives=min_positives)
     missing = ", ".join(f"{name} ({why})" for name, why in left_out.items())
     chosen = dataset.select_classes(classes)
-    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
-    scores = mean_and_max(model, chosen.with_transform(transform), **scoring)
+    scores = mean_and_max(model, chosen.with_transform(model.transform), **scoring)
     return {
         "images": len(chosen),
         "classes": classes,

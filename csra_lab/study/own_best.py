@@ -14,7 +14,6 @@ scores.npz    ids, targets, classes, and (seeds, N, C) and (resamples, N, C) flo
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, measure_claims
 from csra_lab.datasets import MultiLabelDataset
@@ -213,7 +213,7 @@ def write_own_best(
               for r, x in sorted(rates.items())]  # fmt: skip
     with atomic_write(folder) as path:
         path.mkdir(parents=True)
-        (path / "run.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        strict_json.write(path / "run.json", about, indent=1)
         pd.DataFrame(tuning).to_csv(path / "tuning.csv", index=False)
         _results(scores, again, dataset.targets).to_csv(path / "results.csv", index=False, float_format="%.6f")
         _classes(scores, dataset).to_csv(path / "classes.csv", index=False, float_format="%.6f")

@@ -12,7 +12,6 @@ the class's median training box; and the whole image. Boxes are kept in 224ths o
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead
 from csra_lab.significance import draw_images
@@ -205,7 +205,9 @@ def write_real_boxes(out: Path, values, thresholds, pairs: Pairs, best, run: dic
     weights = draw_images(num_images, resamples=resamples)
     with atomic_write(out) as path:
         path.mkdir()
-        (path / "run.json").write_text(json.dumps(run | {"thresholds": thresholds}, indent=1) + "\n", encoding="utf-8")
+        (path / "run.json").write_text(
+            strict_json.dumps(run | {"thresholds": thresholds}, indent=1) + "\n", encoding="utf-8"
+        )
         pd.DataFrame(results_of(values, pairs)).to_csv(path / "results.csv", index=False)
         pd.DataFrame(comparisons_of(values, pairs, weights)).to_csv(path / "comparisons.csv", index=False)
         np.savez_compressed(

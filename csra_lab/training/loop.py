@@ -32,12 +32,13 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.pair import check_pair
+from csra_lab.device import autocast, to_device
 from csra_lab.errors import CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
 from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, load_state, save_history, save_state
 from csra_lab.training.data import check_files, prepare, split_off
-from csra_lab.training.evaluation import autocast, check_classes, check_labels, evaluate, predict_scores, to_device
+from csra_lab.training.evaluation import check_classes, check_labels, evaluate, predict_scores
 from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
 from csra_lab.training.run_folder import check_run_folder, save_evaluation, write_recipe
 from csra_lab.training.sampling import Batches, mix_seed

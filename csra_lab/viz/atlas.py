@@ -25,7 +25,6 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
-from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
 
 ATLAS = asset("atlas")
@@ -115,8 +114,7 @@ def add_to_atlas(
 @torch.inference_mode()
 def _score_maps(model: MultiLabelClassifier, pictures: Sequence[AtlasPicture]) -> Iterator[torch.Tensor]:
     """(1, heads, C, h, w) for each picture."""
-    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
-    device = next(model.parameters()).device
+    transform, device = model.transform, model.device
     for picture in pictures:
         yield model.eval().score_maps(transform(open_image(picture.path))[None].to(device)).float().cpu()
 

@@ -12,7 +12,6 @@ from PIL import Image
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
-from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
 from csra_lab.heads import PAPER_TEMPERATURES
 from csra_lab.viz.atlas import ATLAS, read_atlas
@@ -187,8 +186,7 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
     "first" in it is the label ranked first on the first picture. Of more than 200 labels, those with the highest means
     and peaks are kept.
     """
-    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
-    device = next(model.parameters()).device
+    transform, device = model.transform, model.device
     maps, logits = [], None
     for picture in pictures.values():
         features = model.eval().features(transform(picture.convert("RGB"))[None].to(device))

@@ -8,7 +8,6 @@ import traitlets
 from PIL import Image
 
 from csra_lab.classifier import MultiLabelClassifier
-from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
 from csra_lab.widgets.base import HERE, Explorer, as_temperature, packed, picture_url
 from csra_lab.widgets.photo_network import browser_models, browser_network
@@ -95,5 +94,4 @@ def example_photographs() -> dict[str, Image.Image]:
 @torch.inference_mode()
 def _score_maps(model: MultiLabelClassifier, picture: Image.Image) -> np.ndarray:
     """(heads, C, h, w) in half precision."""
-    transform = eval_transform(model.image_size, mean=model.mean, std=model.std)
-    return model.score_maps(transform(picture.convert("RGB"))[None])[0].numpy().astype(np.float16)
+    return model.score_maps(model.transform(picture.convert("RGB"))[None])[0].numpy().astype(np.float16)
