@@ -106,8 +106,8 @@ def _svg(figure: Figure, alt: str, width: float, height: float, kind: str) -> st
     for colour, variable in _PAGE_COLOURS.items():
         svg = svg.replace(colour, variable)
     hidden = "display:none;" if kind == "lab-narrow" else ""  # the page's style sheet chooses; elsewhere the wide one
-    style = f"{hidden}width:{round(width * 96)}px;max-width:100%;height:auto;overflow:visible;stroke-linejoin:round"
-    style += ";fill:currentColor"  # text that names no colour has the page's, not black
+    style = f"{hidden}width:{round(width * 96)}px;max-width:100%;height:auto;overflow:visible;"
+    style += "stroke-linejoin:round;fill:currentColor"  # text that names no colour has the page's, not black
     head = (
         f'<svg class="{kind}" role="img" aria-label="{html.escape(alt)}" xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width * 72:g} {height * 72:g}" style="{style}">'
