@@ -155,7 +155,7 @@ def comparisons_of(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], sou
     pairs = [pair for pair in pairs if not any(row.diverged for row in pair)]
     lines = []
     for split in source.splits:
-        photographs = _photographs(sets[split]) if source.by_photograph else None
+        photographs = photograph_groups(sets[split]) if source.by_photograph else None
         for row, reference in pairs:
             result = compare(
                 reference.scores[split],
@@ -227,7 +227,7 @@ def write_record(
                 for split in where.splits:
                     splits |= {f"ids {split}": np.array(sets[split].ids), f"targets {split}": sets[split].targets}
                     if where.by_photograph:
-                        splits[f"photographs {split}"] = _photographs(sets[split])
+                        splits[f"photographs {split}"] = photograph_groups(sets[split])
                 np.savez_compressed(file, classes=np.array(sets[where.splits[0]].classes), **splits, **kept)
     return comparisons
 
@@ -331,7 +331,7 @@ def _validation(row: Row) -> float:
     return float(np.mean([t.history.validation_mAP.max() for t in row.trained]))
 
 
-def _photographs(dataset: MultiLabelDataset) -> np.ndarray:
+def photograph_groups(dataset: MultiLabelDataset) -> np.ndarray:
     """(N,) which photograph each picture was cut from, by number."""
     return np.unique([str(path) for path in dataset.paths], return_inverse=True)[1].astype(np.uint16)
 

@@ -3,18 +3,22 @@
 `run_own_best` trains each method of `METHODS` at a ladder of learning rates on four fifths of the training images, and
 takes the rate with the best mAP on the last fifth after the last epoch. Where that is an end of the ladder so far, the
 ladder goes on. Then, at its own rate and on all training images, each method is trained with five seeds, and again on
-bootstrap samples of the training images; `claims` measures what is claimed. The folder of the record holds
+bootstrap samples of the training images; `claims` measures what is claimed. Each step is saved as it ends, so that a
+run that was stopped goes on there. The folder of the record holds
 
-run.json      question, methods, ladders, data, versions
+run.json      question, methods, their rates, data, versions
 tuning.csv    method, learning rate, and held-out mAP after the last epoch (fractions)
+curves.csv    method, seed, epoch, held-out mAP, at the method's own rate: how fast it learns
 results.csv   method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
 classes.csv   class, positives, and each method's mean AP
 claims.csv    every claim with its interval, over classes and over positives
-scores.npz    ids, targets, classes, and (seeds, N, C) and (resamples, N, C) float16 logits of each method
+scores.npz    ids, targets, classes, and (seeds, N, C) and (resamples, N, C) float16 logits of methods with `scores`
 """
 
 import dataclasses
+import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,10 +31,11 @@ from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, measure_claims
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import DataError
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import weighted_mAP
-from csra_lab.study.experiments import describe, source_features
+from csra_lab.study.experiments import describe, photograph_groups, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.plans import BASE, SOURCES
 from csra_lab.training.feature_cache import FeatureMaps
@@ -48,12 +53,13 @@ class Method:
 
     Attributes:
         changes: what it changes in `plans.BASE`. start: the middle of the three rates that are tried first.
-        resample: train it on bootstrap samples of the training images too.
+        curve: record how fast it learns. scores: the record holds its logits.
     """
 
     changes: dict
     start: float = 3e-3
-    resample: bool = True
+    curve: bool = False
+    scores: bool = False
 
 
 def _csra(heads: int = 1, **changes) -> dict:
@@ -61,27 +67,32 @@ def _csra(heads: int = 1, **changes) -> dict:
 
 
 METHODS: dict[str, Method] = {
-    AVERAGE: Method({"head": "average"}),
-    CSRA: Method(_csra()),
+    AVERAGE: Method({"head": "average"}, curve=True, scores=True),
+    CSRA: Method(_csra(), curve=True, scores=True),
     "spatial only": Method({"head": "spatial"}),
-    "max": Method({"head": "max"}),
-    "lam = 0.1": Method(_csra(lam=0.1), resample=False),
+    "max": Method({"head": "max"}, start=1e-2),
+    "log-sum-exp": Method({"head": "lse"}),
+    "GeM": Method({"head": "gem"}),
+    "top-3 mean": Method({"head": "topk"}),
+    "lam = 0.1": Method(_csra(lam=0.1)),
     "lam = 1": Method(_csra(lam=1.0)),
-    "T = 4": Method(_csra(temperatures=(4.0,)), resample=False),
-    "T = inf": Method(_csra(temperatures=(math.inf,)), resample=False),
-    "H = 2": Method(_csra(2)),
-    "H = 4": Method(_csra(4), resample=False),
-    "H = 8": Method(_csra(8), start=1e-3, resample=False),
-    f"{AVERAGE}, normalised": Method({"head": "average", "normalize": True}, start=0.1),
-    f"{CSRA}, normalised": Method(_csra(normalize=True), start=0.1),
-    "H = 2, normalised": Method(_csra(2, normalize=True), start=0.1, resample=False),
-    "H = 4, normalised": Method(_csra(4, normalize=True), start=0.1, resample=False),
+    "lam = 2": Method(_csra(lam=2.0)),
+    "T = 4": Method(_csra(temperatures=(4.0,))),
+    "T = inf": Method(_csra(temperatures=(math.inf,))),
+    "H = 2": Method(_csra(2), curve=True),
+    "H = 4": Method(_csra(4), start=1e-3, curve=True),
+    "H = 8": Method(_csra(8), start=1e-3),
+    f"{AVERAGE}, normalised": Method({"head": "average", "normalize": True}, start=3e-2, curve=True),
+    f"{CSRA}, normalised": Method(_csra(normalize=True), start=0.3, curve=True),
+    "H = 2, normalised": Method(_csra(2, normalize=True), start=0.3, curve=True),
+    "H = 4, normalised": Method(_csra(4, normalize=True), start=0.3, curve=True),
 }
 
 CLAIMS: tuple[Claim, ...] = (
-    *(Claim.difference(b, AVERAGE) for b in (CSRA, "spatial only", "max")),
-    *(Claim.difference(CSRA, b) for b in ("spatial only", "max")),
-    *(Claim.difference(b, CSRA) for b in ("lam = 0.1", "lam = 1", "T = 4", "T = inf", "H = 2", "H = 4", "H = 8")),
+    *(Claim.difference(b, AVERAGE) for b in (CSRA, "spatial only", "max", "log-sum-exp", "GeM", "top-3 mean")),
+    *(Claim.difference(CSRA, b) for b in ("spatial only", "max", "log-sum-exp", "GeM", "top-3 mean")),
+    *(Claim.difference(b, CSRA) for b in ("lam = 0.1", "lam = 1", "lam = 2", "T = 4", "T = inf")),
+    *(Claim.difference(f"H = {h}", CSRA) for h in (2, 4, 8)),
     *(Claim.difference(f"{m}, normalised", m) for m in (AVERAGE, CSRA, "H = 2", "H = 4")),
     Claim.interaction(
         "gain of CSRA normalised - gain plain", f"{CSRA}, normalised", f"{AVERAGE}, normalised", CSRA, AVERAGE
@@ -98,44 +109,100 @@ def run_own_best(
     methods: Mapping[str, Method] = METHODS,
     claims: Sequence[Claim] = CLAIMS,
     seeds: int = 5,
-    resamples: int = 10,
+    resamples: int = 5,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Tune, train and measure on a source of `plans.SOURCES`, and write `out`/`source`, whole or not at all.
+
+    What has been done is in `out`/`source`.part, and is not done again.
 
     Args:
         data: folder of the images, where the source has some. cache: folder of the cached features.
         seeds: runs on all training images. resamples: bootstrap samples of them. say: is told of every step.
     """
     sets, maps = source_features(SOURCES[source], data, cache=cache, progress=False)
+    train, (split, *_) = maps["trainval"], SOURCES[source].splits
     recipes = {name: _recipe(source, name, method) for name, method in methods.items()}
-    fit, held_out = hold_out(sets["trainval"], 0.2)
-    tuned = tune(recipes, {m: methods[m].start for m in methods}, maps["trainval"], fit, held_out, say=say)
-    best = {name: max(rates, key=rates.get) for name, rates in tuned.items()}
-    split = SOURCES[source].splits[0]
-    test = maps[split]
-    scores = {name: [] for name in methods}
-    again = {name: [] for name, method in methods.items() if method.resample}
-    for run in range(max(seeds, resamples)):
-        if run < seeds:
-            _train_into(scores, recipes, best, run, maps["trainval"], None, test)
-        if run < resamples:
-            _train_into(again, recipes, best, run, maps["trainval"], bootstrap(len(maps["trainval"]), run), test)
-        say(f"run {run + 1}: " + ", ".join(f"{m} {100 * _mAP(s[-1], test.targets):.1f}" for m, s in scores.items()))
     folder = Path(out) / source
+    steps = _Steps(folder.with_name(f"{source}.part"), {n: r.to_json() for n, r in recipes.items()}, say)
+    fit, held_out = hold_out(sets["trainval"], 0.2)
+    starts = {name: method.start for name, method in methods.items()}
+    tuned = steps.table("tuning", lambda: _tuning_table(tune(recipes, starts, train, fit, held_out, say=say)))
+    best = {name: rates.set_index("head_lr").held_out_mAP.idxmax() for name, rates in tuned.groupby("method")}
+    own = {name: recipe.replace(head_lr=best[name]) for name, recipe in recipes.items()}
+    curved = {name: own[name] for name, method in methods.items() if method.curve}
+    curves = [
+        steps.table(f"curves-{seed}", lambda seed=seed: _curves(curved, seed, train, fit, held_out))
+        for seed in range(seeds)
+    ]
+    scores = [
+        steps.scores(f"seed-{run}", lambda run=run: _trained_scores(own, run, train, None, maps[split]))
+        for run in range(seeds)
+    ]
+    again = [
+        steps.scores(
+            f"resample-{run}",
+            lambda run=run: _trained_scores(own, run, train, bootstrap(len(train), run), maps[split]),
+        )
+        for run in range(resamples)
+    ]
     about = {
         "question": "Each method at its own best learning rate: what can be told apart?",
         "source": {"name": source, **dataclasses.asdict(SOURCES[source])},
         "split": split,
-        "methods": {name: recipes[name].replace(head_lr=best[name]).to_json() for name in methods},
+        "methods": {name: recipe.to_json() for name, recipe in own.items()},
         "seeds": seeds,
         "resamples": resamples,
         "data": {s: describe(d) for s, d in sets.items()},
         "environment": environment(torch.device("cpu")),
     }
-    stacked = ({name: np.stack(runs) for name, runs in part.items()} for part in (scores, again))
-    write_own_best(folder, about, tuned, *stacked, sets[split], claims)
+    stacked = (dict(zip(methods, np.stack(runs, axis=1), strict=True)) for runs in (scores, again))
+    with_scores = [name for name, method in methods.items() if method.scores]
+    write_own_best(
+        folder, about, tuned, pd.concat(curves), *stacked, sets[split], claims, with_scores=with_scores,
+        groups=photograph_groups(sets[split]) if SOURCES[source].by_photograph else None,
+    )  # fmt: skip
+    steps.remove()
     return folder
+
+
+class _Steps:
+    """What a run has done so far, a file a step.
+
+    Args:
+        folder: of these files. plan: as JSON; a folder of another plan is not used.
+    """
+
+    def __init__(self, folder: Path, plan: dict, say: Callable[[str], None]):
+        self.folder, self.say = folder, say
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "plan.json"
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != strict_json.plain(plan):
+            raise DataError(f"{folder} holds the steps of other methods; remove it, or give another --out.")
+        strict_json.write(file, plan)
+
+    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The table of a step, from its file or made now."""
+        path = self.folder / f"{name}.csv"
+        if not path.is_file():
+            table = make()
+            with atomic_write(path) as file:
+                table.to_csv(file, index=False)
+            self.say(f"{path.parent.stem}: {name}")
+        return pd.read_csv(path)
+
+    def scores(self, name: str, make: Callable[[], NDArray]) -> NDArray:
+        """The (methods, N, C) scores of a step, from its file or made now."""
+        path = self.folder / f"{name}.npy"
+        if not path.is_file():
+            scores = make()
+            with atomic_write(path) as file, file.open("wb") as stream:
+                np.save(stream, scores)
+            self.say(f"{path.parent.stem}: {name}")
+        return np.load(path, allow_pickle=False)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
 
 
 def tune(
@@ -197,30 +264,33 @@ def measured_claims(
 def write_own_best(
     folder: Path,
     about: dict,
-    tuned: Mapping[str, Mapping[float, float]],
+    tuning: pd.DataFrame,
+    curves: pd.DataFrame,
     scores: Mapping[str, NDArray],
     again: Mapping[str, NDArray],
     dataset: MultiLabelDataset,
     claims: Sequence[Claim],
+    *,
+    with_scores: Sequence[str],
     **options,
 ) -> None:
-    """Write a record; every number in it is computed from the scores as they are kept."""
-    kept = {f"seeds, {name}": to_logits(s) for name, s in scores.items()}
-    kept |= {f"resamples, {name}": to_logits(s) for name, s in again.items()}
-    scores = {name: from_logits(kept[f"seeds, {name}"]) for name in scores}
-    again = {name: from_logits(kept[f"resamples, {name}"]) for name in again}
-    tuning = [{"method": m, "head_lr": r, "held_out_mAP": round(x, 6)} for m, rates in tuned.items()
-              for r, x in sorted(rates.items())]  # fmt: skip
+    """Write a record; every number in it is computed from float16 logits, whether the record holds them or not."""
+    logits = {f"seeds, {name}": to_logits(s) for name, s in scores.items()}
+    logits |= {f"resamples, {name}": to_logits(s) for name, s in again.items()}
+    scores = {name: from_logits(logits[f"seeds, {name}"]) for name in scores}
+    again = {name: from_logits(logits[f"resamples, {name}"]) for name in again}
     with atomic_write(folder) as path:
         path.mkdir(parents=True)
         strict_json.write(path / "run.json", about, indent=1)
-        pd.DataFrame(tuning).to_csv(path / "tuning.csv", index=False)
+        tuning.to_csv(path / "tuning.csv", index=False, float_format="%.6f")
+        curves.to_csv(path / "curves.csv", index=False, float_format="%.6f")
         _results(scores, again, dataset.targets).to_csv(path / "results.csv", index=False, float_format="%.6f")
         _classes(scores, dataset).to_csv(path / "classes.csv", index=False, float_format="%.6f")
         found = measured_claims(scores, again, dataset.targets, claims, **options)
         found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
         truth = {"ids": np.array(dataset.ids), "targets": dataset.targets, "classes": np.array(dataset.classes)}
-        np.savez_compressed(path / "scores.npz", **truth, **kept)
+        of_methods = {key: value for key, value in logits.items() if key.split(", ", 1)[1] in with_scores}
+        np.savez_compressed(path / "scores.npz", **truth, **of_methods)
 
 
 def read_own_best(folder: Path) -> tuple[dict[str, NDArray], dict[str, NDArray], NDArray, list[str]]:
@@ -243,16 +313,24 @@ def _recipe(source: str, name: str, method: Method) -> Recipe:
     return BASE.replace(name=name, **fields, classes=where.classes, **method.changes)
 
 
-def _train_into(scores, recipes, best, run: int, features: FeatureMaps, fit: NDArray | None, test: FeatureMaps) -> None:
-    """Train every method of `scores` with one seed, and append its (N, C) probabilities."""
-    names = list(scores)
-    trained = train_heads([recipes[n].replace(head_lr=best[n], seed=run) for n in names], features, fit=fit)
-    for name, of_head in zip(names, score_heads([t.head for t in trained], test), strict=True):
-        scores[name].append(of_head)
+def _tuning_table(tuned: Mapping[str, Mapping[float, float]]) -> pd.DataFrame:
+    lines = [(name, rate, mAP) for name, rates in tuned.items() for rate, mAP in sorted(rates.items())]
+    return pd.DataFrame(lines, columns=["method", "head_lr", "held_out_mAP"])
 
 
-def _mAP(scores: NDArray, targets: NDArray) -> float:
-    return float(np.nanmean(average_precision(scores, targets)))
+def _curves(recipes: Mapping[str, Recipe], seed: int, features: FeatureMaps, fit, held_out) -> pd.DataFrame:
+    """method, seed, epoch, and held-out mAP of every recipe, trained on `fit`."""
+    trained = train_heads([r.replace(seed=seed) for r in recipes.values()], features, fit=fit, held_out=held_out)
+    parts = {name: head.history.set_index("epoch").validation_mAP for name, head in zip(recipes, trained, strict=True)}
+    table = pd.concat(parts, names=["method"]).rename("held_out_mAP").reset_index()
+    table.insert(1, "seed", seed)
+    return table
+
+
+def _trained_scores(recipes: Mapping[str, Recipe], seed: int, features: FeatureMaps, fit, test: FeatureMaps) -> NDArray:
+    """(methods, N, C) probabilities on the test images of every recipe, trained with one seed on `fit`, or on all."""
+    trained = train_heads([recipe.replace(seed=seed) for recipe in recipes.values()], features, fit=fit)
+    return score_heads([t.head for t in trained], test)
 
 
 def _results(scores: Mapping[str, NDArray], again: Mapping[str, NDArray], targets: NDArray) -> pd.DataFrame:

@@ -71,9 +71,26 @@ def record(features, tmp_path_factory):
         patch.setattr(own_best, "LADDER", (1e-3, 3e-3, 1e-2))
         patch.setattr(own_best, "BASE", own_best.BASE.replace(epochs=1, warmup_epochs=0.0))
         claims = [Claim.difference(CSRA, AVERAGE)]
-        return own_best.run_own_best(
-            "photographs", folder, methods=methods, claims=claims, seeds=2, resamples=3, say=lambda _: None
-        ), claims
+        options = {"methods": methods, "claims": claims, "seeds": 2, "resamples": 3}
+
+        def stop(line: str):
+            if "resample-1" in line:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):  # the second call goes on where the first was stopped
+            own_best.run_own_best("photographs", folder, say=stop, **options)
+        done = {file.name: file.stat().st_mtime_ns for file in (folder / "photographs.part").iterdir()}
+        steps = []
+
+        def look(line: str):
+            steps.append(line)
+            for name, written in done.items():
+                assert name == "plan.json" or (folder / "photographs.part" / name).stat().st_mtime_ns == written
+
+        record = own_best.run_own_best("photographs", folder, say=look, **options)
+        assert steps == ["photographs: resample-2"]
+        assert [path.name for path in folder.iterdir()] == ["photographs"]
+        return record, claims
 
 
 def test_the_scores_of_a_record_give_its_tables_again(record):
