@@ -118,7 +118,7 @@ def evaluate_command(
     unknown: str | None = None,
     four_lines: float | None = None,
     ap: Literal["average", "voc11", "envelope"] = "average",
-    threshold: float = 0.5,
+    threshold: float | None = None,
     top_k: int | None = None,
     difficult: Literal["ignore", "negative"] = "ignore",
     server_format: Path | None = None,
@@ -137,8 +137,8 @@ def evaluate_command(
         unknown: In folders, the labels that are not counted, as 0 or blank; those of the run if left out.
         four_lines: Add this lambda times the largest score to an average-pooling model: the four lines, no training.
         ap: Definition of average precision.
-        threshold: Probability from which a label counts as predicted.
-        top_k: Predict the k highest labels of each image instead.
+        threshold: Probability from which a label counts as predicted; 0.5 where --top-k is not given either.
+        top_k: Predict the k highest labels of each image; with --threshold only those that reach it.
         difficult: What unknown targets do: left out, or counted as absent.
         server_format: Also write the scores into this folder, as the VOC evaluation server wants them.
         out: Also write metrics.json and scores.npz into this folder, as a run has them.

@@ -14,11 +14,11 @@ from csra_lab.metrics.functions import (
     average_precision,
     check_absent,
     check_ap,
-    check_prediction,
     check_probabilities,
     checked,
+    checked_threshold,
     metric_values,
-    top_k_mask,
+    predictions,
 )
 
 MAX_LOGIT = 20.0
@@ -50,7 +50,7 @@ class MultilabelMetrics:
         self,
         num_classes: int,
         *,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         top_k: int | None = None,
         ap: AveragePrecision = "average",
         classes: Sequence[str] | None = None,
@@ -63,9 +63,9 @@ class MultilabelMetrics:
         if bins is not None and (not isinstance(bins, (int, np.integer)) or bins < 2):
             raise CsraError(f"bins must be a whole number from 2, or None to keep every score, not {bins!r}.")
         check_ap(ap)
-        check_prediction(threshold, top_k, num_classes)
         self.num_classes, self.bins, self.ap = num_classes, bins, ap
-        self.threshold, self.top_k, self.classes = threshold, top_k, classes
+        self.threshold = checked_threshold(threshold, top_k, num_classes)
+        self.top_k, self.classes = top_k, classes
         self.reset()
 
     def reset(self) -> None:
@@ -92,8 +92,7 @@ class MultilabelMetrics:
             raise CsraError(f"the scores have {scores.shape[1]} columns; the metric was made for {self.num_classes}.")
         check_probabilities(scores, self.classes)
         positive = targets == 1
-        predicted = scores >= self.threshold if self.top_k is None else top_k_mask(scores, targets, self.top_k)
-        predicted = predicted & (targets != -1)
+        predicted = predictions(scores, targets, self.threshold, self.top_k)
         self.counts += [(predicted & positive).sum(axis=0), predicted.sum(axis=0), positive.sum(axis=0)]
         self.num_images += len(scores)
         self.num_absent += int((targets == 0).sum())

@@ -30,8 +30,8 @@ class MetricValues:
         OP, OR, OF1: precision, recall and F1 of all labels together, those of classes without a positive included.
         per_class_AP: (C,) float64, NaN where a class has no positive; read-only.
         excluded_classes: the classes without a positive, by name, or by index where no names were given.
-        threshold: scores from here on were predictions; None where `top_k` chose them.
-        top_k: labels predicted for each image; None where the threshold chose them.
+        threshold: scores from here on were predictions; None where `top_k` alone chose them.
+        top_k: labels predicted for each image, at most; None where the threshold alone chose them.
         ap: the definition of AP.
         num_images: N.
         classes: the C names, if they were given.
@@ -64,7 +64,7 @@ def multilabel_metrics(
     scores: ArrayLike,
     targets: ArrayLike,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     top_k: int | None = None,
     ap: AveragePrecision = "average",
     classes: Sequence[str] | None = None,
@@ -77,9 +77,10 @@ def multilabel_metrics(
     Args:
         scores: (N, C) probabilities.
         targets: (N, C) of 1, 0 and -1 (ignore).
-        threshold: labels with this probability or more are predicted.
-        top_k: instead, predict the k highest-scored labels of each image, whatever their scores (of equal ones the
-            first class); ML-GCN's code asks for 0.5 on top of that. Ignored labels are passed over.
+        threshold: labels with this probability or more are predicted; 0.5 where neither this nor `top_k` is given.
+        top_k: predict the k highest-scored labels of each image (of equal ones the first class), whatever their scores.
+            With a threshold as well only those that reach it: ML-GCN's and CSRA's code take 3 and 0.5. Ignored labels
+            are passed over.
         ap: the definition of average precision, see `csra_lab.metrics`.
         classes: C names, for `excluded_classes` and for messages.
 
@@ -93,10 +94,9 @@ def multilabel_metrics(
     scores, targets = checked(scores, targets, classes)
     check_probabilities(scores, classes)
     num_images, num_classes = scores.shape
-    check_prediction(threshold, top_k, num_classes)
+    threshold = checked_threshold(threshold, top_k, num_classes)
     positive = targets == 1
-    predicted = scores >= threshold if top_k is None else top_k_mask(scores, targets, top_k)
-    predicted &= targets != -1
+    predicted = predictions(scores, targets, threshold, top_k)
     counts = ((predicted & positive).sum(axis=0), predicted.sum(axis=0), positive.sum(axis=0))
     if not counts[2].any():
         raise CsraError(NOTHING_TO_FIND)
@@ -114,7 +114,7 @@ def metric_values(
     per_class_AP: NDArray,
     *,
     num_images: int,
-    threshold: float,
+    threshold: float | None,
     top_k: int | None,
     ap: AveragePrecision,
     classes: Sequence[str] | None,
@@ -136,7 +136,7 @@ def metric_values(
         OF1=float(2 * correct.sum() / (chosen.sum() + true.sum())),
         per_class_AP=per_class_AP,
         excluded_classes=tuple(excluded) if classes is None else tuple(classes[c] for c in excluded),
-        threshold=float(threshold) if top_k is None else None,
+        threshold=None if threshold is None else float(threshold),
         top_k=top_k,
         ap=ap,
         num_images=num_images,
@@ -197,6 +197,14 @@ def area(hits: NDArray, seen: NDArray, ap: AveragePrecision) -> float:
     return precision.mean()
 
 
+def predictions(scores: NDArray, targets: NDArray, threshold: float | None, top_k: int | None) -> NDArray[np.bool_]:
+    """(N, C) the labels that are predicted; ignored ones are not."""
+    predicted = targets != -1
+    if threshold is not None:
+        predicted &= scores >= threshold
+    return predicted if top_k is None else predicted & top_k_mask(scores, targets, top_k)
+
+
 def top_k_mask(scores: NDArray, targets: NDArray, k: int) -> NDArray[np.bool_]:
     """(N, C) mask of the k best labels of each image; of equal scores the first class, of ignored ones none."""
     scores = np.where(targets == -1, -np.inf, scores)
@@ -234,12 +242,13 @@ def check_ap(ap: str) -> None:
         raise CsraError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
 
 
-def check_prediction(threshold: float, top_k: int | None, num_classes: int) -> None:
-    """Raise a CsraError for a threshold that is no probability, or a top_k that is no number of classes."""
-    if not 0 <= threshold <= 1:
+def checked_threshold(threshold: float | None, top_k: int | None, num_classes: int) -> float | None:
+    """The threshold that holds; a CsraError for one that is no probability, or a top_k that is no number of classes."""
+    if threshold is not None and not 0 <= threshold <= 1:
         raise CsraError(f"threshold must be a probability from 0 to 1, not {threshold}.")
     if top_k is not None and (not isinstance(top_k, Integral) or not 1 <= top_k <= num_classes):
         raise CsraError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
+    return 0.5 if threshold is None and top_k is None else threshold
 
 
 def check_probabilities(scores: NDArray, classes: Sequence[str] | None) -> None:

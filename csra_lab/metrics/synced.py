@@ -30,7 +30,9 @@ class SyncedMultilabelMetrics(Metric):
     is_differentiable = False
     full_state_update = False
 
-    def __init__(self, num_classes: int, *, bins: int | None = None, threshold=0.5, top_k=None, ap="average", **kwargs):
+    def __init__(
+        self, num_classes: int, *, bins: int | None = None, threshold=None, top_k=None, ap="average", **kwargs
+    ):
         super().__init__(**kwargs)
         self.options = {"bins": bins, "threshold": threshold, "top_k": top_k, "ap": ap}
         self.num_classes = num_classes

@@ -79,7 +79,7 @@ def evaluate(
     dataset: MultiLabelDataset,
     *,
     ap: Literal["average", "voc11", "envelope"] = "average",
-    threshold: float = 0.5,
+    threshold: float | None = None,
     top_k: int | None = None,
     difficult: Literal["ignore", "negative"] = "ignore",
     **scoring,

@@ -43,7 +43,9 @@ def literal_ap(scores, targets, ap):
     return area
 
 
-def literal_metrics(scores, targets, *, threshold=0.5, top_k=None, ap="average"):
+def literal_metrics(scores, targets, *, threshold=None, top_k=None, ap="average"):
+    if threshold is None:
+        threshold = 0.5 if top_k is None else 0.0
     num_images, num_classes = targets.shape
     predicted = [[False] * num_classes for _ in range(num_images)]
     for n in range(num_images):
@@ -51,7 +53,8 @@ def literal_metrics(scores, targets, *, threshold=0.5, top_k=None, ap="average")
         if top_k is None:
             chosen = [c for c in eligible if scores[n, c] >= threshold]
         else:
-            chosen = sorted(eligible, key=lambda c: (-scores[n, c], c))[:top_k]
+            best = sorted(eligible, key=lambda c: (-scores[n, c], c))[:top_k]
+            chosen = [c for c in best if scores[n, c] >= threshold]
         for c in chosen:
             predicted[n][c] = True
     rows, sums = [], [0, 0, 0]
@@ -99,7 +102,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("options", [{}, {"threshold": 0.3}, {"top_k": 1}, {"top_k": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.3}, {"top_k": 1}, {"top_k": 3}, {"top_k": 3, "threshold": 0.5}], ids=str)
 @pytest.mark.parametrize("ap", DEFINITIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_every_number_is_the_literal_one(case, ap, options):
