@@ -7,6 +7,10 @@ of an image and a class that it shows (all of `localization` and `detection`):
     energy     the share of the map that lies in the boxes of the class
     CorLoc     whether the box around the map's largest part overlaps an object by 0.5, or by 0.3
 
+and on all images and classes, with the class's probability as the score of its box,
+
+    mAP        of detection at an overlap of 0.5, and of 0.3
+
 Baselines know nothing of the image: its centre; the class's prior, which is the mean of its training boxes as a map;
 the class's median training box; and the whole image. Boxes are kept in 224ths of a side, widened to whole ones.
 """
@@ -24,8 +28,18 @@ from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead
 from csra_lab.significance import draw_images
-from csra_lab.study.attention_study import TEMPERATURES, mean_interval, score_maps, size_bins
-from csra_lab.study.detection import boxes_of, localised
+from csra_lab.study.attention_study import (
+    FINE,
+    LEAST_PROBABILITY,
+    TEMPERATURES,
+    interval,
+    mean_interval,
+    score_maps,
+    size_bins,
+)
+from csra_lab.study.detection import Detections, boxes_of, detection_precision, localised
+from csra_lab.study.experiments import describe, source_features
+from csra_lab.study.head_stack import train_heads
 from csra_lab.study.localization import (
     Objects,
     Pairs,
@@ -33,11 +47,14 @@ from csra_lab.study.localization import (
     attention_maps,
     box_coverage,
     mass_inside,
+    objects_of,
     pairs_of,
     peaks,
     points_inside,
 )
+from csra_lab.study.plans import BASE, SOURCES
 from csra_lab.training.feature_cache import FeatureMaps
+from csra_lab.training.run_folder import environment
 
 SIDE = 224  # boxes are kept in this part of a side
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -48,6 +65,41 @@ WAYS = {  # a map -> its head, and its temperature; None: the class activation m
     f"CAM of {CSRA}": (CSRA, None),
     f"attention of {CSRA}, T = 1": (CSRA, 1.0),
 }
+
+
+def record_real_boxes(
+    out: Path, *, data: Path | None = None, cache: Path | None = None, seeds: int = 5, resamples: int = 1000
+) -> None:
+    """Train both heads of `seeds` seeds on VOC2012's photographs, measure, and write the record `out`.
+
+    Both have the learning rate of `plans.BASE`, which is the best of each on held-out images (`study.own_best`).
+
+    Args:
+        data: a VOC devkit. cache: folder of the cached features. resamples: draws of the bootstrap.
+    """
+    source = SOURCES["photographs"]
+    sets, features = source_features(source, data, cache=cache)
+    fields = {"dataset": source.dataset, "classes": source.classes, "image_size": source.image_size}
+    recipes = {
+        name: [BASE.replace(name=name, backbone=source.backbone, seed=seed, **fields, **changes)
+               for seed in range(seeds)]
+        for name, changes in ((AVERAGE, {"head": "average"}), (CSRA, {"head": "csra"}))
+    }  # fmt: skip
+    heads = {name: [t.head for t in train_heads(r, features["trainval"])] for name, r in recipes.items()}
+    objects = {split: objects_of(sets[split]) for split in ("trainval", "test")}
+    values, thresholds, pairs, best = measure_real_boxes(heads, features, objects)
+    weights = draw_images(objects["test"].num_images, resamples=resamples)
+    detection = detection_values(heads, features["test"], thresholds, whole_boxes(objects["test"]), weights)
+    run = {
+        "question": "Do heads look at objects on photographs, and more than what knows nothing of the image?",
+        "command": 'csra_lab.study.real_boxes.record_real_boxes(Path("data/runs/real-boxes"), data=Path("VOCdevkit"))',
+        "recipes": {name: each[0].to_json() for name, each in recipes.items()},
+        "seeds": seeds,
+        "images": objects["test"].num_images,
+        "data": {split: describe(dataset) for split, dataset in sets.items()},
+        "environment": environment(torch.device("cpu")),
+    }
+    write_real_boxes(out, values, thresholds, pairs, best, run, weights=weights, detection=detection)
 
 
 def whole_boxes(objects: Objects) -> Objects:
@@ -140,6 +192,36 @@ def choose_thresholds(maps: Mapping[str, NDArray], pairs: Pairs) -> dict[str, fl
     return chosen
 
 
+def detection_values(
+    heads: Mapping[str, Sequence[ScoreMapHead]],
+    features: FeatureMaps,
+    thresholds: Mapping[str, float],
+    objects: Objects,
+    weights: NDArray,
+) -> dict[tuple[str, str], tuple[NDArray, NDArray]]:
+    """(way, measure) -> (S,) mAPs of detection on the images, and (S, R) on the draws of them.
+
+    A class with a probability of at least `LEAST_PROBABILITY` gives one box.
+
+    Args:
+        thresholds: way -> threshold of its boxes. weights: (R, N) how often each image is drawn.
+    """
+    once_and_drawn = np.concatenate([np.ones((1, objects.num_images), weights.dtype), weights])  # (1 + R, N)
+    found: dict[tuple[str, str], list[NDArray]] = {}
+    for way, (name, t) in WAYS.items():
+        for head in heads[name]:
+            maps = torch.from_numpy(score_maps(head, features))  # (N, C, h, w)
+            with torch.inference_mode():
+                probability = torch.sigmoid(head.pool(maps.flatten(2)[:, None])).double().numpy()  # (N, C)
+            image, label = np.nonzero(probability > LEAST_PROBABILITY)
+            corners = boxes_of(maps[image, label], t, thresholds[way], size=FINE)
+            detections = Detections(image, label, corners, probability[image, label])
+            for least in OVERLAPS:
+                precision = detection_precision(detections, objects, least=least, weights=once_and_drawn)
+                found.setdefault((way, f"mAP {least:g}"), []).append(np.nanmean(precision, axis=1))
+    return {key: (np.array(runs)[:, 0], np.array(runs)[:, 1:]) for key, runs in found.items()}
+
+
 def compared(values: Mapping[tuple, NDArray]) -> list[tuple[str, str, str]]:
     """(measure, label, against): the heads against each other and against the strongest baselines."""
     rows = [("pointing", CSRA, AVERAGE)]
@@ -153,30 +235,47 @@ def compared(values: Mapping[tuple, NDArray]) -> list[tuple[str, str, str]]:
     return [row for row in rows if (row[1], row[0]) in values and (row[2], row[0]) in values]
 
 
-def comparisons_of(values: Mapping[tuple, NDArray], pairs: Pairs, weights: NDArray) -> Iterator[dict]:
+def comparisons_of(
+    values: Mapping[tuple, NDArray],
+    pairs: Pairs,
+    weights: NDArray,
+    detection: Mapping[tuple[str, str], tuple[NDArray, NDArray]] | None = None,
+) -> Iterator[dict]:
     """Every compared row on all pairs, and pointing against the centre in every bin; the intervals hold together.
 
     Args:
         values: (method, measure) -> (S, P) of S seeds and P pairs. weights: (resamples, images) of the bootstrap.
+        detection: (way, measure) -> (S,) and (S, resamples), see `detection_values`.
     """
-    bins = bins_of(pairs)
+    detection, bins = detection or {}, bins_of(pairs)
     rows = [(row, "all") for row in compared(values)]
     rows += [(("pointing", CSRA, against), name) for against in (AVERAGE, "centre") for name in list(bins)[1:]]
+    reference = f"CAM of {AVERAGE}"
+    detected = [(way, measure) for way, measure in detection if way != reference]
+    total = len(rows) + len(detected)
     for (measure, label, against), name in rows:
         inside = bins[name]
         a, b = (np.broadcast_to(values[k, measure], (_seeds(values), len(pairs)))[:, inside] for k in (against, label))
-        found = mean_interval(a, b, pairs.image[inside], weights, len(rows))
+        found = mean_interval(a, b, pairs.image[inside], weights, total)
         yield {"measure": measure, "bin": name, "label": label, "against": against, **found}
+    for way, measure in detected:
+        (seen, drawn), (seen_b, drawn_b) = detection[reference, measure], detection[way, measure]
+        ends = interval(seen_b - seen, drawn_b - drawn, units=weights.shape[1], comparisons=total)
+        yield {"measure": measure, "bin": "all", "label": way, "against": reference, **ends}
 
 
-def results_of(values: Mapping[tuple, NDArray], pairs: Pairs) -> Iterator[dict]:
+def results_of(
+    values: Mapping[tuple, NDArray],
+    pairs: Pairs,
+    detection: Mapping[tuple[str, str], tuple[NDArray, NDArray]] | None = None,
+) -> Iterator[dict]:
     """A line for each method, measure and bin, in %: mean and standard deviation over the seeds."""
     for (method, measure), each in values.items():
         for name, inside in bins_of(pairs).items():
-            rates = 100 * each[:, inside].mean(axis=1)
-            spread = rates.std(ddof=1) if len(rates) > 1 else np.nan
             line = {"method": method, "measure": measure, "bin": name, "pairs": int(inside.sum())}
-            yield line | {"mean": round(rates.mean(), 3), "sd": round(spread, 3), "seeds": len(rates)}
+            yield line | _over_seeds(each[:, inside].mean(axis=1))
+    for (method, measure), (rates, _) in (detection or {}).items():
+        yield {"method": method, "measure": measure, "bin": "all", "pairs": len(pairs)} | _over_seeds(rates)
 
 
 def measure_real_boxes(
@@ -199,17 +298,15 @@ def measure_real_boxes(
     return values, thresholds, pairs, best
 
 
-def write_real_boxes(out: Path, values, thresholds, pairs: Pairs, best, run: dict, *, resamples: int = 1000) -> None:
+def write_real_boxes(
+    out: Path, values, thresholds, pairs: Pairs, best, run: dict, *, weights: NDArray, detection=None
+) -> None:
     """Write the record: run.json, results.csv, comparisons.csv, and found.npz with the boxes and the best cells."""
-    num_images = int(pairs.image.max()) + 1 if "images" not in run else run["images"]
-    weights = draw_images(num_images, resamples=resamples)
     with atomic_write(out) as path:
         path.mkdir()
-        (path / "run.json").write_text(
-            strict_json.dumps(run | {"thresholds": thresholds}, indent=1) + "\n", encoding="utf-8"
-        )
-        pd.DataFrame(results_of(values, pairs)).to_csv(path / "results.csv", index=False)
-        pd.DataFrame(comparisons_of(values, pairs, weights)).to_csv(path / "comparisons.csv", index=False)
+        strict_json.write(path / "run.json", run | {"thresholds": thresholds}, indent=1)
+        pd.DataFrame(results_of(values, pairs, detection)).to_csv(path / "results.csv", index=False)
+        pd.DataFrame(comparisons_of(values, pairs, weights, detection)).to_csv(path / "comparisons.csv", index=False)
         np.savez_compressed(
             path / "found.npz",
             image=pairs.image.astype(np.uint16),
@@ -222,6 +319,11 @@ def write_real_boxes(out: Path, values, thresholds, pairs: Pairs, best, run: dic
 def _energy(maps: torch.Tensor, coverage: NDArray) -> NDArray[np.float64]:
     """(S, P, h, w) maps -> (S, P) the share in the boxes."""
     return np.stack([mass_inside(m, coverage) for m in maps.numpy()])
+
+
+def _over_seeds(rates: NDArray) -> dict[str, float]:
+    spread = 100 * rates.std(ddof=1) if len(rates) > 1 else np.nan
+    return {"mean": round(100 * rates.mean(), 3), "sd": round(spread, 3), "seeds": len(rates)}
 
 
 def _seeds(values: Mapping[tuple, NDArray]) -> int:

@@ -10,10 +10,12 @@ from csra_lab.study.localization import Objects, pairs_of
 from csra_lab.study.real_boxes import (
     AVERAGE,
     CSRA,
+    WAYS,
     baselines,
     bins_of,
     class_priors,
     comparisons_of,
+    detection_values,
     map_values,
     measure_real_boxes,
     median_boxes,
@@ -100,11 +102,32 @@ def test_a_record_holds_what_was_measured(objects, tmp_path):
              CSRA: [build_head(head_config("csra", lam=0.3), 6, 2) for _ in range(2)]}  # fmt: skip
     boxes = {"trainval": objects, "test": objects}
     values, thresholds, pairs, best = measure_real_boxes(heads, features, boxes)
-    write_real_boxes(tmp_path / "r", values, thresholds, pairs, best, {"images": 120}, resamples=50)
+    weights = draw_images(120, resamples=50)
+    detection = detection_values(heads, some, thresholds, objects, weights)
+    write_real_boxes(tmp_path / "r", values, thresholds, pairs, best, {}, weights=weights, detection=detection)
     with np.load(tmp_path / "r" / "found.npz") as kept:
         assert kept[f"best cell, {CSRA}"].shape == (2, 120)
         kept_boxes = kept["boxes"].astype(float)
     filled = ~np.isnan(pairs.boxes[..., 0])
     np.testing.assert_array_equal(kept_boxes[filled], 224 * pairs.boxes[filled])
-    lines = list(comparisons_of(values, pairs, draw_images(120, resamples=50)))
-    assert {line["comparisons"] for line in lines if "comparisons" in line} == {len(lines)}
+    lines = list(comparisons_of(values, pairs, weights, detection))
+    assert {line["comparisons"] for line in lines} == {len(lines)}
+    measures = {"mAP 0.5", "mAP 0.3", "CorLoc 0.5", "CorLoc 0.3", "pointing", "energy"}
+    assert measures == {line["measure"] for line in lines}
+
+
+def test_a_detector_that_sees_each_object_has_a_perfect_score(objects):
+    """One image a class and object; score maps that are the boxes, and sure of their class: mAP 1, however drawn."""
+    one = Objects(objects.image[[0, 3]], objects.label[[0, 3]], objects.corners[[0, 3]], np.zeros(2, bool), 4)
+    maps = np.full((4, 1, 2, 4, 4), -1.0, np.float32)
+    maps[0, 0, 0, :2, :2] = maps[2, 0, 1, :2, :] = 1
+    head = build_head(head_config("max"), 2, 2)
+    with torch.no_grad():
+        head.weight.copy_(10 * torch.eye(2)[None])
+    thresholds = dict.fromkeys(WAYS, 0.5)
+    features = FeatureMaps(torch.from_numpy(maps).half(), np.zeros((4, 2), np.int8))
+    weights = 1 + draw_images(4, resamples=20)
+    found = detection_values({AVERAGE: [head], CSRA: [head]}, features, thresholds, one, weights)
+    for seen, drawn in found.values():
+        np.testing.assert_allclose(seen, 1)
+        np.testing.assert_allclose(drawn, 1)
