@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.browser import chromium
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)  # the networks here are tiny: threads cost more than they bring, above all on a busy machine
 
@@ -42,3 +44,10 @@ def _no_network():
     patch.setattr(socket, "getaddrinfo", local_lookup)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests that open a page. Playwright starts once in a process."""
+    with chromium() as opened:
+        yield opened

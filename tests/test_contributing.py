@@ -13,7 +13,6 @@ from csra_lab.heads import HEADS
 from csra_lab.residual_attention import residual_max
 from csra_lab.widgets import base
 from tests.book import test_structure
-from tests.book.conftest import browser  # noqa: F401
 from tests.widgets.drive import Drive
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,8 +74,7 @@ def test_a_chapter(monkeypatch):
         run(test_structure.code(cell), "contributed_chapter", monkeypatch)
 
 
-def test_an_explorer(monkeypatch, tmp_path, browser):  # noqa: F811
-
+def test_an_explorer(monkeypatch, tmp_path, browser):
     monkeypatch.setattr(base, "HERE", tmp_path)
     for part in ("arithmetic", "page"):
         (tmp_path / f"{part}.js").write_text((ROOT / f"csra_lab/widgets/{part}.js").read_text())

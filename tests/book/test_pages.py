@@ -113,7 +113,7 @@ def test_reads_well_with_no_network(html, address, browser, axe, name, over, wid
 
 def test_prints_white_with_solutions_open_and_nothing_to_click(html, browser):
     browser.visit(f"{html.as_uri()}/four_lines.html", width=680, theme="dark")
-    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.page.emulate_media(media="print")
     browser.evaluate("dispatchEvent(new Event('beforeprint'))")
     shown = "[...document.querySelectorAll('SELECTOR')].filter((e) => e.checkVisibility()).length"
     for gone in (".bd-sidebar-primary", ".bd-header-article", ".toggle-button", ".copybtn", ".prev-next-area"):

@@ -3,9 +3,6 @@
 import json
 import math
 
-KEYS = {"ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "PageUp": 33}
-KEYS |= {"PageDown": 34, "Tab": 9, "Enter": 13}
-
 
 class Drive:
     """The nth explorer on the page whose name is given."""
@@ -60,10 +57,7 @@ class Drive:
         """Focus a control and press keys."""
         self.ask(f"{{ {self.one(self.control(name))}.focus({{ preventScroll: true }}); }}")
         for key in keys:
-            for kind in ("keyDown", "keyUp"):
-                self.browser.call(
-                    "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key]
-                )
+            self.browser.page.keyboard.press(key)
         self.settle()
 
     def click(self, name: str, across: float = 0.5, down: float = 0.5) -> None:
@@ -78,20 +72,27 @@ class Drive:
         box = self.ask(
             f"(({{ x, y, width, height }}) => [x, y, width, height])({self.one(selector)}.getBoundingClientRect())"
         )
-        points = [{"x": box[0] + a * box[2], "y": box[1] + d * box[3]} for a, d in way]
-        if finger:
-            self.browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[points[0]])
-            for point in points[1:]:
-                self.browser.call("Input.dispatchTouchEvent", type="touchMove", touchPoints=[point])
-            self.browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-        else:
-            button = {"button": "left", "buttons": 1, "clickCount": 1}
-            self.browser.call("Input.dispatchMouseEvent", type="mouseMoved", **points[0])
-            self.browser.call("Input.dispatchMouseEvent", type="mousePressed", **points[0], **button)
-            for point in points[1:]:
-                self.browser.call("Input.dispatchMouseEvent", type="mouseMoved", **point, **button)
-            self.browser.call("Input.dispatchMouseEvent", type="mouseReleased", **points[-1], **button)
+        points = [(box[0] + across * box[2], box[1] + down * box[3]) for across, down in way]
+        self._slide(points) if finger else self._pull(points)
         self.settle()
+
+    def _pull(self, points: list[tuple[float, float]]) -> None:
+        mouse = self.browser.page.mouse
+        mouse.move(*points[0])
+        mouse.down()
+        for point in points[1:]:
+            mouse.move(*point)
+        mouse.up()
+
+    def _slide(self, points: list[tuple[float, float]]) -> None:
+        """One finger; Playwright only taps, so the protocol below it is asked."""
+        page = self.browser.page
+        finger = page.context.new_cdp_session(page)
+        for number, (x, y) in enumerate(points):
+            kind = "touchMove" if number else "touchStart"
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        finger.detach()
 
 
 def number(text: str) -> float:

@@ -31,10 +31,7 @@ def torch_maps(model: MultiLabelClassifier, path: Path) -> torch.Tensor:
 
 def choose(drive: Drive, path: Path, *, control: str = "file", seconds: float = 60) -> str:
     """Choose a file as a reader does, and wait for what the explorer says of it."""
-    drive.browser.call("DOM.enable")
-    root = drive.browser.call("DOM.getDocument")["root"]["nodeId"]
-    node = drive.browser.call("DOM.querySelector", nodeId=root, selector=drive.control(control))["nodeId"]
-    drive.browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+    drive.browser.page.set_input_files(drive.control(control), path)
     return wait(drive, path.name, seconds=seconds)
 
 

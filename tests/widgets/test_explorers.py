@@ -341,9 +341,7 @@ def test_many_on_one_page_at_phone_width_and_each_on_its_own(show):
     assert (first.shown("T"), second.shown("T")) == ("∞", "1")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     before = second.number("mean")
-    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
     second.drag("score-1", [(0.5, 0.3), (0.5, 0.05)], finger=True)
-    page.call("Emulation.setTouchEmulationEnabled", enabled=False)
     assert second.number("mean") > before + 0.5
     assert first.number("mean") == before
 
