@@ -106,12 +106,13 @@ def source_features(
     source: Source, data: Path | None, *, cache: Path | None = None, progress: bool = False
 ) -> tuple[dict[str, MultiLabelDataset], dict[str, FeatureMaps]]:
     """The data sets and kept features of a source, by split; "trainval" is what is trained on."""
-    weights = best_weights(source.backbone)
+    weights = source.weights or best_weights(source.backbone)
     backbone = create_backbone(source.backbone, weights=weights, image_size=source.image_size)
     root = None if source.dataset in DRAWN else data
     sets, maps = {}, {}
     for split in ("trainval", *source.splits):
-        sets[split] = load_dataset(source.dataset, root, split, classes=source.classes or None)
+        read = source.train_split if split == "trainval" else split
+        sets[split] = load_dataset(source.dataset, root, read, classes=source.classes or None)
         mirror = source.mirror and split == "trainval"
         maps[split] = cache_features(backbone, sets[split], mirror=mirror, root=cache, progress=progress)
     return sets, maps

@@ -124,7 +124,7 @@ def run_own_best(
     train, (split, *_) = maps["trainval"], SOURCES[source].splits
     recipes = {name: _recipe(source, name, method) for name, method in methods.items()}
     folder = Path(out) / source
-    steps = _Steps(folder.with_name(f"{source}.part"), {n: r.to_json() for n, r in recipes.items()}, say)
+    steps = Steps(folder.with_name(f"{source}.part"), {n: r.to_json() for n, r in recipes.items()}, say)
     fit, held_out = hold_out(sets["trainval"], 0.2)
     starts = {name: method.start for name, method in methods.items()}
     tuned = steps.table("tuning", lambda: _tuning_table(tune(recipes, starts, train, fit, held_out, say=say)))
@@ -166,7 +166,7 @@ def run_own_best(
     return folder
 
 
-class _Steps:
+class Steps:
     """What a run has done so far, a file a step.
 
     Args:
@@ -284,7 +284,7 @@ def write_own_best(
         strict_json.write(path / "run.json", about, indent=1)
         tuning.to_csv(path / "tuning.csv", index=False, float_format="%.6f")
         curves.to_csv(path / "curves.csv", index=False, float_format="%.6f")
-        _results(scores, again, dataset.targets).to_csv(path / "results.csv", index=False, float_format="%.6f")
+        results_table(scores, again, dataset.targets).to_csv(path / "results.csv", index=False, float_format="%.6f")
         _classes(scores, dataset).to_csv(path / "classes.csv", index=False, float_format="%.6f")
         found = measured_claims(scores, again, dataset.targets, claims, **options)
         found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
@@ -333,7 +333,8 @@ def _trained_scores(recipes: Mapping[str, Recipe], seed: int, features: FeatureM
     return score_heads([t.head for t in trained], test)
 
 
-def _results(scores: Mapping[str, NDArray], again: Mapping[str, NDArray], targets: NDArray) -> pd.DataFrame:
+def results_table(scores: Mapping[str, NDArray], again: Mapping[str, NDArray], targets: NDArray) -> pd.DataFrame:
+    """method, kind of run, number, and mAP over classes and over positives (fractions)."""
     once = np.ones((1, len(targets)), dtype=np.int64)
     lines = []
     for kind, part in (("seed", scores), ("resample", again)):

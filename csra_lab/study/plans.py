@@ -27,6 +27,8 @@ class Source:
     Attributes:
         dataset: a name that `load_dataset` knows. splits: the splits that are measured.
         mirror: train on the mirror images too. classes: none named means all.
+        weights: of the backbone, see `create_backbone`; None for ImageNet's, wherever they can be had.
+        train_split: what is trained on.
         by_photograph: pictures cut from one photograph are drawn together by the bootstrap.
     """
 
@@ -36,6 +38,8 @@ class Source:
     backbone: str = "tf_efficientnet_lite0"
     image_size: int = 224
     mirror: bool = True
+    weights: str | None = None
+    train_split: str = "trainval"
     by_photograph: bool = False
 
 
@@ -45,6 +49,7 @@ SOURCES: dict[str, Source] = {
     "photographs": _PHOTOGRAPHS,
     "emoji": Source("emoji-voc", splits=("test", "test-unseen")),
     "paperdoll": Source("paperdoll-wider", by_photograph=True),
+    "coco": Source("coco2014", splits=("val",), mirror=False, train_split="train"),
     # One view a picture: at 448 pixels the files are four times as large.
     **{
         f"photographs-{short}-{size}": dataclasses.replace(

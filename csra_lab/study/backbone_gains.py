@@ -1,0 +1,187 @@
+"""Whose gain depends on the backbone? Average pooling, the four lines and CSRA on several frozen networks.
+
+On each network both heads have their own best learning rate, and the four lines their own best lambda, chosen on
+held-out images (`study.own_best`); the four lines at lambda 0.2, which the paper fixes for all but ResNets, stand
+beside them. The course's conclusion, that the backbone has no significant effect, is two claims: the mAP of average
+pooling is the same on two networks, and so is CSRA's gain. The record is a folder of
+
+run.json      question, networks, chosen rates and lambdas, data, versions
+tuning.csv    network, method, learning rate or lambda, and held-out mAP (fractions)
+results.csv   network, method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
+claims.csv    every claim with its interval, over classes and over positives
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from csra_lab._io import strict_json
+from csra_lab._io.atomic_write import atomic_write
+from csra_lab.claims import Claim
+from csra_lab.metrics import average_precision
+from csra_lab.recipes import Recipe
+from csra_lab.study.experiments import describe, source_features
+from csra_lab.study.head_stack import score_heads, train_heads
+from csra_lab.study.own_best import AVERAGE, CSRA, Steps, bootstrap, measured_claims, results_table, tune
+from csra_lab.study.plans import BASE, FOUR_LINES, SOURCES, Source
+from csra_lab.training.feature_cache import FeatureMaps
+from csra_lab.training.run_folder import environment, from_logits, to_logits
+from csra_lab.training.sampling import hold_out
+
+FIXED, TUNED = "four lines, lam = 0.2", "four lines, lam tuned"
+METHODS = (AVERAGE, FIXED, TUNED, CSRA)
+START = 3e-3
+"""The learning rate that is tried first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A frozen network with ImageNet weights.
+
+    Attributes:
+        backbone: timm's name. image_size: side of the input in pixels.
+        weights: "installed", or the name of a file in the folder of weights.
+    """
+
+    backbone: str
+    image_size: int
+    weights: str = "installed"
+
+
+NETWORKS: dict[str, Network] = {
+    "EfficientNet-Lite0": Network("tf_efficientnet_lite0", 224),
+    "EfficientNet-Lite1": Network("tf_efficientnet_lite1", 240),
+    "EfficientNet-Lite2": Network("tf_efficientnet_lite2", 260),
+    "EfficientNet-Lite3": Network("tf_efficientnet_lite3", 280, "tf_efficientnet_lite3-int8.safetensors"),
+    "MobileNetV2": Network("mobilenetv2_100", 224, "mobilenetv2_100-torch-float.safetensors"),
+}
+"""The first is what the others are compared with."""
+
+
+def run_backbone_gains(
+    source: str,
+    out: Path,
+    *,
+    data: Path | None = None,
+    weights: Path | None = None,
+    cache: Path | None = None,
+    networks: Mapping[str, Network] = NETWORKS,
+    seeds: int = 3,
+    resamples: int = 3,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Measure every network on a source of `plans.SOURCES`, and write `out`/`source`, whole or not at all.
+
+    What has been done is in `out`/`source`.part, and is not done again.
+
+    Args:
+        data: folder of the images. weights: folder of the weight files. cache: folder of the cached features.
+        seeds: runs on all training images. resamples: bootstrap samples of them. log: is told of every step.
+    """
+    folder = Path(out) / source
+    plan = {name: dataclasses.asdict(network) for name, network in networks.items()}
+    steps = Steps(folder.with_name(f"{source}.part"), plan, log)
+    tunings, scores, again, chosen, sets = [], {}, {}, {}, {}
+    for name, network in networks.items():
+        where = _source(source, network, weights)
+        sets, maps = source_features(where, data, cache=cache)
+        recipes = _recipes(where)
+        fit, held_out = hold_out(sets["trainval"], 0.2)
+        split = where.splits[0]
+        tuning = steps.table(f"{name}-tuning", lambda r=recipes, m=maps, f=fit, h=held_out: _tune(r, m, f, h, log))
+        best = {method: rows.set_index("setting").held_out_mAP.idxmax() for method, rows in tuning.groupby("method")}
+        own = {method: recipe.replace(head_lr=float(best[method])) for method, recipe in recipes.items()}
+        for part, kind, runs in ((scores, "seed", seeds), (again, "resample", resamples)):
+            stacked = [
+                steps.scores(
+                    f"{name}-{kind}-{run}",
+                    lambda o=own, b=best, m=maps, k=kind, n=run, s=split: _scores(o, b[TUNED], m, k, n, s),
+                )
+                for run in range(runs)
+            ]
+            part |= {f"{name}: {m}": np.stack(s) for m, s in zip(METHODS, np.stack(stacked, axis=1), strict=True)}
+        tunings.append(tuning.assign(network=name))
+        chosen[name] = dict(best)
+    about = {
+        "question": "Does CSRA's gain depend on the backbone?",
+        "source": source,
+        "networks": plan,
+        "chosen": chosen,
+        "seeds": seeds,
+        "resamples": resamples,
+        "data": {name: describe(dataset) for name, dataset in sets.items()},
+        "environment": environment(torch.device("cpu")),
+    }
+    scores, again = ({k: from_logits(to_logits(s)) for k, s in part.items()} for part in (scores, again))
+    targets = sets[split].targets
+    with atomic_write(folder) as path:
+        path.mkdir(parents=True)
+        strict_json.write(path / "run.json", about, indent=1)
+        pd.concat(tunings).to_csv(path / "tuning.csv", index=False, float_format="%.6f")
+        results = results_table(scores, again, targets)
+        results[["network", "method"]] = results.method.str.split(": ", n=1, expand=True)
+        results.to_csv(path / "results.csv", index=False, float_format="%.6f")
+        found = measured_claims(scores, again, targets, claims_of(tuple(networks)))
+        found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
+    steps.remove()
+    return folder
+
+
+def claims_of(networks: tuple[str, ...]) -> list[Claim]:
+    """The gains on every network, and of every other network against the first: mAP, and CSRA's gain."""
+    first, *others = networks
+    gains = [Claim.difference(f"{n}: {m}", f"{n}: {AVERAGE}") for n in networks for m in METHODS[1:]]
+    levels = [Claim.difference(f"{n}: {AVERAGE}", f"{first}: {AVERAGE}") for n in others]
+    return [
+        *gains,
+        *levels,
+        *(
+            Claim.interaction(
+                f"gain on {n} - gain on {first}", f"{n}: {CSRA}", f"{n}: {AVERAGE}", f"{first}: {CSRA}",
+                f"{first}: {AVERAGE}",
+            )
+            for n in others
+        ),
+    ]  # fmt: skip
+
+
+def _source(source: str, network: Network, weights: Path | None) -> Source:
+    path = network.weights if network.weights == "installed" else str(Path(weights or ".") / network.weights)
+    fields = {"backbone": network.backbone, "image_size": network.image_size, "weights": path, "mirror": False}
+    return dataclasses.replace(SOURCES[source], **fields)
+
+
+def _recipes(source: Source) -> dict[str, Recipe]:
+    fields = {"dataset": source.dataset, "backbone": source.backbone, "image_size": source.image_size}
+    heads = {AVERAGE: {"head": "average"}, CSRA: {"head": "csra"}}
+    return {m: BASE.replace(name=m, **fields, classes=source.classes, **changes) for m, changes in heads.items()}
+
+
+def _tune(recipes: Mapping[str, Recipe], maps: Mapping[str, FeatureMaps], fit, held_out, log) -> pd.DataFrame:
+    """method, setting, held_out_mAP: rates of both heads, and lambdas on average pooling at its own rate."""
+    train = maps["trainval"]
+    tuned = tune(recipes, dict.fromkeys(recipes, START), train, fit, held_out, say=log)
+    best = max(tuned[AVERAGE], key=tuned[AVERAGE].get)
+    (trained,) = train_heads([recipes[AVERAGE].replace(head_lr=best)], train, fit=fit)
+    held = FeatureMaps(train.maps[torch.from_numpy(held_out)], train.targets[held_out])
+    lines = score_heads([trained.head.with_four_lines(lam) for lam in FOUR_LINES], held)
+    tuned[TUNED] = {
+        lam: float(np.nanmean(average_precision(scores, held.targets)))
+        for lam, scores in zip(FOUR_LINES, lines, strict=True)
+    }
+    rows = [(method, setting, mAP) for method, tried in tuned.items() for setting, mAP in sorted(tried.items())]
+    return pd.DataFrame(rows, columns=["method", "setting", "held_out_mAP"])
+
+
+def _scores(own: Mapping[str, Recipe], lam: float, maps, kind: str, run: int, split: str) -> NDArray:
+    """(methods, N, C) probabilities of one run."""
+    train = maps["trainval"]
+    fit = bootstrap(len(train), run) if kind == "resample" else None
+    average, csra = (t.head for t in train_heads([own[m].replace(seed=run) for m in (AVERAGE, CSRA)], train, fit=fit))
+    heads = [average, average.with_four_lines(0.2), average.with_four_lines(float(lam)), csra]
+    return score_heads(heads, maps[split])
