@@ -8,7 +8,7 @@ difficult by one rule (`_is_difficult`), which the finished layout obeys: labels
 import csv
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -130,18 +130,33 @@ def scene(split: str, index: int) -> tuple[EmojiObject, ...]:
     # Only rng.random() and plain arithmetic: NumPy keeps that stream, so that labels and boxes are the same anywhere.
     rng = _rng(split, index, "objects")
     present, difficult_only = label_set(rng)
+    return arrange(rng, _wishes(rng, present, difficult_only), VENDORS[split])
+
+
+def arrange(
+    rng: np.random.Generator, wishes: Iterable[tuple[str, bool, float]], vendors: tuple[str, ...]
+) -> tuple[EmojiObject, ...]:
+    """Place objects front to back; one for which there is no room is left out, or smaller.
+
+    Args:
+        wishes: (class, whether it is to be difficult, longer side in cells) of each.
+    """
     objects, covered = [], np.zeros((GRID, GRID), dtype=bool)
-    for name, difficult, side in _wishes(rng, present, difficult_only):
-        placed = _place(rng, name, difficult, side, VENDORS[split], covered)
+    for name, difficult, side in wishes:
+        placed = _place(rng, name, difficult, side, vendors, covered)
         objects += [placed] if placed else []
     return tuple(objects)
 
 
 def picture(split: str, index: int, image_size: int = 224) -> Image.Image:
     """Image `index` of a split, RGB. Its background has a random stream of its own, which labels do not enter."""
-    rng = _rng(split, index, "background")
+    return draw(_rng(split, index, "background"), scene(split, index), image_size)
+
+
+def draw(rng: np.random.Generator, objects: Sequence[EmojiObject], image_size: int = 224) -> Image.Image:
+    """Objects, front to back, on a random background: RGB."""
     canvas = Image.fromarray(background(rng, image_size).astype(np.uint8))
-    for item in reversed(scene(split, index)):
+    for item in reversed(objects):
         sprite = _rendered(item, image_size / GRID)
         left, top = item.x * image_size / GRID - sprite.width / 2, item.y * image_size / GRID - sprite.height / 2
         canvas.paste(sprite, (round(left), round(top)), sprite)
