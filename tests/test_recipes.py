@@ -9,7 +9,7 @@ import torch
 
 from csra_lab import MultiLabelClassifier, create_classifier
 from csra_lab.cli import train as cli
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import HEADS, head_config, head_json
 from csra_lab.recipes import RECIPES, Recipe, get_recipe
 from csra_lab.study.plans import Entry, Plan
@@ -99,6 +99,39 @@ def test_what_is_recorded_is_what_was_built(kind, option, value, monkeypatch, tm
 def test_a_change_that_would_do_nothing_is_refused_by_name(changes, name):
     with pytest.raises(CsraError, match=name):
         START.replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("optimisation", {"randaugment": True}),
+        ("optimisation", {"step_gamma": 0.5}),
+        ("data", {"image_cache": "off"}),
+        ("model", {"freeze_statistics": True}),
+    ],
+)
+def test_a_recipe_cannot_be_made_with_a_field_that_would_do_nothing(part, changes):
+    parts = {f.name: getattr(START, f.name) for f in dataclasses.fields(Recipe)}
+    parts[part] = dataclasses.replace(parts[part], **changes)
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))} would do nothing"):
+        Recipe(**parts)
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))} would do nothing"):
+        START.replace(**{part: parts[part]})
+
+
+def test_a_head_cannot_be_configured_with_another_heads_option():
+    for config, options in ((HEADS["average"][0], {"temperature": 1.0}), (HEADS["max"][0], {"lam": 0.1})):
+        with pytest.raises(TypeError, match=next(iter(options))):
+            config(**options)
+
+
+def test_what_a_change_makes_useless_goes_back_to_its_default():
+    recipe = get_recipe("resnet101-csra_voc07-448px").replace(randaugment=True)
+    assert recipe.optimisation.step_epochs == 4.0
+    assert recipe.replace(schedule="cosine").optimisation.step_epochs == 5.0
+    frozen = recipe.replace(freeze_backbone=True)
+    assert not frozen.optimisation.randaugment
+    assert Recipe.from_json(frozen.to_json()) == dataclasses.replace(frozen, why="", cost="", expected="")
 
 
 def test_unknown_labels_of_the_data_are_not_those_of_the_loss(monkeypatch):

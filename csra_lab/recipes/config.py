@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from csra_lab._io.validation import check_types
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import CSRAConfig, HeadConfig, config_kind, head_config, head_json
 from csra_lab.losses import BCE, LOSSES, Loss, create_loss
 
@@ -110,6 +110,9 @@ class Recipe:
         name: what the run is called. data, model, head, optimisation, loss, run: its parts.
         why: what it is for, and whose settings it has. cost: what a run takes. expected: the score to expect, and who
             measured it.
+
+    Raises:
+        ConfigError: a value of another kind or out of its range, or a field with a value that would do nothing.
     """
 
     name: str
@@ -125,16 +128,19 @@ class Recipe:
 
     def __post_init__(self):
         if not isinstance(self.name, str):
-            raise CsraError(f"a recipe's name must be a text, not {self.name!r}.")
+            raise ConfigError(f"a recipe's name must be a text, not {self.name!r}.")
         for part in PARTS:
             check_types(getattr(self, part), f"recipe {self.name}")
         for name, (low, high) in _LIMITS.items():
             value = getattr(getattr(self, PART_OF[name]), name)
             if value is not None and not low <= value <= high:
-                raise CsraError(f"recipe {self.name}: {name} must be from {low:,} to {high:,}, not {value}.")
+                raise ConfigError(f"recipe {self.name}: {name} must be from {low:,} to {high:,}, not {value}.")
         if len(set(self.data.classes)) != len(self.data.classes):
             named = ", ".join(self.data.classes)
-            raise CsraError(f"recipe {self.name}: classes must name each class once, not {named}.")
+            raise ConfigError(f"recipe {self.name}: classes must name each class once, not {named}.")
+        for name, reason in self.unused().items():
+            if getattr(getattr(self, PART_OF[name]), name) != _default(name):
+                raise ConfigError(f"recipe {self.name}: {name} would do nothing, since {reason}.")
 
     @classmethod
     def of(cls, name: str, *, dataset: str, backbone: str, image_size: int, **fields) -> "Recipe":
@@ -149,10 +155,11 @@ class Recipe:
         Args:
             changes: fields of any part by their names; `head` as a name or a config, options of the head by their
                 names; `loss` as a name or a config (its options are given in the config; a name keeps `unknown`). With
-                another head only the options that both have are carried over.
+                another head only the options that both have are carried over, and a field of before that would now do
+                nothing goes back to its default.
 
         Raises:
-            CsraError: a field or an option that there is not, a value of another kind, or a change that would do
+            ConfigError: a field or an option that there is not, a value of another kind, or a change that would do
                 nothing, by name.
         """
         whole = {name: changes.pop(name) for name in ("name", "why", "cost", "expected") if name in changes}
@@ -161,20 +168,18 @@ class Recipe:
         loss = create_loss(loss, unknown=self.loss.unknown) if isinstance(loss, str) else loss
         fields = {name: changes.pop(name) for name in list(changes) if name in PART_OF}
         head = _changed_head(self.name, self.head, head, changes)
-        parts = {part: getattr(self, part) for part in PARTS} | {p: whole.pop(p) for p in PARTS if p in whole}
+        given = [*fields, *(name for name, part in PART_OF.items() if part in whole)]
+        parts = {part: whole.pop(part, getattr(self, part)) for part in PARTS}
+        values = {name: getattr(parts[part], name) for name, part in PART_OF.items()} | fields
+        values |= {name: _default(name) for name in _unused(values) if name not in given}
         for part in PARTS:
-            own = {name: value for name, value in fields.items() if PART_OF[name] == part}
-            parts[part] = dataclasses.replace(parts[part], **own)
-        recipe = dataclasses.replace(self, **whole, **parts, head=head, loss=loss)
-        without_effect = recipe.unused()
-        for name in fields:
-            if name in without_effect and getattr(getattr(recipe, PART_OF[name]), name) != _default(name):
-                raise CsraError(f"recipe {recipe.name}: {name} would do nothing, since {without_effect[name]}.")
-        return recipe
+            of_part = {name: value for name, value in values.items() if PART_OF[name] == part}
+            parts[part] = dataclasses.replace(parts[part], **of_part)
+        return dataclasses.replace(self, **whole, **parts, head=head, loss=loss)
 
     def unused(self) -> dict[str, str]:
         """The fields that this recipe's run does not read, and why."""
-        return dict(_unused(self.model, self.optimisation))
+        return _unused({name: getattr(getattr(self, part), name) for name, part in PART_OF.items()})
 
     def to_json(self) -> dict:
         """What the run reads, in JSON types: a table for each part."""
@@ -194,12 +199,12 @@ class Recipe:
         """The recipe that `to_json` wrote; what its run did not read has the default.
 
         Raises:
-            CsraError: a part, field or value that is none.
+            ConfigError: a part, field or value that is none.
         """
         try:
             unknown = [name for name in content if name not in ("name", "head", "loss", *PARTS)]
             if unknown:
-                raise CsraError(
+                raise ConfigError(
                     f"a recipe has no part {unknown[0]!r}; its parts are {', '.join(PARTS)}, head and loss."
                 )
             parts = {part: cls_(**_tuples(content[part])) for part, cls_ in PARTS.items()}
@@ -211,7 +216,7 @@ class Recipe:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, CsraError):
                 raise
-            raise CsraError(f"this is not a recipe of this lab ({type(error).__name__}: {error}).") from error
+            raise ConfigError(f"this is not a recipe of this lab ({type(error).__name__}: {error}).") from error
 
 
 def loss_kind(loss: Loss) -> str:
@@ -235,22 +240,25 @@ def _changed_head(name: str, before: HeadConfig, head: HeadConfig | str, options
             shared.pop("temperatures", None)  # another number of heads has a list of its own
         return head_config(kind, **(shared | options))
     except CsraError as error:
-        raise CsraError(f"recipe {name}: {error}") from error
+        raise ConfigError(f"recipe {name}: {error}") from error
 
 
-def _unused(model: ModelConfig, plan: OptimisationConfig):
-    if model.freeze_backbone:
+def _unused(values: Mapping) -> dict[str, str]:
+    """The fields that a run with these values of all fields does not read, and why."""
+    unused = {}
+    if values["freeze_backbone"]:
         for name in ("backbone_lr", "freeze_statistics", "augmentation", "crop_scale", "crop_ratio", "randaugment"):
-            yield name, "the backbone is frozen and its features are computed once"
-        yield "image_cache", "the backbone is frozen and its features are cached instead"
-    elif plan.augmentation != "crop":
+            unused[name] = "the backbone is frozen and its features are computed once"
+        unused["image_cache"] = "the backbone is frozen and its features are cached instead"
+    elif values["augmentation"] != "crop":
         for name in ("crop_scale", "crop_ratio"):
-            yield name, "nothing is cropped where augmentation is flip"
-    if plan.schedule != "step":
+            unused[name] = "nothing is cropped where augmentation is flip"
+    if values["schedule"] != "step":
         for name in ("step_epochs", "step_gamma"):
-            yield name, f"the schedule is {plan.schedule} and has no steps"
-    if plan.schedule == "one-cycle":
-        yield "warmup_epochs", "the schedule is one-cycle, which has its own rise"
+            unused[name] = f"the schedule is {values['schedule']} and has no steps"
+    if values["schedule"] == "one-cycle":
+        unused["warmup_epochs"] = "the schedule is one-cycle, which has its own rise"
+    return unused
 
 
 def _default(name: str):
