@@ -11,7 +11,6 @@ mixed precision, accumulation and data loaders are not used: they keep state of 
 goes on from an epoch's end would not end with the same bits.
 """
 
-import contextlib
 import copy
 import math
 import os
@@ -23,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -40,6 +38,7 @@ from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, loa
 from csra_lab.training.data import check_files, prepare, split_off
 from csra_lab.training.evaluation import check_classes, check_labels, evaluate, predict_scores
 from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
+from csra_lab.training.processes import join_processes, no_exchange
 from csra_lab.training.run_folder import check_run_folder, save_evaluation, write_recipe
 from csra_lab.training.sampling import Batches, mix_seed
 
@@ -75,7 +74,7 @@ def train(
             `create_classifier`.
     """
     out = Path(out)
-    accelerator = Accelerator(mixed_precision="no")  # mixed precision is ours
+    accelerator = join_processes()
     test_set = check_pair(train_set, test_set)
     check_run_folder(out, recipe, train_set)
     torch.manual_seed(recipe.run.seed)
@@ -195,7 +194,7 @@ class Trainer:
         """
         targets = targets.to(self.device, non_blocking=True)
         images = to_device(inputs if self.data.crops is None else self.data.crops(inputs), self.device)
-        with _no_sync(self.parallel, wanted=not synchronise):
+        with no_exchange(self.parallel, wanted=not synchronise):
             with autocast(self.device, self.dtype):
                 logits = self.logits(images)
             loss = self.recipe.loss(logits, targets)
@@ -353,8 +352,3 @@ def working_type(precision: str, device: torch.device) -> torch.dtype | None:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else None
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _no_sync(module: nn.Module, *, wanted: bool):
-    """Keep processes from exchanging gradients, where there are several and it is wanted."""
-    return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()

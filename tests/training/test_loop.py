@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,10 @@ from safetensors.torch import load_file
 
 from csra_lab import MultiLabelClassifier, create_classifier
 from csra_lab.datasets.transforms import eval_transform
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.losses import BCE
 from csra_lab.recipes import Recipe, average_twin, learning_rate_factor
+from csra_lab.training import processes
 from csra_lab.training.data import split_off
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import Trainer, build_model, train
@@ -155,7 +157,7 @@ def test_two_processes_give_what_one_gives(devkit, sets, tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         "-m", "tests.train_toy", devkit, tmp_path / "two", json.dumps(split.to_json()),
     ]  # fmt: skip
-    setting = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    setting = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=setting)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(re.findall(r"\d/\d", done.stdout)) == ["0/2", "1/2"]
@@ -166,6 +168,15 @@ def test_two_processes_give_what_one_gives(devkit, sets, tmp_path):
     stored = np.load(tmp_path / "two" / "scores.npz")
     assert list(stored["ids"]) == list(sets[1].ids)  # each test picture once, in order
     np.testing.assert_allclose(from_logits(stored["logits"]), one.scores, atol=1e-2)
+
+
+def test_processes_that_do_not_know_of_each_other_write_nothing(sets, tmp_path, monkeypatch):
+    """As those of a notebook's launcher without a GPU, where accelerate took each for the only one."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "Accelerator", lambda **_: SimpleNamespace(num_processes=1, is_main_process=True))
+    with pytest.raises(ConfigError, match=r"2 processes were started .* joined 1"):
+        train(VIT, *sets, tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(sets, tmp_path):

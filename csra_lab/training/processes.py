@@ -1,0 +1,35 @@
+"""The processes of one run: joined, or refused before two of them write one folder."""
+
+import contextlib
+import os
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from csra_lab.errors import ConfigError
+
+
+def join_processes() -> Accelerator:
+    """This process's place among those that a launcher started together.
+
+    Launchers say how many there are in WORLD_SIZE. Where there is no GPU, accelerate looks at it only when told to
+    use the CPU; else each process would take itself for the only one, and all would write the same run folder.
+
+    Raises:
+        ConfigError: accelerate joined another number of processes than were started.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(mixed_precision="no", cpu=started > 1 and not torch.accelerator.is_available())
+    joined = accelerator.num_processes
+    if joined != started:
+        raise ConfigError(
+            f"{started} processes were started (WORLD_SIZE) and accelerate joined {joined}: each would write the same "
+            "run folder. Start one process, or start them with `accelerate launch` or torchrun."
+        )
+    return accelerator
+
+
+def no_exchange(module: nn.Module, *, wanted: bool) -> contextlib.AbstractContextManager:
+    """Keep processes from exchanging gradients, where there are several and it is wanted."""
+    return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()
