@@ -43,3 +43,28 @@ addEventListener("DOMContentLoaded", () => {
     row.after(button);
   }
 });
+
+// A line of code that is too long for its column goes on four letters to the right of where it began. The text that is
+// copied stays the same, letter by letter.
+addEventListener("DOMContentLoaded", () => {
+  for (const code of document.querySelectorAll(".bd-article div[class*=highlight-]:not(.output) > .highlight pre")) {
+    const lines = [[]];
+    for (const node of [...code.childNodes]) {
+      node.textContent.split(/(?<=\n)/).forEach((text, i) => {
+        if (i) lines.push([]);
+        const part = node.cloneNode(false);
+        part.textContent = text;
+        lines.at(-1).push(part);
+      });
+      if (node.textContent.endsWith("\n")) lines.push([]);
+    }
+    code.replaceChildren(
+      ...lines.filter((line) => line.length).map((line) => {
+        const whole = Object.assign(document.createElement("span"), { className: "lab-code-line" });
+        whole.append(...line);
+        whole.style.setProperty("--indent", whole.textContent.search(/\S|$/) + 4);
+        return whole;
+      }),
+    );
+  }
+});

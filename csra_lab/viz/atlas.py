@@ -25,7 +25,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 
 ATLAS = asset("atlas")
 
@@ -74,7 +74,7 @@ def read_atlas(folder: Path = ATLAS) -> Atlas:
     for name, model in models.items():
         expected = (len(pictures.get(model.dataset, ())), len(classes.get(model.dataset, ())))
         if (model.maps.shape[0], model.maps.shape[2]) != expected:
-            raise CsraError(
+            raise DataError(
                 f"{folder / 'models' / name}.safetensors does not fit the pictures of the atlas; add it again."
             )
     return Atlas(classes, pictures, models)
@@ -94,12 +94,12 @@ def add_to_atlas(
     """
     classes, pictures = _read_pictures(folder)
     if dataset not in classes or model.classes != classes[dataset]:
-        raise CsraError(
+        raise ConfigError(
             f"the atlas has pictures of {', '.join(classes)}, and this model with {len(model.classes)} classes "
             f"does not know the classes of {dataset}."
         )
     if not re.fullmatch(r"[\w-]+", name):
-        raise CsraError(f"the name becomes a file, so it is letters, digits and dashes, not {name!r}.")
+        raise ConfigError(f"the name becomes a file, so it is letters, digits and dashes, not {name!r}.")
     maps = torch.cat(list(_score_maps(model, pictures[dataset]))).half()  # (P, heads, C, h, w)
     if not maps.isfinite().all():
         raise CsraError(f"the scores of {name} are not finite in half precision; look at its training.")
@@ -133,11 +133,11 @@ def _read_pictures(folder: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, 
             for name, part in content.items()
         }
     except FileNotFoundError as error:
-        raise CsraError(
+        raise MissingFile(
             f"there is no score atlas in {folder}; `python -m csra_lab.cli.build_atlas` makes it."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CsraError(f"{path} cannot be read ({error!r}); make the atlas again.") from error
+        raise DataError(f"{path} cannot be read ({error!r}); make the atlas again.") from error
     return classes, pictures
 
 
@@ -147,5 +147,5 @@ def _read_model(path: Path) -> AtlasModel:
             about = json.loads(file.metadata()["about"])
             maps = file.get_tensor("maps")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CsraError(f"{path} is not a model of the atlas ({error!r}); add it again.") from error
+        raise DataError(f"{path} is not a model of the atlas ({error!r}); add it again.") from error
     return AtlasModel(name=path.stem, maps=maps, **about)

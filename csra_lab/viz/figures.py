@@ -16,11 +16,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from csra_lab.viz.display import GRID, INK, MUTED, NARROW, PAPER, SERIES, Inline, PageAxes, shown
-from csra_lab.viz.images import COLOUR_MAP, boxed, overlay, pictures
+from csra_lab.viz.images import COLOUR_MAP, boxed, image_row, overlay
 
 __all__ = [
     "DASHES", "GRID", "INK", "MARKERS", "MUTED", "PAPER", "SERIES", "Inline", "bars", "boxed", "described",
-    "grouped_bars", "heat_map", "lines", "overlay", "page_axes", "page_rows", "pictures", "rank_change", "shown",
+    "grouped_bars", "heat_map", "image_row", "lines", "overlay", "page_axes", "page_rows", "rank_change", "shown",
 ]  # fmt: skip
 
 MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))

@@ -14,6 +14,7 @@ from csra_lab.errors import CsraError
 from csra_lab.viz.display import INK, ROW, SERIES, Inline
 
 COLOUR_MAP = "viridis"
+TILE, LARGE_TILE = 220, 300  # CSS pixels of an image at least, three and two in a row
 
 
 def overlay(
@@ -91,21 +92,44 @@ def _tag_place(box: tuple, tag: tuple[int, int], image: tuple[int, int], taken: 
     return min(places, key=covered)  # of equals the first: above, at the left
 
 
-def pictures(captioned: Mapping[str, Image.Image], *, alt: str, size: int = 230) -> Inline:
-    """Images in a row, each with its caption below, `size` CSS pixels wide."""
-    tiles = "".join(
-        f'<figure style="margin:0;width:{size}px;max-width:100%"><img src="{_data_url(image, 2 * size)}" alt="" '
-        f'style="width:100%;border-radius:4px"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, image in captioned.items()
+def image_row(captioned: Mapping[str, Image.Image], *, alt: str) -> Inline:
+    """Images with their captions: side by side where there is room, at least 220 CSS pixels wide.
+
+    One, two and four images are larger, two in a row; other numbers are laid out three in a row.
+    """
+    tiles = "".join(tile(caption, image) for caption, image in captioned.items())
+    least = LARGE_TILE if len(captioned) in (1, 2, 4) else TILE
+    grid = (
+        f"flex:1 1 100%;display:grid;gap:.75rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,{least}px),1fr))"
     )
-    markup = f'{ROW}<div role="img" aria-label="{html.escape(alt)}" {ROW[5:]}{tiles}</div></div>'
-    return Inline(markup, alt, lambda: _row_png(captioned, size))
+    label = html.escape(alt)
+    markup = f'{ROW}<div role="img" aria-label="{label}" class="lab-images" style="{grid}">{tiles}</div></div>'
+    return Inline(markup, alt, lambda: row_png(captioned, least))
 
 
-def _row_png(captioned: Mapping[str, Image.Image], size: int) -> bytes:
-    """The row as one PNG, captions below."""
-    font, gap = ImageFont.load_default(size=14), 12
+def tile(caption: str, image: Image.Image) -> str:
+    """An image with its caption, as wide as what it lies in."""
+    return (
+        f'<figure style="margin:0"><img src="{_data_url(image, 2 * TILE)}" alt="" style="width:100%;border-radius:4px">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def row_png(captioned: Mapping[str, Image.Image], size: int = TILE) -> bytes:
+    """The images as one PNG, `size` pixels wide each and at most four in a row, captions below."""
+    font, gap, most = ImageFont.load_default(size=14), 12, 4
     tiles = [(c, i.convert("RGB").resize((size, round(size * i.height / i.width)))) for c, i in captioned.items()]
+    rows = [tiles[k : k + most] for k in range(0, len(tiles), most)]
+    drawn = [_drawn_row(row, size, gap, font) for row in rows]
+    sheet = Image.new("RGB", (max(d.width for d in drawn), sum(d.height for d in drawn)), "white")
+    for k, row in enumerate(drawn):
+        sheet.paste(row, (0, sum(d.height for d in drawn[:k])))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _drawn_row(tiles: Sequence[tuple[str, Image.Image]], size: int, gap: int, font) -> Image.Image:
     lines = [_wrapped(caption, font, size) for caption, _ in tiles]
     height = max(image.height for _, image in tiles) + 18 * max(map(len, lines)) + gap
     row = Image.new("RGB", ((size + gap) * len(tiles), height), "white")
@@ -113,9 +137,7 @@ def _row_png(captioned: Mapping[str, Image.Image], size: int) -> bytes:
     for k, ((_, image), text) in enumerate(zip(tiles, lines, strict=True)):
         row.paste(image, (k * (size + gap), 0))
         draw.multiline_text((k * (size + gap), image.height + 4), "\n".join(text), fill=INK, font=font)
-    buffer = io.BytesIO()
-    row.save(buffer, "PNG")
-    return buffer.getvalue()
+    return row
 
 
 def _wrapped(text: str, font, width: int) -> list[str]:

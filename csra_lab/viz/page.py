@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.viz.display import Inline
 
 
@@ -33,9 +33,9 @@ def table(
         CsraError: no row, rows with other columns, or another number of widths.
     """
     if not rows or any(list(row) != list(rows[0]) for row in rows):
-        raise CsraError("a table needs rows, and all of them the same columns.")
+        raise ConfigError("a table needs rows, and all of them the same columns.")
     if widths is not None and len(widths) != len(rows[0]):
-        raise CsraError(f"{len(widths)} widths were given for {len(rows[0])} columns; give one for each.")
+        raise ConfigError(f"{len(widths)} widths were given for {len(rows[0])} columns; give one for each.")
     least = ["" if widths is None else f";min-width:{width}em" for width in widths or rows[0]]
 
     def cell(value: object, width: str, tag: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.viz.display import GRID, INK, PAPER, SERIES
 from csra_lab.viz.figures import DASHES, MARKERS, legend, page_axes
 
@@ -45,12 +45,12 @@ def differences(
     (ax.axvline if across else ax.axhline)(0, color=INK, lw=1, zorder=1)
     for i, (name, intervals) in enumerate(series.items()):
         if len(intervals) != len(rows):
-            raise CsraError(f"{name} has {len(intervals)} differences for {len(rows)} rows.")
+            raise ConfigError(f"{name} has {len(intervals)} differences for {len(rows)} rows.")
         places = np.arange(len(rows)) + 0.68 * ((i + 0.5) / len(series) - 0.5)
         drawn = [(place, *interval) for place, interval in zip(places, intervals, strict=True) if interval is not None]
         for place, difference, lower, upper in drawn:
             if not lower <= difference <= upper:
-                raise CsraError(
+                raise ConfigError(
                     f"{name}: the difference {difference:g} is outside its interval {lower:g} to {upper:g}."
                 )
             along, ends = (place, place), (lower, upper)
@@ -90,7 +90,7 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
     _check_colours("agreement", series)
     pairs = np.array([pair for each in series.values() for pair in each], dtype=float)  # (K, 2)
     if not (pairs > 0).all() or not np.isfinite(pairs).all():
-        raise CsraError("agreement needs predictions and measurements above 0.")
+        raise ConfigError("agreement needs predictions and measurements above 0.")
     ax = page_axes(4.6)
     ax.fixed_width = 4.8
     ends = pairs.min() / 1.15, pairs.max() * 1.15
@@ -111,4 +111,4 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
 
 def _check_colours(figure: str, series: Mapping) -> None:
     if len(series) > len(SERIES):
-        raise CsraError(f"{figure} draws at most {len(SERIES)} series, one a colour, not {len(series)}.")
+        raise ConfigError(f"{figure} draws at most {len(SERIES)} series, one a colour, not {len(series)}.")

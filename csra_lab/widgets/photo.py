@@ -9,6 +9,7 @@ from PIL import Image
 
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.errors import CsraError
+from csra_lab.viz.gallery import open_photographs
 from csra_lab.widgets.base import HERE, Explorer, as_temperature, packed, picture_url
 from csra_lab.widgets.photo_network import browser_models, browser_network
 
@@ -76,19 +77,13 @@ def explore_photograph(examples: Mapping[str, Image.Image] | None = None) -> Pho
 
 
 def example_photographs() -> dict[str, Image.Image]:
-    """Openly licensed photographs of scikit-image's wheel: NASA's are in the public domain, the others CC0.
+    """Openly licensed photographs of scikit-image's wheel; `csra_lab.viz.gallery.CREDITS` names who took them.
 
     Raises:
         CsraError: scikit-image is not installed.
     """
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise CsraError("the examples are scikit-image's; `pip install scikit-image` brings them.") from error
-    cup, cat, astronaut, rocket = map(Image.fromarray, (data.coffee(), data.chelsea(), data.astronaut(), data.rocket()))
-    scene = cup.crop((100, 0, 500, 400))
-    scene.paste(cat.crop((75, 0, 375, 300)).resize((140, 140)), (260, 260))
-    return {"a cup, and a small cat": scene, "a cat": cat, "an astronaut": astronaut, "a rocket": rocket}
+    there = open_photographs()
+    return {name: there[name] for name in ("a cup, and a small cat", "a cat", "an astronaut", "a rocket")}
 
 
 @torch.inference_mode()

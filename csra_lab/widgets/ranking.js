@@ -18,7 +18,7 @@ function render({ model, el }) {
   const canvas = make("canvas", { class: "lab-canvas", role: "img", "aria-label": `${data.pictures[0].name}, and where the network sees ${data.classes[followed]}.` });
   const seen = make("input", { type: "checkbox", "data-control": "seen", onchange: () => paintImage() });
   const sentence = make("p", { class: "lab-sentence", "data-shown": "sentence" });
-  const list = make("div", { class: "lab-race", role: "list", style: `height:${(SHOWN + 1) * ROW_HEIGHT}px` });
+  const list = make("div", { class: "lab-race", role: "list", style: `height:${(SHOWN + 1.3) * ROW_HEIGHT}px` });
   const rows = new Map();
   const { say } = frame(el, "Ranking explorer",
     make("div", { class: "lab-columns" },

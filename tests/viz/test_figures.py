@@ -172,8 +172,8 @@ def test_side_by_side_is_one_row_that_wraps():
     assert both.alt == f"{left.alt} {right.alt}"
 
 
-def test_pictures_have_one_text_for_all_and_a_caption_each():
-    row = plots.pictures({"first & best": PICTURE, "second": PICTURE}, alt='a "pair"', size=100)
+def test_images_in_a_row_have_one_text_for_all_and_a_caption_each():
+    row = plots.image_row({"first & best": PICTURE, "second": PICTURE}, alt='a "pair"')
     assert row.html.count("data:image/jpeg;base64,") == 2
     assert "first &amp; best</figcaption>" in row.html
     assert 'role="img" aria-label="a &quot;pair&quot;"' in row.html
