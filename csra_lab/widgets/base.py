@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 
 try:
     import anywidget
@@ -91,7 +91,7 @@ def as_temperature(value: float | str) -> float | str:
     """A temperature from 0 to infinity as JSON holds it: a number, or "inf". CsraError for another."""
     number = float(value)
     if not number >= 0:
-        raise CsraError(f"a temperature must be a number from 0 to infinity, not {value}.")
+        raise ConfigError(f"a temperature must be a number from 0 to infinity, not {value}.")
     return "inf" if number == float("inf") else number
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES
 from csra_lab.viz.atlas import ATLAS, read_atlas
 from csra_lab.widgets.base import Explorer, as_temperature, module, packed, picture_url
@@ -95,7 +95,7 @@ class HeadComposer(MapExplorer):
     def _one_head(self, proposal):
         for model in proposal["value"].get("models", ()):
             if model["heads"] != 1:
-                raise CsraError(
+                raise ConfigError(
                     f"the head composer pools one score map a label, and {model['name']} has {model['heads']}."
                 )
         return proposal["value"]
@@ -115,7 +115,7 @@ def explore(
     if not isinstance(model, MultiLabelClassifier):
         photographs, model = (model, *photographs), None
     if not photographs:
-        raise CsraError('name one or more photographs, as in explore(model, "photo.jpg").')
+        raise ConfigError('name one or more photographs, as in explore(model, "photo.jpg").')
     pictures = [p if isinstance(p, Image.Image) else open_image(p) for p in photographs]
     names = [f"picture {i}" if isinstance(p, Image.Image) else Path(p).name for i, p in enumerate(photographs, 1)]
     model = MultiLabelClassifier.from_pretrained(SHIPPED) if model is None else model
@@ -144,16 +144,16 @@ def maps_of_atlas(
     """
     atlas = read_atlas(folder)
     if dataset not in atlas.pictures:
-        raise CsraError(f"the atlas has no pictures of {dataset!r}; it has {', '.join(atlas.pictures)}.")
+        raise ConfigError(f"the atlas has no pictures of {dataset!r}; it has {', '.join(atlas.pictures)}.")
     there = {name: model for name, model in atlas.models.items() if model.dataset == dataset}
     chosen = list(there) if models is None else list(models)
     shown = range(min(8, len(atlas.pictures[dataset]))) if pictures is None else pictures
     for name in chosen:
         if name not in there:
-            raise CsraError(f"the atlas has no model {name!r} on {dataset}; it has {', '.join(there)}.")
+            raise ConfigError(f"the atlas has no model {name!r} on {dataset}; it has {', '.join(there)}.")
     for i in shown:
         if not 0 <= i < len(atlas.pictures[dataset]):
-            raise CsraError(f"the atlas has {len(atlas.pictures[dataset])} pictures of {dataset}, and no number {i}.")
+            raise ConfigError(f"the atlas has {len(atlas.pictures[dataset])} pictures of {dataset}, and no number {i}.")
     classes = atlas.classes[dataset]
     kept = [atlas.pictures[dataset][i] for i in shown]
     return {

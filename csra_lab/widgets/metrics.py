@@ -6,7 +6,7 @@ import numpy as np
 import traitlets
 from numpy.typing import ArrayLike
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.widgets.base import Explorer, module, packed
 
@@ -31,7 +31,7 @@ class MetricsExplorer(Explorer):
 def explore_metrics(*sets: dict) -> MetricsExplorer:
     """The metrics explorer on one or more sets made by `score_set`. CsraError without one."""
     if not sets:
-        raise CsraError("explore_metrics needs a score_set: names of classes, targets, and the scores of a method.")
+        raise ConfigError("explore_metrics needs a score_set: names of classes, targets, and the scores of a method.")
     return MetricsExplorer(data={"sets": list(sets)})
 
 
