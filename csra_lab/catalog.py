@@ -10,7 +10,7 @@ from csra_lab.datasets.dataset import MultiLabelDataset
 from csra_lab.datasets.folder import load_folder
 from csra_lab.datasets.voc import load_voc2007, load_voc2012
 from csra_lab.datasets.wider import load_wider
-from csra_lab.errors import ConfigError, CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.synthetic.emoji_voc import load_emoji_voc, prepare_emoji_voc
 from csra_lab.synthetic.paperdoll_wider import load_paperdoll_wider, prepare_paperdoll_wider
 
@@ -51,9 +51,9 @@ def load_dataset(
             or malformed.
     """
     if name not in DATASETS:
-        raise CsraError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.")
+        raise ConfigError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.")
     if root is None and name not in DRAWN:
-        raise CsraError(
+        raise ConfigError(
             "Say in which folder your pictures lie."
             if name == "folder"
             else f"Say in which folder {name} lies; `csra-lab data download {name} --root DIR` fetches it, or says how."

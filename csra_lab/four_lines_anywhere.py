@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import average_precision
 
 LAMS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -98,7 +98,7 @@ def add_four_lines(model: nn.Module, lam: float, *, example: Tensor | None = Non
         CsraError: the model does not average over locations before its classifier; the message says what it does.
     """
     if isinstance(lam, bool) or not isinstance(lam, int | float) or not math.isfinite(lam):
-        raise CsraError(f"lam must be a finite number, not {lam!r}.")
+        raise ConfigError(f"lam must be a finite number, not {lam!r}.")
     images = _example(model) if example is None else example
     training = model.training
     try:
@@ -160,10 +160,10 @@ def choose_lam(
     finally:
         model.train(training)
     if four is None:
-        raise CsraError("there are no held-out images to choose lambda on.")
+        raise ConfigError("there are no held-out images to choose lambda on.")
     mean, best, labels = (torch.cat(parts).numpy() for parts in (means, maxima, targets))
     if not (labels == 1).any():
-        raise CsraError("no held-out image has a positive label, so no lambda is better than another.")
+        raise ConfigError("no held-out image has a positive label, so no lambda is better than another.")
     mAPs = [float(np.nanmean(average_precision(mean + lam * best, labels))) for lam in lams]
     lam = min(lam for lam, mAP in zip(lams, mAPs, strict=True) if mAP == max(mAPs))
     return LamChoice(float(lam), tuple(map(float, lams)), tuple(mAPs), len(labels))

@@ -17,7 +17,7 @@ import torch
 from scipy.special import lambertw
 from torch import Tensor
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 Temperatures = float | Sequence[float] | Tensor
 """One temperature for each head; a single number for a single head."""
@@ -60,7 +60,7 @@ def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tenso
         CsraError: the scores are not 4-d, a temperature is negative, or there is not one for each head.
     """
     if scores.ndim != 4:
-        raise CsraError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
+        raise ConfigError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
     temperatures = _for_heads(temperatures, scores.shape[1])
     wide = at_least_float32(scores)
     logits = wide.mean(dim=-1)  # (B, H, C)
@@ -116,7 +116,7 @@ def residual_max(scores: Tensor, lam: float) -> Tensor:
         CsraError: scores of another shape.
     """
     if scores.ndim not in (3, 4):
-        raise CsraError(f"residual_max needs scores of shape (B, C, N) or (B, C, h, w), not {tuple(scores.shape)}.")
+        raise ConfigError(f"residual_max needs scores of shape (B, C, N) or (B, C, h, w), not {tuple(scores.shape)}.")
     scores = scores.flatten(2)
     average = scores.mean(dim=2)
     maximum = scores.amax(dim=2)
@@ -160,7 +160,9 @@ def residual_weights(scores: Tensor, temperature: float, lam: float) -> Tensor:
         CsraError: lam is not above -1, so the weights have no positive sum; or see `attention_scores`.
     """
     if not lam > -1:
-        raise CsraError(f"residual_weights needs lam above -1, not {lam}: the weights sum to 1 + lam before division.")
+        raise ConfigError(
+            f"residual_weights needs lam above -1, not {lam}: the weights sum to 1 + lam before division."
+        )
     return logit_weights(scores, temperature, lam) / (1 + lam)
 
 
@@ -206,7 +208,7 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
         CsraError: a temperature that is not above 0.
     """
     if not temperature > 0:
-        raise CsraError(f"gap_bound needs a temperature above 0, not {temperature}.")
+        raise ConfigError(f"gap_bound needs a temperature above 0, not {temperature}.")
     margin = torch.as_tensor(margin) * 1.0  # whole numbers become float32
     if math.isinf(temperature):
         return torch.zeros_like(margin)
@@ -260,11 +262,11 @@ def _for_heads(temperatures: Temperatures, heads: int) -> list[float]:
     values = [float(t) for t in temperatures] if isinstance(temperatures, Sequence) else [float(temperatures)]
     _check_temperatures(values)
     if len(values) != heads:
-        raise CsraError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
+        raise ConfigError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
     return values
 
 
 def _check_temperatures(temperatures: Sequence[float]) -> None:
     for t in temperatures:
         if not t >= 0:  # also refuses NaN
-            raise CsraError(f"a temperature must be a number from 0 to infinity, not {t}.")
+            raise ConfigError(f"a temperature must be a number from 0 to infinity, not {t}.")

@@ -31,7 +31,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import average_precision
 
 
@@ -134,9 +134,9 @@ def compare(
     (a, seen_a), (b, seen_b) = _checked(a, targets, "a"), _checked(b, targets, "b")
     if min(len(a), len(b)) < 2:
         few = f"a holds {len(a)} and b {len(b)} runs, and one run cannot show how far seeds move mAP"
-        raise CsraError(f"{few}: train 5 seeds, at least 2, or look at the images alone with bootstrap_mAP.")
+        raise ConfigError(f"{few}: train 5 seeds, at least 2, or look at the images alone with bootstrap_mAP.")
     if paired_seeds and len(a) != len(b):
-        raise CsraError(f"{len(a)} seeds of a cannot be paired with {len(b)} of b; pass paired_seeds=False.")
+        raise ConfigError(f"{len(a)} seeds of a cannot be paired with {len(b)} of b; pass paired_seeds=False.")
     _check_whole("comparisons", comparisons, minimum=1)
     num_images = a.shape[1]
     weights = draw_images(num_images, groups=groups, resamples=resamples, seed=seed)
@@ -211,7 +211,7 @@ def seed_spread(mAPs: ArrayLike, *, confidence: float = 0.95) -> SeedSpread:
     """
     mAPs = np.asarray(mAPs, dtype=np.float64)
     if mAPs.ndim != 1 or len(mAPs) < 2 or not np.isfinite(mAPs).all():
-        raise CsraError(f"a spread over seeds needs a list of at least 2 finite mAPs, not {mAPs.tolist()}.")
+        raise ConfigError(f"a spread over seeds needs a list of at least 2 finite mAPs, not {mAPs.tolist()}.")
     mean, deviation = float(mAPs.mean()), float(mAPs.std(ddof=1))
     half = critical_t(confidence, 1, len(mAPs) - 1) * deviation / math.sqrt(len(mAPs))
     return SeedSpread(mean, deviation, mean - half, mean + half, float(confidence), len(mAPs))
@@ -248,11 +248,13 @@ def draw_images(
     members = np.arange(num_images)  # (N,) the group of each image
     if groups is not None:
         if np.shape(groups) != (num_images,):
-            raise CsraError(f"groups must hold one id for each of {num_images} images, not shape {np.shape(groups)}.")
+            raise ConfigError(f"groups must hold one id for each of {num_images} images, not shape {np.shape(groups)}.")
         members = np.unique(np.asarray(groups), return_inverse=True)[1]
     num_groups = int(members.max(initial=-1)) + 1
     if num_groups < 2:
-        raise CsraError(f"draws need at least 2 {'images' if groups is None else 'groups'}, and there is {num_groups}.")
+        raise ConfigError(
+            f"draws need at least 2 {'images' if groups is None else 'groups'}, and there is {num_groups}."
+        )
     rng, weights = np.random.default_rng(seed), np.empty((resamples, num_images), np.uint16)
     for row in weights:  # (N,)
         row[:] = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)[members]
@@ -280,7 +282,7 @@ def weighted_mAP(
     (arrays, _), weights = _checked(scores, targets, "scores"), np.asarray(weights)
     num_images = arrays.shape[1]
     if weights.ndim != 2 or weights.shape[1] != num_images or weights.dtype.kind not in "iu" or (weights < 0).any():
-        raise CsraError(f"weights must be whole numbers from 0, (draws, {num_images} images), not {weights.shape}.")
+        raise ConfigError(f"weights must be whole numbers from 0, (draws, {num_images} images), not {weights.shape}.")
     mAPs = _weighted(arrays, np.asarray(targets), weights, mean_over)
     return mAPs if np.ndim(scores) == 3 else mAPs[0]
 
@@ -337,24 +339,24 @@ def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray,
     try:
         arrays = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise CsraError(f"{name} must be numbers, and as many of them for each seed.") from error
+        raise ConfigError(f"{name} must be numbers, and as many of them for each seed.") from error
     arrays = arrays[None] if arrays.ndim == 2 else arrays
     if arrays.ndim != 3 or not arrays.size:
-        raise CsraError(f"{name} must be (seeds, images, classes) with at least one of each, not {arrays.shape}.")
+        raise ConfigError(f"{name} must be (seeds, images, classes) with at least one of each, not {arrays.shape}.")
     per_class = np.empty((len(arrays), arrays.shape[2]))
     for s, each in enumerate(arrays):
         try:
             per_class[s] = average_precision(each, targets)
         except CsraError as error:
-            raise CsraError(f"{name}[{s}]: {error}") from error
+            raise ConfigError(f"{name}[{s}]: {error}") from error
     if np.isnan(per_class).all():
-        raise CsraError("no target is 1, so there is nothing to find; check the class names and the annotations.")
+        raise ConfigError("no target is 1, so there is nothing to find; check the class names and the annotations.")
     return arrays, np.nanmean(per_class, axis=1)
 
 
 def _check_whole(name: str, value: int, *, minimum: int) -> None:
     if not isinstance(value, int | np.integer) or value < minimum:
-        raise CsraError(f"{name} must be a whole number from {minimum}, not {value!r}.")
+        raise ConfigError(f"{name} must be a whole number from {minimum}, not {value!r}.")
 
 
 def _points(low: float, high: float) -> tuple[str, str]:
@@ -369,7 +371,7 @@ def _points(low: float, high: float) -> tuple[str, str]:
 def critical_t(confidence: float, comparisons: int, freedom: float) -> float:
     """t such that a t variable lies further from 0 with probability (1 - confidence) / comparisons, by bisection."""
     if not 0 < confidence < 1:
-        raise CsraError(f"confidence must lie between 0 and 1, for instance 0.95, not {confidence}.")
+        raise ConfigError(f"confidence must lie between 0 and 1, for instance 0.95, not {confidence}.")
     alpha, low, high = (1 - confidence) / comparisons, 0.0, 1.0
     while _two_sided_p(high, freedom) > alpha:
         low, high = high, 2 * high

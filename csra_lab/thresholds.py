@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from csra_lab._io import strict_json
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, DataError
 
 THRESHOLDS_FILE = "thresholds.json"
 MIN_POSITIVES = 10
@@ -32,11 +32,11 @@ def choose_thresholds(
     """
     scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets)
     if scores.ndim != 2 or scores.shape != targets.shape:
-        raise CsraError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
+        raise ConfigError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
     if not ((scores >= 0) & (scores <= 1)).all():
-        raise CsraError("thresholds are chosen on probabilities from 0 to 1, and some scores are outside.")
+        raise ConfigError("thresholds are chosen on probabilities from 0 to 1, and some scores are outside.")
     if not (targets == 1).any():
-        raise CsraError("no target is 1, so there is no F1 to choose thresholds by.")
+        raise ConfigError("no target is 1, so there is no F1 to choose thresholds by.")
     overall = _best_threshold(scores.ravel(), targets.ravel())
     enough = (targets == 1).sum(axis=0) >= max(min_positives, 1)
     return np.array([_best_threshold(scores[:, c], targets[:, c]) if ok else overall for c, ok in enumerate(enough)])
@@ -70,12 +70,12 @@ def read_thresholds(folder: str | Path, classes: tuple[str, ...]) -> NDArray[np.
     try:
         by_class = json.loads(path.read_text(encoding="utf-8"))["thresholds"]
         if set(by_class) != set(classes):
-            raise CsraError(f"{path} has thresholds for other classes than the model's; choose them again.")
+            raise DataError(f"{path} has thresholds for other classes than the model's; choose them again.")
         values = [by_class[name] for name in classes]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CsraError(f"{path} cannot be read as thresholds ({error}); save the model again.") from error
+        raise DataError(f"{path} cannot be read as thresholds ({error}); save the model again.") from error
     if not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
-        raise CsraError(f"{path} holds a threshold that is no probability from 0 to 1; save the model again.")
+        raise DataError(f"{path} holds a threshold that is no probability from 0 to 1; save the model again.")
     return np.array(values, dtype=np.float64)

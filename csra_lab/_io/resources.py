@@ -10,7 +10,7 @@ from pathlib import Path
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.cache import cache_folder, only_one
 from csra_lab._io.provenance import PACKAGE, lab_version
-from csra_lab.errors import CsraError, DownloadError, MissingFile
+from csra_lab.errors import DownloadError, MissingFile
 
 
 def asset(name: str = "") -> Path:
@@ -106,4 +106,4 @@ def _extract_data(address: str, folder: Path) -> None:
             "repository, or try again."
         ) from error
     if not any(folder.iterdir()):
-        raise CsraError(f"{address} holds no folder data/; start Python inside a copy of the repository.")
+        raise MissingFile(f"{address} holds no folder data/; start Python inside a copy of the repository.")

@@ -7,7 +7,7 @@ import typing
 import unicodedata
 from numbers import Integral, Real
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table"}
 
@@ -26,7 +26,7 @@ def check_types(instance, what: str) -> None:
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if not _fits(value, kinds[field.name]):
-            raise CsraError(f"{what}: {field.name} must be {_words(kinds[field.name])}, not {reprlib.repr(value)}.")
+            raise ConfigError(f"{what}: {field.name} must be {_words(kinds[field.name])}, not {reprlib.repr(value)}.")
 
 
 def is_plain(name: str) -> bool:

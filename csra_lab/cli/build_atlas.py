@@ -18,7 +18,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import CsraError, MissingFile
 from csra_lab.heads import AveragePooling
 from csra_lab.study.experiments import source_features
 from csra_lab.study.head_stack import train_heads
@@ -32,7 +32,7 @@ def add_run(run: Path, *, folder: Path = ATLAS) -> Path:
     """Add the trained model of a run of `csra-lab train` on one of the drawn sets; see `add_to_atlas`."""
     recipe = read_recipe(run)
     if not (run / "model").exists():
-        raise CsraError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
+        raise MissingFile(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
     model = MultiLabelClassifier.from_pretrained(run / "model")
     made = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     if (run / "metrics.json").exists():

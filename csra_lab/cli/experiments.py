@@ -9,7 +9,7 @@ import tyro
 
 from csra_lab.cli.models import scoring_options
 from csra_lab.cli.output import as_json, as_table
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 
 def four_lines_command(
@@ -49,7 +49,7 @@ def four_lines_command(
     given = {name: value for name, value in of_the_set.items() if value is not None}
     if given and dataset is None:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
-        raise CsraError(f"without --dataset, {flags} would do nothing: a folder of ImageNet classes has neither.")
+        raise ConfigError(f"without --dataset, {flags} would do nothing: a folder of ImageNet classes has neither.")
     options = {"lambdas": lambdas, "image_size": image_size, "weights": weights, "limit": limit, "out": out}
     record = run_four_lines(model, folder, dataset=dataset, **given, **options, **scoring)
     if json:
@@ -98,11 +98,11 @@ def ablate_command(
     chosen = list(PLANS.values()) if plans == ("all",) else [get_plan(name) for name in plans]
     for name in sources or ():
         if name not in SOURCES:
-            raise CsraError(f"there is no source {name!r}; there are {', '.join(SOURCES)}.")
+            raise ConfigError(f"there is no source {name!r}; there are {', '.join(SOURCES)}.")
     if seeds is not None:
         if seeds < 1:
-            raise CsraError(f"--seeds is at least 1, not {seeds}.")
+            raise ConfigError(f"--seeds is at least 1, not {seeds}.")
         chosen = [dataclasses.replace(plan, seeds=seeds) for plan in chosen]
     if not any(sources is None or set(sources) & set(plan.sources) for plan in chosen):
-        raise CsraError(f"no plan named here has a source {', '.join(sources)}.")
+        raise ConfigError(f"no plan named here has a source {', '.join(sources)}.")
     run_plans(chosen, sources=sources, data=data, out=out, progress=not quiet)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 PAPER_TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1.0,),
@@ -32,7 +32,7 @@ class HeadConfig:
     def __post_init__(self):
         for name in ("normalize", "bias"):
             if not isinstance(getattr(self, name), bool):
-                raise CsraError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+                raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}.")
 
     def options(self) -> dict:
         """The options by name: the keyword arguments that build the head again."""
@@ -139,7 +139,7 @@ def temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tupl
     if temperatures is None:
         if heads not in PAPER_TEMPERATURES:
             known = ", ".join(map(str, PAPER_TEMPERATURES))
-            raise CsraError(
+            raise ConfigError(
                 f"the paper gives temperatures for {known} heads; for {heads}, pass temperatures=[...] yourself."
             )
         return PAPER_TEMPERATURES[heads]
@@ -148,33 +148,33 @@ def temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tupl
             raise TypeError
         values = tuple(float(t) for t in temperatures)
     except (TypeError, ValueError, OverflowError) as error:
-        raise CsraError(f"temperatures must be numbers or 'inf', not {temperatures!r}.") from error
+        raise ConfigError(f"temperatures must be numbers or 'inf', not {temperatures!r}.") from error
     if len(values) != heads:
-        raise CsraError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
+        raise ConfigError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
     for t in values:
         if not t >= 0:
-            raise CsraError(f"a temperature must be a number from 0 to infinity, not {t}.")
+            raise ConfigError(f"a temperature must be a number from 0 to infinity, not {t}.")
     return values
 
 
 def whole(name: str, value: int) -> int:
     """A whole number from 1 on. CsraError for another value."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise CsraError(f"{name} must be a whole number, not {value!r}.")
+        raise ConfigError(f"{name} must be a whole number, not {value!r}.")
     if value < 1:
-        raise CsraError(f"{name} must be at least 1, not {value}.")
+        raise ConfigError(f"{name} must be at least 1, not {value}.")
     return int(value)
 
 
 def positive(name: str, value: float) -> float:
     """A number above 0. CsraError for another value."""
     if finite(name, value) <= 0:
-        raise CsraError(f"{name} must be a positive number, not {value}.")
+        raise ConfigError(f"{name} must be a positive number, not {value}.")
     return float(value)
 
 
 def finite(name: str, value: float) -> float:
     """A number that float32 holds. CsraError for another value."""
     if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < 1e38:  # what float32 holds
-        raise CsraError(f"{name} must be a finite number, not {value!r}.")
+        raise ConfigError(f"{name} must be a finite number, not {value!r}.")
     return float(value)

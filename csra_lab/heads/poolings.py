@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.heads.base import ScoreMapHead, share_weights
 from csra_lab.heads.config import (
     AverageConfig,
@@ -45,7 +45,7 @@ class CSRA(ScoreMapHead):
             CsraError: several heads, which are more than one linear classifier.
         """
         if self.num_heads != 1:
-            raise CsraError(
+            raise ConfigError(
                 f"only a one-head CSRA is an average-pooling classifier with a residual; this one has {self.num_heads}."
             )
         options = {"normalize": self.config.normalize, "bias": self.config.bias}

@@ -6,7 +6,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.losses.functions import (
     Unknown,
     Weighting,
@@ -35,7 +35,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         if self.unknown not in get_args(Unknown):
-            raise CsraError(f"unknown must be {' or '.join(get_args(Unknown))}, not {self.unknown!r}.")
+            raise ConfigError(f"unknown must be {' or '.join(get_args(Unknown))}, not {self.unknown!r}.")
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(B, C) logits and (B, C) targets in {1, 0, -1} -> a scalar, float32."""
@@ -74,7 +74,9 @@ class WeightedBCE(Loss):
         object.__setattr__(self, "positive", tuple(self.positive))  # JSON gives lists
         object.__setattr__(self, "negative", tuple(self.negative))
         if len(self.positive) != len(self.negative):
-            raise CsraError(f"{len(self.positive)} weights of positives and {len(self.negative)} of negatives differ.")
+            raise ConfigError(
+                f"{len(self.positive)} weights of positives and {len(self.negative)} of negatives differ."
+            )
 
     @classmethod
     def of(cls, targets: Tensor, weighting: Weighting = "exponential", *, unknown: Unknown = "ignore", **options):
@@ -86,7 +88,7 @@ class WeightedBCE(Loss):
         if not self.positive:
             return binary_cross_entropy(logits, targets)
         if len(self.positive) != logits.shape[1]:
-            raise CsraError(f"the loss has weights for {len(self.positive)} classes, not {logits.shape[1]}.")
+            raise ConfigError(f"the loss has weights for {len(self.positive)} classes, not {logits.shape[1]}.")
         pair = (logits.new_tensor(weights, dtype=torch.float32) for weights in (self.positive, self.negative))
         return weighted_binary_cross_entropy(logits, targets, *pair)
 
@@ -182,9 +184,9 @@ def create_loss(name: str, **options) -> Loss:
         CsraError: an unknown name, or an option that this loss does not have.
     """
     if name not in LOSSES:
-        raise CsraError(f"there is no loss {name!r}; choose {', '.join(LOSSES)}.")
+        raise ConfigError(f"there is no loss {name!r}; choose {', '.join(LOSSES)}.")
     try:
         return type(LOSSES[name])(**options)
     except TypeError as error:
         known = ", ".join(LOSSES[name].config())
-        raise CsraError(f"loss {name!r} has the options {known}, not {', '.join(options)}.") from error
+        raise ConfigError(f"loss {name!r} has the options {known}, not {', '.join(options)}.") from error

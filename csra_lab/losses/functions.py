@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 Unknown = Literal["ignore", "negative"]
 """What an entry of -1 means for a loss: nothing, or absent."""
@@ -67,13 +67,13 @@ def class_weights(targets: Tensor, weighting: Weighting = "exponential", *, beta
         CsraError: an unknown weighting, a beta out of range, or a class without a positive or without a negative.
     """
     if weighting not in get_args(Weighting):
-        raise CsraError(f"there is no weighting {weighting!r}; choose {', '.join(get_args(Weighting))}.")
+        raise ConfigError(f"there is no weighting {weighting!r}; choose {', '.join(get_args(Weighting))}.")
     if not 0 <= beta < 1:
-        raise CsraError(f"beta must be at least 0 and below 1, not {beta}.")
+        raise ConfigError(f"beta must be at least 0 and below 1, not {beta}.")
     positives, negatives = ((targets == value).sum(dim=0).double() for value in (1, 0))  # (C,)
     missing = ((positives == 0) | (negatives == 0)).nonzero().flatten().tolist()
     if missing:
-        raise CsraError(f"class {missing[0]} has no positive or no negative label; leave it out or give more images.")
+        raise ConfigError(f"class {missing[0]} has no positive or no negative label; leave it out or give more images.")
     known = positives + negatives
     share = positives / known
     if weighting == "exponential":

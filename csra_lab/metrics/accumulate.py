@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics.functions import (
     NOTHING_TO_FIND,
     AveragePrecision,
@@ -57,11 +57,11 @@ class MultilabelMetrics:
         bins: int | None = None,
     ):
         if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 1:
-            raise CsraError(f"num_classes must be a whole number from 1, not {num_classes!r}.")
+            raise ConfigError(f"num_classes must be a whole number from 1, not {num_classes!r}.")
         if classes is not None and len(classes) != num_classes:
-            raise CsraError(f"{len(classes)} class names were given for {num_classes} classes.")
+            raise ConfigError(f"{len(classes)} class names were given for {num_classes} classes.")
         if bins is not None and (not isinstance(bins, (int, np.integer)) or bins < 2):
-            raise CsraError(f"bins must be a whole number from 2, or None to keep every score, not {bins!r}.")
+            raise ConfigError(f"bins must be a whole number from 2, or None to keep every score, not {bins!r}.")
         check_ap(ap)
         self.num_classes, self.bins, self.ap = num_classes, bins, ap
         self.threshold = checked_threshold(threshold, top_k, num_classes)
@@ -89,7 +89,7 @@ class MultilabelMetrics:
         """
         scores, targets = checked(scores, targets, self.classes)
         if scores.shape[1] != self.num_classes:
-            raise CsraError(f"the scores have {scores.shape[1]} columns; the metric was made for {self.num_classes}.")
+            raise ConfigError(f"the scores have {scores.shape[1]} columns; the metric was made for {self.num_classes}.")
         check_probabilities(scores, self.classes)
         positive = targets == 1
         predicted = predictions(scores, targets, self.threshold, self.top_k)
@@ -112,7 +112,7 @@ class MultilabelMetrics:
         if not self.num_images:
             raise CsraError("no image was measured yet; call update first.")
         if not self.counts[2].any():
-            raise CsraError(NOTHING_TO_FIND)
+            raise ConfigError(NOTHING_TO_FIND)
         check_absent(int(self.counts[2].sum()), self.num_absent, self.num_ignored, self.num_images)
         if self.bins is None:
             per_class = average_precision(np.concatenate(self._scores), np.concatenate(self._targets), ap=self.ap)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from csra_lab._io.notice import warn
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 AveragePrecision = Literal["average", "voc11", "envelope"]
 """The three definitions of average precision, by their names in `csra_lab.metrics`."""
@@ -99,7 +99,7 @@ def multilabel_metrics(
     predicted = predictions(scores, targets, threshold, top_k)
     counts = ((predicted & positive).sum(axis=0), predicted.sum(axis=0), positive.sum(axis=0))
     if not counts[2].any():
-        raise CsraError(NOTHING_TO_FIND)
+        raise ConfigError(NOTHING_TO_FIND)
     check_absent(int(counts[2].sum()), int((targets == 0).sum()), int((targets == -1).sum()), num_images)
     per_class = average_precision(scores, targets, ap=ap)
     return metric_values(
@@ -225,7 +225,7 @@ def check_absent(present: int, absent: int, ignored: int, num_images: int) -> No
         CsraError: no known negative among so many images.
     """
     if ignored and not absent and num_images >= MIN_IMAGES:
-        raise CsraError(
+        raise ConfigError(
             f"no target is 0 (absent): {present:,} are 1 and {ignored:,} are -1, which is ignored, so any scores would "
             "be perfect; if -1 says absent in your targets, pass np.maximum(targets, 0)."
         )
@@ -239,15 +239,15 @@ def check_absent(present: int, absent: int, ignored: int, num_images: int) -> No
 def check_ap(ap: str) -> None:
     """Raise a CsraError for a definition of average precision that there is not."""
     if ap not in get_args(AveragePrecision):
-        raise CsraError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
+        raise ConfigError(f"there is no average precision {ap!r}; choose {', '.join(get_args(AveragePrecision))}.")
 
 
 def checked_threshold(threshold: float | None, top_k: int | None, num_classes: int) -> float | None:
     """The threshold that holds; a CsraError for one that is no probability, or a top_k that is no number of classes."""
     if threshold is not None and not 0 <= threshold <= 1:
-        raise CsraError(f"threshold must be a probability from 0 to 1, not {threshold}.")
+        raise ConfigError(f"threshold must be a probability from 0 to 1, not {threshold}.")
     if top_k is not None and (not isinstance(top_k, Integral) or not 1 <= top_k <= num_classes):
-        raise CsraError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
+        raise ConfigError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
     return 0.5 if threshold is None and top_k is None else threshold
 
 
@@ -255,7 +255,9 @@ def check_probabilities(scores: NDArray, classes: Sequence[str] | None) -> None:
     """Raise a CsraError for (N, C) scores below 0 or above 1, which are logits."""
     outside = (scores < 0) | (scores > 1)
     if outside.any():
-        raise CsraError(f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits.")
+        raise ConfigError(
+            f"{_first(outside, scores, classes)}: scores must be probabilities; apply a sigmoid to logits."
+        )
 
 
 def as_numpy(values: Any) -> NDArray:
@@ -271,24 +273,26 @@ def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None
     try:
         scores, targets = as_numpy(scores), as_numpy(targets)
     except ValueError as error:  # rows of different lengths
-        raise CsraError("scores and targets must both be (images, classes), with rows of one length.") from error
+        raise ConfigError("scores and targets must both be (images, classes), with rows of one length.") from error
     if scores.ndim != 2 or scores.shape != targets.shape:
-        raise CsraError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
+        raise ConfigError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
     if scores.size == 0:
-        raise CsraError(f"scores of shape {scores.shape} hold nothing to measure; check that the data set has images.")
+        raise ConfigError(
+            f"scores of shape {scores.shape} hold nothing to measure; check that the data set has images."
+        )
     if classes is not None and len(classes) != scores.shape[1]:
-        raise CsraError(f"{len(classes)} class names were given for {scores.shape[1]} columns of scores.")
+        raise ConfigError(f"{len(classes)} class names were given for {scores.shape[1]} columns of scores.")
     if scores.dtype.kind not in "fiub" or targets.dtype.kind not in "fiub":
-        raise CsraError(f"scores and targets must be numbers, not of type {scores.dtype} and {targets.dtype}.")
+        raise ConfigError(f"scores and targets must be numbers, not of type {scores.dtype} and {targets.dtype}.")
     if scores.dtype not in (np.float32, np.float64):
         scores = scores.astype(np.float64)
     if not np.isfinite(scores).all():
-        raise CsraError(
+        raise ConfigError(
             f"{_first(~np.isfinite(scores), scores, classes)}: scores must be finite; look for a bad image or weights."
         )
     unknown = (targets != 1) & (targets != 0) & (targets != -1)
     if unknown.any():
-        raise CsraError(f"{_first(unknown, targets, classes, name='target')}: targets must be 1, 0 or -1 (ignore).")
+        raise ConfigError(f"{_first(unknown, targets, classes, name='target')}: targets must be 1, 0 or -1 (ignore).")
     return scores, targets.astype(np.int8)
 
 

@@ -9,7 +9,7 @@ for every CSRA recipe, an average-pooling twin that differs in the head and in n
 
 import difflib
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.recipes.config import Recipe, average_twin
 
 VOC2012_PHOTOGRAPH_CLASSES = (
@@ -240,5 +240,5 @@ def get_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`csra-lab train --help` lists them."
-        raise CsraError(f"there is no recipe {name!r}; {hint}")
+        raise ConfigError(f"there is no recipe {name!r}; {hint}")
     return RECIPES[name]

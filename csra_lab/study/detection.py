@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.study.localization import Objects, Pairs, activation_maps, attention_maps, padded_rows
 
 
@@ -97,7 +97,7 @@ def parts_above(maps: Tensor, threshold: float, *, size: int = 56) -> Parts:
         CsraError: a threshold outside its range.
     """
     if not 0 < threshold <= 1:
-        raise CsraError(f"the threshold is a share of the map's maximum, above 0 and at most 1, not {threshold}.")
+        raise ConfigError(f"the threshold is a share of the map's maximum, above 0 and at most 1, not {threshold}.")
     fine = upsampled(maps, size).numpy()
     runs, part = connected_parts(fine >= threshold * fine.max(axis=(1, 2), keepdims=True))
     picture, row, first, last = runs.T

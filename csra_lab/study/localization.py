@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csra_lab.datasets import Box, MultiLabelDataset
 from csra_lab.datasets.images import image_size
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, DataError
 from csra_lab.residual_attention import attention_scores
 
 
@@ -113,7 +113,7 @@ def place_boxes(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]]
     for i, (of_picture, (width, height)) in enumerate(zip(boxes, sizes, strict=True)):
         for box in of_picture:
             if box.name not in number:
-                raise CsraError(f"picture {i} has a box of {box.name!r}, which is not among the classes.")
+                raise DataError(f"picture {i} has a box of {box.name!r}, which is not among the classes.")
             image.append(i)
             label.append(number[box.name])
             corners.append((box.xmin / width, box.ymin / height, box.xmax / width, box.ymax / height))
@@ -122,7 +122,7 @@ def place_boxes(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]]
     empty = np.flatnonzero((cut[:, 2:] <= cut[:, :2]).any(axis=1))
     if len(empty):
         m = empty[0]
-        raise CsraError(f"picture {image[m]} has a {classes[label[m]]} box with no area in the picture; correct it.")
+        raise DataError(f"picture {image[m]} has a {classes[label[m]]} box with no area in the picture; correct it.")
     return Objects(
         np.array(image, dtype=np.int64), np.array(label, dtype=np.int64), cut, np.array(difficult, bool), len(boxes)
     )
@@ -182,7 +182,7 @@ def points_inside(points: NDArray, boxes: NDArray, *, tolerance: float = 0.0) ->
         CsraError: a negative tolerance.
     """
     if not tolerance >= 0:
-        raise CsraError(f"the tolerance is a distance of 0 or more, in fractions of a side, not {tolerance}.")
+        raise ConfigError(f"the tolerance is a distance of 0 or more, in fractions of a side, not {tolerance}.")
     x, y = points[:, :, None, 0], points[:, :, None, 1]  # (P, Q, 1)
     xmin, ymin, xmax, ymax = np.moveaxis(boxes[:, None], -1, 0)  # (P, 1, K) each
     dx = np.maximum(np.maximum(xmin - x, x - xmax), 0)  # (P, Q, K)

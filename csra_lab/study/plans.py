@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from csra_lab._io.validation import check_types
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError, DataError
 from csra_lab.recipes import RECIPES, VOC2012_PHOTOGRAPH_CLASSES, Recipe
 
 FOUR_LINES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
@@ -296,7 +296,7 @@ def get_plan(name: str) -> Plan:
     if not path.is_file():
         near = difflib.get_close_matches(name, PLANS, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are all, {', '.join(PLANS)}, or a JSON file."
-        raise CsraError(f"there is no plan {name!r}; {hint}")
+        raise ConfigError(f"there is no plan {name!r}; {hint}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = tuple(Entry(**_tuples(entry)) for entry in content.pop("entries"))
@@ -307,13 +307,13 @@ def get_plan(name: str) -> Plan:
             for source in plan.sources:
                 plan.recipe(entry, 0, source)
     except CsraError as error:
-        raise CsraError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     except KeyError as error:
-        raise CsraError(
+        raise DataError(
             f"{path} names {error}, which is missing or unknown; sources are {', '.join(SOURCES)}."
         ) from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CsraError(f"{path} is not a plan ({error}).") from error
+        raise DataError(f"{path} is not a plan ({error}).") from error
     _check(plan, path)
     return plan
 
@@ -321,26 +321,26 @@ def get_plan(name: str) -> Plan:
 def _check(plan: Plan, path: Path) -> None:
     labels = [entry.label for entry in plan.entries]
     if not labels or len(set(labels)) != len(labels):
-        raise CsraError(f"{path}: a plan needs entries, each with a label of its own.")
+        raise DataError(f"{path}: a plan needs entries, each with a label of its own.")
     of_the_source = {"name", "dataset", "backbone", "image_size", "classes", "seed"}
     for changes in (plan.base, *(entry.changes for entry in plan.entries)):
         if of_the_source & changes.keys():
             name = min(of_the_source & changes.keys())
-            raise CsraError(f"{path}: {name!r} comes from the plan and its sources; no entry can change it.")
+            raise DataError(f"{path}: {name!r} comes from the plan and its sources; no entry can change it.")
     unknown = [label for label in plan.choose if label not in labels]
     if unknown:
-        raise CsraError(f"{path}: choose names {unknown[0]!r}, which is no entry.")
+        raise DataError(f"{path}: choose names {unknown[0]!r}, which is no entry.")
     for entry in plan.entries:
         if entry.against and entry.against not in {*labels, *plan.choose.values()} - {entry.label}:
-            raise CsraError(f"{path}: {entry.label!r} is compared with {entry.against!r}, which is no entry beside it.")
+            raise DataError(f"{path}: {entry.label!r} is compared with {entry.against!r}, which is no entry beside it.")
         if entry.four_lines and entry.changes.get("head") != "average":
-            raise CsraError(f"{path}: {entry.label!r} asks for four lines, which need an average-pooling head.")
+            raise DataError(f"{path}: {entry.label!r} asks for four lines, which need an average-pooling head.")
     if not 1 <= plan.seeds <= 1000:
-        raise CsraError(f"{path}: seeds is how many, at least 1 and at most 1,000, not {plan.seeds}.")
+        raise DataError(f"{path}: seeds is how many, at least 1 and at most 1,000, not {plan.seeds}.")
     if not plan.sources:
-        raise CsraError(f"{path} names no source; there are {', '.join(SOURCES)}.")
+        raise DataError(f"{path} names no source; there are {', '.join(SOURCES)}.")
     if not plan.name.replace("-", "").isalnum():
-        raise CsraError(f"{path}: the name becomes a folder, so it is letters, digits and dashes, not {plan.name!r}.")
+        raise DataError(f"{path}: the name becomes a folder, so it is letters, digits and dashes, not {plan.name!r}.")
 
 
 def _tuples(fields: dict) -> dict:

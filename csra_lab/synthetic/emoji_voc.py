@@ -19,7 +19,7 @@ from PIL import Image, ImageEnhance
 from csra_lab._io.resources import asset
 from csra_lab.datasets.dataset import MultiLabelDataset
 from csra_lab.datasets.voc import VOC_CLASSES, load_voc
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, MissingFile
 from csra_lab.synthetic.backgrounds import background, grain
 from csra_lab.synthetic.prepare import in_parallel, prepared
 from csra_lab.synthetic.sprites import drawing, drawings_of
@@ -80,7 +80,7 @@ def load_emoji_voc(root: Path | None, split: str, transform: Callable | None = N
     if (folder / _folder_name(224, "full")).is_dir():
         folder = folder / _folder_name(224, "full")
     if not (folder / "VOC2007").is_dir():
-        raise CsraError(
+        raise MissingFile(
             f"EmojiVOC is not in {folder}; draw it with `csra-lab data prepare emoji-voc`, or give the prepared folder "
             f"itself, such as {_folder_name(448, 'full')}."
         )
@@ -110,9 +110,9 @@ def prepare_emoji_voc(
         CsraError: another size, a side outside 32 to 2048 pixels, or a folder that cannot be written.
     """
     if size not in IMAGES:
-        raise CsraError(f"EmojiVOC's size is {' or '.join(IMAGES)}, not {size!r}.")
+        raise ConfigError(f"EmojiVOC's size is {' or '.join(IMAGES)}, not {size!r}.")
     if not 32 <= image_size <= 2048:
-        raise CsraError(f"EmojiVOC is drawn at 32 to 2048 pixels a side, not {image_size}.")
+        raise ConfigError(f"EmojiVOC is drawn at 32 to 2048 pixels a side, not {image_size}.")
     workers = 1 if size == "tiny" and workers is None else workers  # starting processes would take longer
     build = partial(_build, image_size=image_size, counts=IMAGES[size], progress=progress, workers=workers)
     return prepared(_folder_name(image_size, size), build, root=root)

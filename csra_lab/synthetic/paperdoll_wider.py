@@ -16,7 +16,7 @@ import numpy as np
 
 from csra_lab.datasets.dataset import MultiLabelDataset
 from csra_lab.datasets.wider import WIDER_ATTRIBUTES, load_wider
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, MissingFile
 from csra_lab.synthetic.paperdoll_people import OCCASIONS
 from csra_lab.synthetic.paperdoll_scene import Scene, paint_scene, sample_scene
 from csra_lab.synthetic.prepare import in_parallel, prepared
@@ -46,7 +46,7 @@ def load_paperdoll_wider(root: Path | None, split: str, transform: Callable | No
     else:
         folder = next((d for d in (Path(root), Path(root) / NAME) if (d / "Annotations").is_dir()), None)
     if folder is None:
-        raise CsraError(
+        raise MissingFile(
             f"There is no PaperdollWIDER in {root}; leave the folder out, and the set is drawn in the cache."
         )
     dataset = load_wider(folder, split, transform)
@@ -71,7 +71,7 @@ def prepare_paperdoll_wider(
         CsraError: another size, or a folder that cannot be written.
     """
     if size not in SCENES:
-        raise CsraError(f"PaperdollWIDER has no size {size!r}; it has {', '.join(SCENES)}.")
+        raise ConfigError(f"PaperdollWIDER has no size {size!r}; it has {', '.join(SCENES)}.")
     if size == "tiny":
         workers = workers or 1  # starting a second process would take longer than the drawing
     build = partial(draw_paperdoll_wider, scenes=SCENES[size], progress=progress, workers=workers)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from csra_lab._io.resources import asset
-from csra_lab.errors import CsraError
+from csra_lab.errors import MissingFile
 
 TABLES = 8  # different tables a vendor
 _WHOLE_FIGURES = ("1f9cd", "1f6b6", "1f3c3", "1f483", "1f57a")  # standing, walking, running, two dancers
@@ -26,7 +26,7 @@ def drawings_of(name: str, vendors: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{name}/{vendor}-table{k}" for vendor in vendors for k in range(TABLES))
     files = sorted(p.stem for p in asset(f"sprites/{name}").glob("*.png") if p.stem.split("-")[0] in vendors)
     if not files:
-        raise CsraError(
+        raise MissingFile(
             f"{asset(f'sprites/{name}')} holds no drawing by {' or '.join(vendors)}; install csra-lab again."
         )
     twice = [f for f in files if name == "person" and f.split("-")[1] in _WHOLE_FIGURES]

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
-from csra_lab.errors import CsraError
+from csra_lab.errors import DataError
 
 STATE = "state.pt"
 FILES = (STATE, "model", "recipe.json", "history.csv", "metrics.json", "scores.npz")
@@ -46,7 +46,7 @@ def load_state(out: Path, stateful: dict, device: torch.device) -> Progress:
                 each.load_state_dict(content[name])
         return Progress(content["epoch"], content["best"], list(content["history"]))
     except Exception as error:  # torch raises many kinds here; each means the same to the reader
-        raise CsraError(
+        raise DataError(
             f"{path} cannot be read ({type(error).__name__}); delete it to start this run again."
         ) from error
 

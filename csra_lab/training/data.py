@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
-from csra_lab.errors import CsraError, MissingFile
+from csra_lab.errors import DataError, MissingFile
 from csra_lab.recipes import Recipe
-from csra_lab.training.feature_cache import FeatureMaps, compute_features
+from csra_lab.training.feature_cache import FeatureItems, cache_features
 from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits
 from csra_lab.training.sampling import SeededItems, hold_out, sample_images
 
@@ -28,7 +28,7 @@ class TrainingData:
     """
 
     items: SeededItems
-    validation: MultiLabelDataset | FeatureMaps
+    validation: MultiLabelDataset | FeatureItems
     targets: np.ndarray
     crops: Crops | None
 
@@ -53,7 +53,7 @@ def split_off(recipe: Recipe, train_set: MultiLabelDataset) -> Parts:
     parts = Parts(train_set, *hold_out(train_set, recipe.data.validation_fraction))
     for part, items in (("training", parts.fit), ("validation", parts.held_out)):
         if len(items) and not (train_set.targets[items] == 1).any():
-            raise CsraError(
+            raise DataError(
                 f"the {part} part of {train_set.name} {train_set.split} ({len(items)} images) shows none of the "
                 "classes; check the labels, or set another validation_fraction."
             )
@@ -81,9 +81,9 @@ def prepare(
     pixels = {"mean": model.mean, "std": model.std}
     targets = train_set.targets[parts.held_out]
     if recipe.model.freeze_backbone:
-        maps = compute_features(model.backbone, train_set, image_size=size, **pixels, mirror=True, **computing)
-        items = SeededItems(maps.subset(parts.fit), recipe.run.seed)
-        return TrainingData(items, FeatureMaps(maps.maps[parts.held_out, :1], targets), targets, None)
+        maps = cache_features(model.backbone, train_set, **pixels, mirror=True, **computing)
+        items = SeededItems(maps.part(parts.fit), recipe.run.seed)
+        return TrainingData(items, maps.part(parts.held_out, views=1), targets, None)
     plan = recipe.optimisation
     scale = plan.crop_scale if plan.augmentation == "crop" else 1.0
     images = train_set.for_size(size, crop_scale=scale)

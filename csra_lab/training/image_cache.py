@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from tqdm import tqdm
 
+from csra_lab._io.progress import watched
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.dataset import CROP_RATIO
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 MOST_ON_CPU = 2 * 10**9
 """Bytes of pictures that `fits` allows on a CPU, whose free memory cannot be told for sure (a container's limit)."""
@@ -45,9 +45,8 @@ class ImageCache(Dataset):
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes side by side
             found = threads.map(read, range(len(dataset)))
-            bar = tqdm(found, "reading", len(dataset), unit="img", leave=False, disable=None if progress else True)
             try:
-                pictures = list(bar)
+                pictures = list(watched(found, len(dataset), desc="reading", shown=progress))
             except BaseException:  # a bad picture, or Ctrl-C: do not read the rest first
                 threads.shutdown(cancel_futures=True)
                 raise
@@ -161,7 +160,7 @@ def resize_matrices(lengths: Tensor, size: int, extent: int) -> Tensor:
         CsraError: a line of no pixels, or one longer than `extent`.
     """
     if lengths.device.type == "cpu" and len(lengths) and not 1 <= lengths.min() <= lengths.max() <= extent:
-        raise CsraError(f"lines must have 1 to {extent} pixels, not {lengths.min()} to {lengths.max()}.")
+        raise ConfigError(f"lines must have 1 to {extent} pixels, not {lengths.min()} to {lengths.max()}.")
     scale = lengths[:, None, None] / size  # pixels of the line for one of the result
     places = torch.arange(extent, device=lengths.device) + 0.5
     centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale  # (B, S, 1)

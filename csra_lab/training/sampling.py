@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 
 class SeededItems(Dataset):
@@ -64,12 +64,14 @@ class Batches(Sampler[list[tuple[int, int]]]):
         accumulate: int = 1,
     ):
         if batch_size % (world * accumulate):
-            raise CsraError(
+            raise ConfigError(
                 f"batch_size {batch_size} does not divide into {world} processes x {accumulate} parts; "
                 f"choose a multiple of {world * accumulate}."
             )
         if num_items < batch_size:
-            raise CsraError(f"batch_size {batch_size} is more than the {num_items} training images; lower batch_size.")
+            raise ConfigError(
+                f"batch_size {batch_size} is more than the {num_items} training images; lower batch_size."
+            )
         self.batches_per_epoch = num_items // batch_size
         order = np.random.default_rng(mix_seed(seed, "order", epoch)).permutation(num_items)
         order = order[: self.batches_per_epoch * batch_size]
@@ -97,7 +99,7 @@ def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, n
     cut = ranked[: round(fraction * len(ranked))]
     held = np.isin(np.array(keys, dtype=np.uint64), np.array(cut, dtype=np.uint64))
     if fraction > 0 and (not held.any() or held.all()):
-        raise CsraError(
+        raise ConfigError(
             f"validation_fraction {fraction} of {len(dataset)} images leaves an empty part; "
             "use more images or set it to 0."
         )
@@ -113,7 +115,7 @@ def sample_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
     names = image_names(dataset)
     ranked = sorted(set(names), key=lambda name: mix_seed(0, "keep", name))
     if count > len(ranked):
-        raise CsraError(f"subset is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
+        raise ConfigError(f"subset is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
     kept = set(ranked[:count])
     return np.flatnonzero([name in kept for name in names])
 
