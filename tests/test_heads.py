@@ -42,7 +42,19 @@ KINDS = [
     ("gem", {"p": 3.0}),
     ("gem", {"p": 1.5, "normalize": True, "bias": True}),
 ]
+RELATIVES = [  # their literal loops are in test_head_relatives
+    ("learned-csra", {"lam": 0.7, "temperature": 2.0}),
+    ("wildcat", {}),
+    ("wildcat", {"num_heads": 1, "bias": True, "alpha": 0.0}),
+    ("noisy-or", {"bias": True}),
+    ("attention-mil", {"hidden": 5}),
+    ("class-queries", {"width": 8, "attention_heads": 2, "hidden": 5}),
+    ("group-queries", {"width": 8, "groups": 2, "bias": True}),
+    ("regularised", {"hidden": 5}),
+    ("label-graph", {"embedding": 3, "hidden": 5, "lam": 0.4}),
+]
 NAMED = [pytest.param(kind, options, id=f"{kind} {options}") for kind, options in KINDS]
+ALL = NAMED + [pytest.param(kind, options, id=f"{kind} {options}") for kind, options in RELATIVES]
 
 
 def make(kind, options, dtype=torch.float64):
@@ -140,7 +152,7 @@ def test_score_maps_are_the_classifiers_at_every_location(kind, options):
 # ---- attention ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "options"), NAMED)
+@pytest.mark.parametrize(("kind", "options"), ALL)
 def test_attention_sums_to_one(kind, options):
     head, x = make(kind, options, torch.float32), positive_features(2, D, 3, 5, dtype=torch.float32)
     attention = head.attention(x)
@@ -188,7 +200,7 @@ def test_the_attention_of_gem_is_each_locations_share():
 # ---- inputs ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "options"), NAMED)
+@pytest.mark.parametrize(("kind", "options"), ALL)
 def test_maps_tokens_and_channels_last_agree(kind, options):
     head, x = make(kind, options), positive_features(2, D, 3, 5)
     tokens = x.flatten(2).transpose(1, 2)  # (B, N, d)
@@ -208,7 +220,7 @@ def test_wrong_features_are_named(shape):
             create_head(kind, D, C)(torch.randn(shape))
 
 
-@pytest.mark.parametrize(("kind", "options"), NAMED)
+@pytest.mark.parametrize(("kind", "options"), ALL)
 def test_half_precision_and_autocast(kind, options):
     head, x = make(kind, options, torch.float32), positive_features(2, D, 4, 4, dtype=torch.float32)
     exact = head(x)
@@ -218,7 +230,7 @@ def test_half_precision_and_autocast(kind, options):
         torch.testing.assert_close(head(x).float(), exact, rtol=5e-2, atol=1e-1)
 
 
-@pytest.mark.parametrize(("kind", "options"), NAMED)
+@pytest.mark.parametrize(("kind", "options"), ALL)
 def test_gradients_reach_the_classifier_and_stay_finite_on_flat_maps(kind, options):
     head = make(kind, options, torch.float32)
     for x in (torch.zeros(2, D, 4, 4), torch.full((2, D, 4, 4), 50.0), torch.randn(2, D, 4, 4)):
@@ -459,7 +471,7 @@ def test_only_one_head_goes_back():
 # ---- written down and read again ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "options"), NAMED)
+@pytest.mark.parametrize(("kind", "options"), ALL)
 def test_config_builds_the_same_head_again(kind, options):
     head, x = make(kind, options, torch.float32), positive_features(2, D, 3, 3, dtype=torch.float32)
     written = json.dumps(head_json(head.config), allow_nan=False)  # strict JSON: no Infinity
@@ -475,5 +487,5 @@ def test_config_builds_the_same_head_again(kind, options):
 
 
 def test_every_kind_is_tested_and_known():
-    assert {kind for kind, _ in KINDS} == set(HEADS)
+    assert {kind for kind, _ in KINDS + RELATIVES} == set(HEADS)
     assert all(head_kind(create_head(kind, D, C)) == kind for kind in HEADS)

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from csra_lab.errors import CsraError
@@ -29,28 +30,46 @@ class ScoreMapHead(nn.Module):
         config = self.Config(**options)
         for name, value in (("in_features", in_features), ("num_classes", num_classes)):
             whole(name, value)
-        num_heads = getattr(config, "num_heads", 1)
-        if num_heads * num_classes * in_features > MAX_WEIGHTS:
-            raise CsraError(f"{num_heads} x {num_classes} x {in_features} weights are more than {MAX_WEIGHTS:,}.")
+        num_heads, width = getattr(config, "num_heads", 1), self._width(config, in_features)
+        if num_heads * num_classes * width > MAX_WEIGHTS:
+            raise CsraError(f"{num_heads} x {num_classes} x {width} weights are more than {MAX_WEIGHTS:,}.")
         if config.bias and num_heads > 1:
             raise CsraError(
                 f"a bias goes with a single head, not {num_heads}: the biases of several heads would only add up."
             )
         self.config, self.in_features, self.num_classes, self.num_heads = config, in_features, num_classes, num_heads
-        self.weight = nn.Parameter(torch.empty(num_heads, num_classes, in_features))
+        self.weight = nn.Parameter(torch.empty(num_heads, num_classes, width))
         self.bias = nn.Parameter(torch.zeros(num_classes)) if config.bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the classifiers anew, from torch's generator: uniform within 1/sqrt(d), a linear layer's default."""
-        nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
+        """Draw all random weights anew, from torch's generator.
+
+        The classifiers are uniform within 1/sqrt(d), a linear layer's default; layers of the head's own have theirs.
+        """
+        bound = self.weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        for layer in self.modules():
+            if layer is not self and hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+
+    def read_labels(self, targets: ArrayLike) -> None:
+        """Training calls this once, before its first step, with the (N, C) labels that it trains on: 1, 0 or -1.
+
+        A head that uses statistics of labels takes them from here (`LabelGraph`); the others do nothing.
+        """
+
+    def classifiers(self) -> Tensor:
+        """(heads, C, d): what `score_maps` applies at every location, before normalisation."""
+        return self.weight
 
     def score_maps(self, x: Tensor) -> Tensor:
         """(B, d, h, w) -> (B, heads, C, h, w), or (B, N, d) -> (B, heads, C, N): every classifier at every location."""
         self._check(x)
-        weight = F.normalize(self.weight, dim=-1) if self.config.normalize else self.weight
+        weight = self.classifiers()
+        weight = F.normalize(weight, dim=-1) if self.config.normalize else weight
         scores = _classify(weight.flatten(0, 1), x)  # (B, heads * C, N)
         scores = scores.unflatten(1, (self.num_heads, self.num_classes))  # (B, heads, C, N)
         if self.bias is not None:
@@ -80,6 +99,11 @@ class ScoreMapHead(nn.Module):
         Many heads are then pooled in one pass (`study.head_stack`).
         """
         return None
+
+    @staticmethod
+    def _width(config, in_features: int) -> int:
+        """Numbers of each class in `weight`."""
+        return in_features
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, num_classes={self.num_classes}, {self.config}"

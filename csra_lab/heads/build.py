@@ -15,7 +15,20 @@ from csra_lab.heads.config import (
     SpatialConfig,
     TopKConfig,
 )
+from csra_lab.heads.label_graph import LabelGraph, LabelGraphConfig
 from csra_lab.heads.poolings import CSRA, AveragePooling, GeM, LogSumExp, MaxPooling, SpatialOnly, TopKMean
+from csra_lab.heads.queries import ClassQueries, ClassQueriesConfig, GroupQueries, GroupQueriesConfig
+from csra_lab.heads.regularised import RegularisedAttention, RegularisedConfig
+from csra_lab.heads.relatives import (
+    AttentionMIL,
+    AttentionMILConfig,
+    LearnedCSRA,
+    LearnedCSRAConfig,
+    NoisyOr,
+    NoisyOrConfig,
+    Wildcat,
+    WildcatConfig,
+)
 
 HEADS: dict[str, tuple[type[HeadConfig], type[ScoreMapHead]]] = {
     "csra": (CSRAConfig, CSRA),
@@ -25,6 +38,14 @@ HEADS: dict[str, tuple[type[HeadConfig], type[ScoreMapHead]]] = {
     "lse": (LogSumExpConfig, LogSumExp),
     "gem": (GeMConfig, GeM),
     "topk": (TopKConfig, TopKMean),
+    "learned-csra": (LearnedCSRAConfig, LearnedCSRA),
+    "wildcat": (WildcatConfig, Wildcat),
+    "noisy-or": (NoisyOrConfig, NoisyOr),
+    "attention-mil": (AttentionMILConfig, AttentionMIL),
+    "class-queries": (ClassQueriesConfig, ClassQueries),
+    "group-queries": (GroupQueriesConfig, GroupQueries),
+    "regularised": (RegularisedConfig, RegularisedAttention),
+    "label-graph": (LabelGraphConfig, LabelGraph),
 }
 """Name -> config and head, as recipes, saved models and the command line know them."""
 

@@ -1,8 +1,9 @@
 """Many heads trained at once on kept features.
 
-A head on a frozen backbone is a linear map of every location and a pooling, so K heads are one tall matrix: one product
-gives all their score maps, and one pass over the features trains them all. Heads that share a seed see the same batches
-in the same order, and each ends where `training.train` would have taken it alone.
+A head on a frozen backbone is mostly a linear map of every location and a pooling, so K heads are one tall matrix: one
+product gives all their score maps, and one pass over the features trains them all. Heads with weights of another kind
+(GeM's exponent, attention layers, queries) are computed one by one on the same batches. Heads that share a seed see the
+same batches in the same order, and each ends where `training.train` would have taken it alone.
 """
 
 import copy
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from csra_lab.errors import CsraError
-from csra_lab.heads import GeM, HeadConfig, ScoreMapHead, build_head
+from csra_lab.heads import HeadConfig, ScoreMapHead, build_head
 from csra_lab.losses import Loss
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
@@ -110,41 +111,41 @@ class HeadStack(nn.Module):
         if any(head.bias is not None for head in heads):
             raise CsraError("heads computed together have no bias; make them with bias=False.")
         self.kinds = [copy.deepcopy(head) for head in heads]  # a plain list: they pool, and their weights live below
+        self.alone = nn.ModuleDict({str(k): head for k, head in enumerate(self.kinds) if not _only_scores(head)})
         groups = [None] * len(heads) if groups is None else groups
         groups = [(key, head.config.normalize) for key, head in zip(groups, heads, strict=True)]
-        self.group_keys = list(dict.fromkeys(groups))  # (key, normalised)
+        together = [key for k, key in enumerate(groups) if str(k) not in self.alone]
+        self.group_keys = list(dict.fromkeys(together))  # (key, normalised)
         self.weights, self.rows = nn.ParameterList(), {}  # rows: head -> slice of all rows
         start = 0
         for key in self.group_keys:
-            members = [k for k, g in enumerate(groups) if g == key]
+            members = [k for k, g in enumerate(groups) if g == key and str(k) not in self.alone]
             self.weights.append(nn.Parameter(torch.cat([heads[k].weight.detach() for k in members])))  # (rows, C, d)
             for k in members:
                 self.rows[k] = slice(start, start + heads[k].num_heads)
                 start = self.rows[k].stop
-        self.exponents = nn.ParameterDict({str(k): h.p.detach().clone() for k, h in enumerate(heads) if type(h) is GeM})
         self._arrange()
 
     def _arrange(self) -> None:
         """Sort the heads by what has to be computed for them."""
-        kinds = self.kinds
-        mixtures = [head.mixture() for head in kinds]  # a * mean + b * attended, at a temperature for each row
-        self.averages = [k for k, m in enumerate(mixtures) if m is not None and all(b == 0 for _, b, _ in m)]
-        self.gems = [k for k, head in enumerate(kinds) if isinstance(head, GeM)]
-        alone = {*self.averages, *self.gems}
-        sums = [
-            (k, i, *row) for k, m in enumerate(mixtures) if m is not None and k not in alone for i, row in enumerate(m)
-        ]
+        together = [k for k in range(len(self.kinds)) if str(k) not in self.alone]
+        mixtures = {k: self.kinds[k].mixture() for k in together}  # a * mean + b * attended, at a T for each row
+        self.averages = [k for k, m in mixtures.items() if m is not None and all(b == 0 for _, b, _ in m)]
+        summed = {k: m for k, m in mixtures.items() if m is not None and k not in self.averages}
+        sums = [(k, i, *row) for k, m in summed.items() for i, row in enumerate(m)]
         sums.sort(key=lambda row: row[4])  # finite temperatures first, so that both parts are slices
         self.sum_heads = [row[0] for row in sums]
         self.temperatures = [row[4] for row in sums]
         self.register_buffer("a", torch.tensor([row[2] for row in sums]).view(-1, 1))
         self.register_buffer("b", torch.tensor([row[3] for row in sums]).view(-1, 1))
         alike: dict[HeadConfig, list[int]] = {}  # other poolings: heads with the same options are pooled by one call
-        for k, head in enumerate(kinds):
-            if mixtures[k] is None and k not in alone:
-                alike.setdefault(head.config, []).append(k)
+        for k, mixture in mixtures.items():
+            if mixture is None:
+                alike.setdefault(self.kinds[k].config, []).append(k)
         self.alike = list(alike.values())
-        others = [self.rows[k].start for members in self.alike for k in members]
+        others = [
+            row for members in self.alike for k in members for row in range(self.rows[k].start, self.rows[k].stop)
+        ]
         self.register_buffer("map_rows", torch.tensor([self.rows[r[0]].start + r[1] for r in sums] + others).long())
         self.register_buffer("average_rows", torch.tensor([self.rows[k].start for k in self.averages]).long())
         self.register_buffer("sum_of", torch.tensor(self.sum_heads).long())
@@ -154,8 +155,9 @@ class HeadStack(nn.Module):
         batch, locations, d = features.shape
         c = self.num_classes
         parts = zip(self.weights, self.group_keys, strict=True)
-        weights = torch.cat([F.normalize(w, dim=-1) if unit else w for w, (_, unit) in parts])  # (rows, C, d)
-        logits = weights.new_zeros(len(self.kinds), batch, c)
+        parts = [F.normalize(w, dim=-1) if unit else w for w, (_, unit) in parts]
+        weights = torch.cat(parts) if parts else None  # (rows, C, d)
+        logits = features.new_zeros(len(self.kinds), batch, c)
         if self.averages:
             means = features.mean(dim=1) @ weights[self.average_rows].flatten(0, 1).T  # (B, K' * C)
             logits = logits.index_copy(
@@ -171,34 +173,35 @@ class HeadStack(nn.Module):
                 logits = logits.index_add(0, self.sum_of, scores.view(-1, c, batch).transpose(1, 2))
             start = len(self.sum_heads)
             for members in self.alike:
-                part = maps[start : start + len(members)]  # (K', C * B, N)
-                start += len(members)
-                scores = self.kinds[members[0]].pool(part[:, None]).view(-1, c, batch).transpose(1, 2)
+                heads = self.kinds[members[0]].num_heads
+                part = maps[start : start + len(members) * heads].unflatten(0, (-1, heads))  # (K', heads, C * B, N)
+                start += len(members) * heads
+                scores = self.kinds[members[0]].pool(part).view(-1, c, batch).transpose(1, 2)
                 logits = logits.index_copy(0, self.map_rows.new_tensor(members), scores)
-        for k in self.gems:
-            gem = self.kinds[k]
-            power = self.exponents[str(k)] * features.clamp(min=gem.eps).log()  # (B, N, d)
-            pooled = ((power.logsumexp(dim=1) - np.log(locations)) / self.exponents[str(k)]).exp()  # (B, d)
-            scores = pooled @ weights[self.rows[k].start].T
-            logits = logits.index_copy(0, self.map_rows.new_tensor([k]), scores[None])
+        for k, head in self.alone.items():
+            logits = logits.index_copy(0, self.map_rows.new_tensor([int(k)]), head(features)[None])
         return logits
 
     def heads(self) -> list[ScoreMapHead]:
         """The heads, each with a copy of its weights as they are now."""
-        weights = torch.cat([w.detach() for w in self.weights]).cpu()
-        heads = copy.deepcopy(self.kinds)
-        for k, head in enumerate(heads):
-            head.weight = nn.Parameter(weights[self.rows[k]].clone())
-            if str(k) in self.exponents:
-                head.p = nn.Parameter(self.exponents[str(k)].detach().cpu().clone())
+        heads = [head.cpu() for head in copy.deepcopy(self.kinds)]
+        weights = torch.cat([w.detach() for w in self.weights]).cpu() if len(self.weights) else None
+        for k, rows in self.rows.items():
+            heads[k].weight = nn.Parameter(weights[rows].clone())
         return heads
+
+
+def _only_scores(head: ScoreMapHead) -> bool:
+    """Whether a head is its classifiers and a pooling of their scores, and nothing else that learns."""
+    learns = {name for name, _ in head.named_parameters()}
+    return type(head).forward is ScoreMapHead.forward and learns == {"weight"}
 
 
 def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: tqdm) -> list[TrainedHead]:
     """Train heads that share seed, batch size and epochs."""
     first = recipes[0]
     d = features.maps.shape[2]
-    stack = HeadStack([_new_head(r, d, features.targets.shape[1]) for r in recipes], [r.optimisation for r in recipes])
+    stack = HeadStack([_new_head(r, d, features.targets[fit]) for r in recipes], [r.optimisation for r in recipes])
     stack.to(device).train()
     optimizers = _optimizers(stack, recipes)
     losses = _losses(recipes)
@@ -241,24 +244,25 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
     ]
 
 
-def _new_head(recipe: Recipe, in_features: int, num_classes: int) -> ScoreMapHead:
-    """The head at the start of training, as `training.train` makes it."""
-    head = build_head(recipe.head, in_features, num_classes)
+def _new_head(recipe: Recipe, in_features: int, targets: np.ndarray) -> ScoreMapHead:
+    """The head at the start of training, as `training.train` makes it, for (n, C) targets to train on."""
+    head = build_head(recipe.head, in_features, targets.shape[1])
     torch.manual_seed(head_seed(recipe))
     head.reset_parameters()
+    head.read_labels(targets)
     return head
 
 
 def _optimizers(stack: HeadStack, recipes: Sequence[Recipe]) -> list[tuple[Recipe, torch.optim.Optimizer]]:
-    """An optimiser for every group of weights and for every exponent, with the recipe that sets its rate."""
+    """An optimiser for every group of weights and for every head alone, with the recipe that sets its rate."""
     pairs = []
     for (key, _), weights in zip(stack.group_keys, stack.weights, strict=True):
-        pairs.append((next(r for r in recipes if r.optimisation == key), weights))
-    pairs += [(recipes[int(k)], p) for k, p in stack.exponents.items()]
+        pairs.append((next(r for r in recipes if r.optimisation == key), [weights]))
+    pairs += [(recipes[int(k)], head.parameters()) for k, head in stack.alone.items()]
     built = []
-    for recipe, parameter in pairs:
+    for recipe, parameters in pairs:
         plan = recipe.optimisation
-        built.append((recipe, build_optimizer(parameter_groups([parameter], plan.head_lr, plan), plan)))
+        built.append((recipe, build_optimizer(parameter_groups(parameters, plan.head_lr, plan), plan)))
     return built
 
 

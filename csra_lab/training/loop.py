@@ -149,6 +149,7 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device)
         parts = split_off(recipe, train_set)
+        self.model.head.read_labels(parts.train_set.targets[parts.fit])
         self.num_items = len(parts.fit)
         self.batches(0)  # refuses a batch size that does not fit, before anything is read or written
         self.data = prepare(recipe, self.model, parts, processes=self.world, computing=self.computing())
