@@ -49,11 +49,10 @@ test-oldest: ## run all tests with the oldest versions that are allowed
 	.venv-oldest/bin/pip install -q -c .venv-oldest/oldest.txt -e '.[book,test]'
 	.venv-oldest/bin/python -m pytest $(ARGS)
 
-# The setting lives inside .venv: JupyterLab elsewhere on this machine stays as it is.
-lab: $(READY) ## open the chapters in JupyterLab; a double click opens one as a notebook
-	@$(BIN)/jupytext-config --settings-file .venv/etc/jupyter/labconfig/default_setting_overrides.json \
-	    set-default-viewer markdown myst
-	$(BIN)/jupyter lab book $(ARGS)
+# JupyterLab opens copies, which git ignores: running and saving a chapter changes no source.
+lab: $(READY) ## open copies of the chapters in JupyterLab, as notebooks
+	@$(BIN)/python book/_ext/lab_copies.py chapters
+	$(BIN)/jupyter lab chapters $(ARGS)
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ Jupyter and Colab do not know MyST's directives and roles. What the book's pages
 import ast
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 import nbformat
@@ -99,14 +99,21 @@ def exercise_titles(text: str) -> dict[str, str]:
     return {label: title.strip() for title, label in found}
 
 
-def plain_markdown(text: str, page: str, book: Book, titles: Mapping[str, str]) -> str:
-    """MyST without directives, roles and labels. Fenced code stays as it is, to the letter."""
+def plain_markdown(text: str, page: str, book: Book, titles: Mapping[str, str], *, keep: Container[str] = ()) -> str:
+    """MyST without directives, roles and labels. Fenced code stays as it is, to the letter.
+
+    Directives named in `keep` stay, for a reader that renders them; the words in them are rewritten as all others.
+    """
     lines, done = text.split("\n"), []
     while lines:
         line = lines.pop(0)
-        if opened := OPEN.match(line):
+        if (opened := OPEN.match(line)) and opened[2] in keep:
             body = _until(lines, lambda x, fence=opened[1]: x.strip() == fence)
-            inside = plain_markdown("\n".join(_without_options(body)), page, book, titles).strip("\n")
+            inside = plain_markdown("\n".join(body), page, book, titles, keep=keep)
+            done += [line, inside, opened[1]]
+        elif opened:
+            body = _until(lines, lambda x, fence=opened[1]: x.strip() == fence)
+            inside = plain_markdown("\n".join(_without_options(body)), page, book, titles, keep=keep).strip("\n")
             said = _directive(opened[2], opened[3].strip(), inside, titles)
             done += [_words(said, page, book), ""] if said else []
         elif fence := CODE.match(line):
