@@ -92,6 +92,15 @@ def test_intervals_hold_together_about_as_often_as_they_say():
     assert held >= 51
 
 
+def test_a_claim_takes_the_samples_that_all_its_methods_have(methods):
+    scores, targets = methods
+    claims = [Claim.difference("b", "a")]
+    fewer = {"a": scores["a"], "b": scores["b"][:2]}
+    both = {label: each[:2] for label, each in fewer.items()}
+    found, expected = (measure_claims(claims, scores, targets, resampled=r, resamples=50) for r in (fewer, both))
+    assert found == expected
+
+
 def test_wrong_input_is_one_sentence(methods):
     scores, targets = methods
     with pytest.raises(CsraError, match="'z', which has no scores"):

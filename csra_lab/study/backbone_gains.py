@@ -124,9 +124,9 @@ def run_backbone_gains(
         strict_json.write(path / "run.json", about, indent=1)
         pd.concat(tunings).to_csv(path / "tuning.csv", index=False, float_format="%.6f")
         results = results_table(scores, again, targets)
+        found = measured_claims(scores, results, targets, claims_of(tuple(networks)))
         results[["network", "method"]] = results.method.str.split(": ", n=1, expand=True)
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
-        found = measured_claims(scores, again, targets, claims_of(tuple(networks)))
         found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
     steps.remove()
     return folder

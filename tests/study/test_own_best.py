@@ -69,6 +69,7 @@ def record(features, tmp_path_factory):
         sets, maps = (dict.fromkeys(("trainval", "test"), x) for x in (dataset, features))
         patch.setattr(own_best, "source_features", lambda *_, **__: (sets, maps))
         patch.setattr(own_best, "LADDER", (1e-3, 3e-3, 1e-2))
+        patch.setattr(own_best, "MORE_RESAMPLES", 2)
         patch.setattr(own_best, "BASE", own_best.BASE.replace(epochs=1, warmup_epochs=0.0))
         claims = [Claim.difference(CSRA, AVERAGE)]
         options = {"methods": methods, "claims": claims, "seeds": 2, "resamples": 3}
@@ -88,17 +89,20 @@ def record(features, tmp_path_factory):
                 assert name == "plan.json" or (folder / "photographs.part" / name).stat().st_mtime_ns == written
 
         record = own_best.run_own_best("photographs", folder, say=look, **options)
-        assert steps == ["photographs: resample-2"]
+        assert steps == [f"photographs: resample-{k}" for k in (2, 3, 4)]
         assert [path.name for path in folder.iterdir()] == ["photographs"]
         return record, claims
 
 
 def test_the_scores_of_a_record_give_its_tables_again(record):
     folder, claims = record
-    scores, again, targets, classes = read_own_best(folder)
+    scores, targets, classes = read_own_best(folder)
     assert {name: s.shape for name, s in scores.items()} == dict.fromkeys(RECIPES, (2, 120, 3))
-    assert {name: s.shape for name, s in again.items()} == dict.fromkeys(RECIPES, (3, 120, 3))
-    found, kept = measured_claims(scores, again, targets, claims), pd.read_csv(folder / "claims.csv")
+    results = pd.read_csv(folder / "results.csv")
+    assert results.groupby(["method", "kind"]).size().to_dict() == {
+        (name, kind): n for name in RECIPES for kind, n in (("seed", 2), ("resample", 5))
+    }
+    found, kept = measured_claims(scores, results, targets, claims), pd.read_csv(folder / "claims.csv")
     pd.testing.assert_frame_equal(found, kept, check_exact=False, atol=1e-6)
     assert kept.mean_over.tolist() == ["classes", "positives"]
     assert kept.claims.eq(2).all()
@@ -110,9 +114,12 @@ def test_the_scores_of_a_record_give_its_tables_again(record):
 
 def test_the_coco_record_is_what_its_scores_give():
     folder = recorded("runs") / "own-best" / "coco"
-    scores, again, targets, _ = read_own_best(folder)
+    scores, targets, _ = read_own_best(folder)
     kept = pd.read_csv(folder / "claims.csv")
-    found = measured_claims(scores, again, targets, [Claim.difference(CSRA, AVERAGE)], resamples=60)  # of 1,000: quick
+    results = pd.read_csv(folder / "results.csv")
+    found = measured_claims(
+        scores, results, targets, [Claim.difference(CSRA, AVERAGE)], resamples=60
+    )  # of 1,000: quick
     for column in ("difference", "run_error"):  # no draw of the test images moves these
         np.testing.assert_allclose(found[column], kept[column], atol=1e-6)
     np.testing.assert_allclose(found.image_error, kept.image_error, rtol=0.4)
