@@ -21,6 +21,7 @@ from pybtex.database import parse_file
 
 BOOK = Path(__file__).parents[1]
 WRITTEN = ".written.json"  # name of a copy -> checksum of what was written
+LINK = re.compile(r"\[([^]]+)\]\((\w+)\.ipynb([^)]*)\)")
 SOLUTION = re.compile(r"^(:::\{solution-(?:start|end)\}.*?^:::)$", re.M | re.S)
 
 
@@ -120,11 +121,12 @@ def copy_of(notebook: NotebookNode, page: str, about: dict, names: dict[str, str
 
 
 def _text(part: str, page: str, book: Book, titles: dict, names: dict[str, str]) -> NotebookNode:
-    """A cell of text. A solution begins with a heading that JupyterLab folds, up to the heading of what comes next."""
+    """A cell of text. A solution begins with a heading that JupyterLab folds, up to the next one; pages that have no
+    copy are named without a link."""
     closed = part.startswith(":::{solution-start}")
     text = plain_markdown(part, page, book, titles, keep=QUOTED).strip()
     text = re.sub(r"^\*\*((?:Exercise|Solution)\b.*)\*\*$", r"#### \1", text, flags=re.M)
-    text = re.sub(r"\]\((\w+)\.ipynb", lambda m: f"]({names.get(m[1], m[1])}.ipynb", text)
+    text = LINK.sub(lambda m: f"[{m[1]}]({names[m[2]]}.ipynb{m[3]})" if m[2] in names else m[1], text)
     return nbformat.v4.new_markdown_cell(text, metadata={"jp-MarkdownHeadingCollapsed": True} if closed else {})
 
 

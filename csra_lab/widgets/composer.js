@@ -53,7 +53,7 @@ function render({ model, el }) {
     sharpness.update(r, number(r, 1));
     count.update(k, String(k));
     if (image.getAttribute("src") !== url) setAttributes(image, { src: url, alt: name });
-    setText(truth, targets ? `In the picture: ${there.join(", ") || "none of the labels"}.` : name);
+    setText(truth, targets ? `In the image: ${there.join(", ") || "none of the labels"}.` : name);
 
     for (const card of cards) {
       const chances = data.classes.map((_, c) => sigmoid(POOLINGS[card.kind](map.of(c), { T, lam, r, k })));

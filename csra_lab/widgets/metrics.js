@@ -29,7 +29,7 @@ function render({ model, el }) {
   const now = make("line", { class: "lab-now", y1: 0, y2: STRIP }), grip = make("rect", { class: "lab-hit", x: LEFT, y: 0,
     width: WIDE - LEFT - 8, height: STRIP, "data-control": "strip" });
   const strip = make("svg", { viewBox: `0 0 ${WIDE} ${STRIP + 16}`, class: "lab-drawing lab-draggable-across", role: "img",
-    "aria-label": "How many pictures have which probability, with the label above the line and without it below." },
+    "aria-label": "How many images have which probability, with the label above the line and without it below." },
     make("line", { class: "lab-axis", x1: LEFT, x2: WIDE - 8, y1: STRIP / 2, y2: STRIP / 2 }), ...bins.flat(),
     ...[0, 0.5, 1].map((v) => make("text", { class: "lab-tick lab-middle", x: side(v), y: STRIP + 14 }, String(v))), now, grip);
   onDrag(grip, (event) => {
@@ -46,7 +46,7 @@ function render({ model, el }) {
   const { say } = frame(el, "Metrics explorer",
     make("div", { class: "lab-controls" }, way.element, label.element, kind.element, limit.element),
     make("div", { class: "lab-columns" },
-      make("div", {}, make("p", { class: "lab-note" }, "Pictures by the probability of the label, ",
+      make("div", {}, make("p", { class: "lab-note" }, "Images by the probability of the label, ",
         make("span", { class: "lab-key" }, "with it"), " above and ", make("span", { class: "lab-key lab-key-2" }, "without it"),
         " below the line. Drag here, or use the slider."), strip, counts, make("p", { class: "lab-title" }, "All labels at this threshold"),
         whole.element),

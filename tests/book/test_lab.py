@@ -56,7 +56,7 @@ def test_no_directive_is_left_that_jupyterlab_cannot_render(copies):
         assert set(re.findall(r"^[:`]{3,}\{([\w:-]+)\}", text, re.M)) <= {"admonition", "note", "tip", "warning"}
         assert not re.search(r"\{(glue:text|cite:[pt]|numref|eq|ref)\}`", text), path.name
         for target in re.findall(r"\]\(([\w-]+\.ipynb)", text):
-            assert (path.parent / target).exists() or target.startswith("api"), (path.name, target)
+            assert (path.parent / target).exists(), (path.name, target)
 
 
 def test_every_solution_is_folded_and_nothing_else_is(copies):
