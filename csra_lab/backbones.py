@@ -12,7 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from csra_lab.device import is_convolutional
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.weights.sources import (
     has_installed_weights,
     hub_access,
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError, IndexError) as error:
             own, reason = cfg["input_size"][-1], str(error).split("\n")[0]
             hint = "choose another network" if image_size == own else f"try its own size, {own}"
-            raise CsraError(
+            raise ConfigError(
                 f"{name} gives no feature map for images of {image_size} pixels ({reason}); {hint}."
             ) from error
         for part, module in list(model.named_children()):  # classifiers, VGG's fully connected layers
@@ -152,12 +152,12 @@ def load_timm(
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists all."
-        raise CsraError(f"timm has no network {name!r}{hint}")
+        raise ConfigError(f"timm has no network {name!r}{hint}")
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     default_size = cfg.input_size[-1]
     image_size = default_size if image_size is None else image_size
     if isinstance(image_size, bool) or not isinstance(image_size, Integral) or not 1 <= image_size <= LARGEST_SIDE:
-        raise CsraError(
+        raise ConfigError(
             f"{name} cannot take images of {image_size!r} pixels; the size is a whole number from 32 to {LARGEST_SIDE}."
         )
     with torch.device("meta"):
@@ -167,14 +167,14 @@ def load_timm(
         _check_patches(name, image_size, draft.patch_embed.feat_ratio())
         options = {"img_size": image_size} if image_size != default_size else {}
     if image_size < 32:
-        raise CsraError(f"{name} cannot take images of {image_size} pixels; the smallest that works is 32.")
+        raise ConfigError(f"{name} cannot take images of {image_size} pixels; the smallest that works is 32.")
     if weights == "hub":
         with hub_access(f"timm's weights of {name}"):
             return timm.create_model(name, pretrained=True, **options), image_size
     try:
         model = timm.create_model(name, **options)
     except (AssertionError, ValueError, TypeError) as error:
-        raise CsraError(
+        raise ConfigError(
             f"{name} cannot take images of {image_size} pixels ({error}); its own size is {default_size}."
         ) from error
     if weights == "none":
@@ -226,7 +226,7 @@ def _check_patches(name: str, image_size: int, patch: int) -> None:
         return
     below, above = image_size // patch * patch, (image_size // patch + 1) * patch
     nearest = f"{below} and {above}" if below else f"{above}"
-    raise CsraError(
+    raise ConfigError(
         f"{name} cuts images into {patch}-pixel patches and cannot take {image_size} pixels; "
         f"the nearest that work: {nearest}."
     )

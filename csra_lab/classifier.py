@@ -19,7 +19,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.validation import is_plain
 from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, fit_position_embedding, load_timm
 from csra_lab.datasets.transforms import eval_transform, train_transform
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.heads import (
     CSRA,
     AveragePooling,
@@ -84,7 +84,9 @@ class MultiLabelClassifier(
     def _assemble(self, backbone: Backbone, classes, head: HeadConfig | dict, mean, std) -> None:
         classes = tuple(classes)
         if not classes or len(set(classes)) != len(classes):
-            raise CsraError(f"a classifier needs one or more distinct class names, not {reprlib.repr(list(classes))}.")
+            raise ConfigError(
+                f"a classifier needs one or more distinct class names, not {reprlib.repr(list(classes))}."
+            )
         if not isinstance(head, HeadConfig):
             head = head_config(head["kind"], **{k: v for k, v in head.items() if k != "kind"})
         self.backbone = backbone
@@ -160,7 +162,7 @@ class MultiLabelClassifier(
             CsraError: the head has another number of classes.
         """
         if head.num_classes != len(self.classes):
-            raise CsraError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
+            raise ConfigError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
         model = copy.copy(self)
         model._modules = {**self._modules, "backbone": _sharing(self.backbone), "head": head}
         model._hub_mixin_config = model.config()
@@ -173,7 +175,9 @@ class MultiLabelClassifier(
             CsraError: the head pools in another way.
         """
         if not isinstance(self.head, AveragePooling):
-            raise CsraError(f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}.")
+            raise ConfigError(
+                f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}."
+            )
         return self.with_head(_sharing(self.head.with_four_lines(lam)).train(self.head.training))
 
     def without_residual(self) -> "MultiLabelClassifier":
@@ -183,7 +187,7 @@ class MultiLabelClassifier(
             CsraError: the head is not CSRA, or has several heads.
         """
         if not isinstance(self.head, CSRA):
-            raise CsraError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
+            raise ConfigError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
         return self.with_head(_sharing(self.head.without_residual()).train(self.head.training))
 
     @classmethod
@@ -200,11 +204,11 @@ class MultiLabelClassifier(
         folder = Path(source)
         if not folder.exists():
             if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-                raise CsraError(f"there is no model folder {source}; check the path.")
+                raise MissingFile(f"there is no model folder {source}; check the path.")
             with hub_access(f"the model {source}"):
                 folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **options))
         elif options:
-            raise CsraError(
+            raise ConfigError(
                 f"{folder} is a folder here, for which {', '.join(options)} would do nothing; leave it out."
             )
         config = _read_config(folder / "config.json")
@@ -259,18 +263,18 @@ class MultiLabelClassifier(
         found = read_foreign_checkpoint(path)
         heads, found_classes, width = found.head_weight.shape
         if found_classes != num_classes:
-            raise CsraError(
+            raise DataError(
                 f"{path} classifies {found_classes} classes, not {num_classes}; pass num_classes={found_classes}."
             )
         network = create_backbone(backbone, image_size=image_size)
         if network.num_features != width:
-            raise CsraError(
+            raise DataError(
                 f"{path} was trained on features of {width} channels and {backbone} gives {network.num_features}; "
                 "choose the backbone it was made with."
             )
         if found.layout == "linear":
             if network.drops_class_token:
-                raise CsraError(
+                raise DataError(
                     f"the classifier in {path} reads the class token of {backbone}, so it has no score maps."
                 )
             head = {"kind": "average", "normalize": False, "bias": found.head_bias is not None}
@@ -327,9 +331,9 @@ def create_classifier(
         CsraError: see `create_backbone` and `head_config`.
     """
     if (num_classes is None) == (classes is None):
-        raise CsraError("create_classifier needs either num_classes or classes.")
+        raise ConfigError("create_classifier needs either num_classes or classes.")
     if isinstance(head, HeadConfig) and head_options:
-        raise CsraError(f"{', '.join(head_options)} would do nothing beside a head's config; change the config.")
+        raise ConfigError(f"{', '.join(head_options)} would do nothing beside a head's config; change the config.")
     config = head if isinstance(head, HeadConfig) else head_config(head, **head_options)
     network = create_backbone(backbone, weights=weights, image_size=image_size)
     classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
@@ -358,7 +362,7 @@ def imagenet_classifier(
     with torch.no_grad():
         expected = network(probe)
     if not isinstance(linear, nn.Linear):
-        raise CsraError(f"the classifier of {backbone} is not one linear layer, so it has no score maps.")
+        raise ConfigError(f"the classifier of {backbone} is not one linear layer, so it has no score maps.")
     info = timm.data.ImageNetInfo()
     if linear.out_features == info.num_classes():
         classes = _distinct([info.index_to_description(i).split(",")[0] for i in range(linear.out_features)])
@@ -376,7 +380,9 @@ def imagenet_classifier(
                 model.head.bias.copy_(linear.bias)
             linear_in_the_mean = (model(probe) - expected).abs().max() <= 1e-3 * expected.abs().max()
     if not linear_in_the_mean:
-        raise CsraError(f"{backbone} does not average its feature map before the classifier, so it has no score maps.")
+        raise ConfigError(
+            f"{backbone} does not average its feature map before the classifier, so it has no score maps."
+        )
     return model
 
 
@@ -389,14 +395,14 @@ def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CsraError(
+        raise MissingFile(
             f"{path.parent} holds no {path.name}, so it is not a saved classifier; give a folder that has one."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CsraError(f"{path} cannot be read as JSON ({error}); save the model again.") from error
+        raise DataError(f"{path} cannot be read as JSON ({error}); save the model again.") from error
     problem = _config_problem(config)
     if problem:
-        raise CsraError(f"{path} does not describe a classifier of this lab: {problem}.")
+        raise DataError(f"{path} does not describe a classifier of this lab: {problem}.")
     return config
 
 

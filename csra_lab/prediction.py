@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from csra_lab.datasets.images import open_image
 from csra_lab.device import for_inference, reading_threads, to_device
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 
 ImageInput = str | PathLike | Image.Image | Tensor
 """A file, a PIL image, or a (3, S, S) tensor that `model.transform` made."""
@@ -61,7 +61,7 @@ def iterate_predictions(
     """
     for name, value in (("batch_size", batch_size), ("top", top), ("workers", workers)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise CsraError(f"{name} must be a whole number of at least 1, not {value!r}.")
+            raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}.")
     was_training = model.training
     for_inference(model)
     remaining = iter(images)
@@ -88,7 +88,7 @@ def _to_input(model: nn.Module, image: ImageInput) -> Tensor:
     size = model.image_size
     if isinstance(image, Tensor):
         if image.shape != (3, size, size) or not image.is_floating_point():
-            raise CsraError(
+            raise ConfigError(
                 f"an image tensor must be (3, {size}, {size}) fractions, as model.transform gives; this one is "
                 f"{tuple(image.shape)} of {image.dtype}."
             )

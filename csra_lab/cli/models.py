@@ -11,7 +11,7 @@ from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.output import as_json, as_table
 from csra_lab.cost import model_cost
 from csra_lab.device import best_device, reading_threads
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, MissingFile
 from csra_lab.export import export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
 
@@ -35,7 +35,7 @@ def model_folder(run: Path) -> Path:
     run = MODELS / run if ships(run) else run
     folder = run / "model"
     if (run / "recipe.json").exists() and not folder.exists():
-        raise CsraError(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
+        raise MissingFile(f"{run} has no trained model yet; run `csra-lab train` on it until an epoch is done.")
     return folder if folder.exists() else run
 
 
@@ -59,7 +59,7 @@ def export_command(run: Annotated[Path, tyro.conf.Positional], out: Annotated[Pa
         out: The file to write; its ending says the format.
     """
     if out.suffix not in EXPORTS:
-        raise CsraError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
+        raise ConfigError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
     model = load_model(run)
     EXPORTS[out.suffix](model, out)
     size = model.image_size

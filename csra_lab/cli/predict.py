@@ -14,7 +14,7 @@ from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.models import DEFAULT_MODEL, MODELS, best_device, is_model, load_model, model_folder
 from csra_lab.cli.output import as_json
 from csra_lab.datasets import open_image
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.thresholds import read_thresholds
 from csra_lab.training.evaluation import find_images, predict_image
 
@@ -38,9 +38,9 @@ def predict_command(
     """
     run, images = (model, paths) if model is not None else _split(paths)
     if not images:
-        raise CsraError("name one or more photographs or folders.")
+        raise ConfigError("name one or more photographs or folders.")
     if threshold is not None and not 0 <= threshold <= 1:
-        raise CsraError(f"--threshold is a probability from 0 to 1, not {threshold}.")
+        raise ConfigError(f"--threshold is a probability from 0 to 1, not {threshold}.")
     find_images(images)  # a wrong path is said before a model is loaded
     classifier = load_model(run).to(best_device())
     thresholds = _thresholds(run, classifier, threshold)

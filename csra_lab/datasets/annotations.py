@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from csra_lab._io.validation import is_plain
-from csra_lab.errors import CsraError
+from csra_lab.errors import DataError
 
 
 def read_annotations(path: Path, *, lists: tuple[str, ...]) -> dict:
@@ -14,12 +14,12 @@ def read_annotations(path: Path, *, lists: tuple[str, ...]) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise CsraError(f"The annotations {path} cannot be read ({error.strerror}); check the file.") from error
+        raise DataError(f"The annotations {path} cannot be read ({error.strerror}); check the file.") from error
     except (ValueError, RecursionError) as error:  # bad JSON and bad encoding are both ValueErrors
-        raise CsraError(f"The annotations {path} are not valid JSON ({error}); fetch the file again.") from error
+        raise DataError(f"The annotations {path} are not valid JSON ({error}); fetch the file again.") from error
     for key in lists:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise CsraError(f"The annotations {path} have no list {key!r}; check that this is the right file.")
+            raise DataError(f"The annotations {path} have no list {key!r}; check that this is the right file.")
     return content
 
 
@@ -30,7 +30,7 @@ def safe_relative(name: object, *, source: Path) -> str:
     """
     bad = not isinstance(name, str) or not name or name.startswith("/") or bool(set(name) & set("\\:\0"))
     if bad or ".." in PurePosixPath(name).parts:
-        raise CsraError(f"{source}: the file name {name!r} does not lie inside the image folder; correct the file.")
+        raise DataError(f"{source}: the file name {name!r} does not lie inside the image folder; correct the file.")
     if not is_plain(name):
-        raise CsraError(f"{source}: the file name {name!r} holds characters that no name should; correct the file.")
+        raise DataError(f"{source}: the file name {name!r} holds characters that no name should; correct the file.")
     return str(PurePosixPath(name))  # one spelling, so that a name that is listed twice is seen

@@ -19,7 +19,7 @@ from csra_lab._io.validation import is_plain
 from csra_lab.datasets.annotations import read_annotations, safe_relative
 from csra_lab.datasets.dataset import Box, MultiLabelDataset
 from csra_lab.datasets.splits import pick_ids, shipped_ids, shipped_splits
-from csra_lab.errors import CsraError, DataError, MissingFile
+from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 
 COCO_CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -78,7 +78,7 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
         return pick_ids(everything, shipped_ids("coco2014", split), split)
     if split not in _SPLITS:
         known = [*_SPLITS, *shipped_splits("coco2014")]
-        raise CsraError(f"COCO has no split {split!r}; it has {', '.join(known)}.")
+        raise ConfigError(f"COCO has no split {split!r}; it has {', '.join(known)}.")
     part = _SPLITS[split]
     names = [f"{part}{year}" for year in ("2014", "2017")]
     found = ((p, n) for n in names for p in (root, root / "coco2014") if _instances(p, n).is_file())

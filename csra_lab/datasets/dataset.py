@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from csra_lab.datasets.images import open_image, stored_size, turn_corners
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, DataError
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height of random crops, the range
 
@@ -89,17 +89,19 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         self._keys: tuple[str, ...] | None = None
         self._last_image = None  # (path, image): neighbouring persons share a photograph, so WIDER keeps one
         if targets.shape != (len(self.ids), len(self.classes)) or len(self.paths) != len(self.ids):
-            raise CsraError(
+            raise ConfigError(
                 f"{name} {split}: {len(self.ids)} ids, {len(self.paths)} paths and {len(self.classes)} classes do not "
                 f"fit targets of shape {targets.shape}; targets must be (images, classes)."
             )
         for what, names in (("classes", self.classes), ("ids", self.ids)):
             if len(set(names)) != len(names):
-                raise CsraError(f"{name} {split}: some {what} are listed twice; remove one of each.")
+                raise ConfigError(f"{name} {split}: some {what} are listed twice; remove one of each.")
         if self.crops is not None and self.crops.shape != (len(self.ids), 4):
-            raise CsraError(f"{name} {split}: crops have shape {self.crops.shape}; they must be ({len(self.ids)}, 4).")
+            raise ConfigError(
+                f"{name} {split}: crops have shape {self.crops.shape}; they must be ({len(self.ids)}, 4)."
+            )
         if not np.isin(targets, (-1, 0, 1)).all():
-            raise CsraError(f"{name} {split}: targets must be 1, 0 or -1, but {np.unique(targets)[:9]} were found.")
+            raise ConfigError(f"{name} {split}: targets must be 1, 0 or -1, but {np.unique(targets)[:9]} were found.")
         self.targets = targets.astype(np.int8)
 
     def __len__(self) -> int:
@@ -143,7 +145,9 @@ class MultiLabelDataset(torch.utils.data.Dataset):
                 class in another case than `classes`.
         """
         if self.box_reader is None:
-            raise CsraError(f"{self.name} {self.split} has no boxes; use a set with boxes such as voc2007 or coco2014.")
+            raise ConfigError(
+                f"{self.name} {self.split} has no boxes; use a set with boxes such as voc2007 or coco2014."
+            )
         wanted = set(self.classes)
         found = self.box_reader(self.ids[i])
         boxes = [box for box in found if box.name in wanted]
@@ -155,7 +159,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         folded = {name.casefold(): name for name in self.classes}
         alike = next((name for name in sorted(others) if name.casefold() in folded), None)
         if alike is not None:
-            raise CsraError(
+            raise DataError(
                 f"{self.name} {self.split}: the annotation of {image_id} has the class {alike!r}, the labels "
                 f"{folded[alike.casefold()]!r}; write both the same way."
             )
@@ -171,7 +175,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         if stated == size[::-1] != size and orientation >= 5:
             return boxes  # they were drawn on the upright image
         if stated != size:
-            raise CsraError(
+            raise DataError(
                 f"{path} is {size[0]} x {size[1]} and turned by its EXIF tag, and its annotation says {stated[0]} x "
                 f"{stated[1]}; save the image upright, at the size that was annotated."
             )
@@ -208,14 +212,14 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         index = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
         if index.dtype == bool:
             if index.shape != (len(self),):
-                raise CsraError(
+                raise ConfigError(
                     f"The mask has shape {index.shape}, but {self.name} {self.split} has {len(self)} items."
                 )
             index = np.flatnonzero(index)
         index = index.astype(np.int64)
         outside = index[(index < -len(self)) | (index >= len(self))]
         if outside.size:
-            raise CsraError(f"Index {outside[0]} is outside {self.name} {self.split}, which has {len(self)} items.")
+            raise ConfigError(f"Index {outside[0]} is outside {self.name} {self.split}, which has {len(self)} items.")
         other = copy.copy(self)
         other.ids = tuple(self.ids[k] for k in index)
         other._keys = tuple(self.keys[k] for k in index)
@@ -233,11 +237,11 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         names = tuple(names)
         unknown = [n for n in names if n not in self.classes]
         if unknown:
-            raise CsraError(
+            raise ConfigError(
                 f"{self.name} has no class {', '.join(map(repr, unknown))}; its classes are {', '.join(self.classes)}."
             )
         if len(set(names)) != len(names) or not names:
-            raise CsraError(f"Name at least one class, and each once; got {', '.join(names) or 'none'}.")
+            raise ConfigError(f"Name at least one class, and each once; got {', '.join(names) or 'none'}.")
         other = copy.copy(self)
         other.classes = names
         other.targets = self.targets[:, [self.classes.index(n) for n in names]]
@@ -275,7 +279,7 @@ def join_splits(parts: Sequence[MultiLabelDataset], split: str) -> MultiLabelDat
     first = parts[0]
     odd = next((part for part in parts if part.classes != first.classes), None)
     if odd is not None:
-        raise CsraError(f"{first.name}: {first.split} and {odd.split} have different classes, so {split} is none.")
+        raise ConfigError(f"{first.name}: {first.split} and {odd.split} have different classes, so {split} is none.")
     taken: dict[str, tuple[int, int]] = {}
     for p, part in enumerate(parts):
         for row, image_id in enumerate(part.ids):
@@ -296,7 +300,7 @@ def _crop(image: Image.Image, box: np.ndarray, path: Path) -> Image.Image:
     left, top = max(0, math.floor(x)), max(0, math.floor(y))
     right, bottom = min(image.width, math.ceil(x + w)), min(image.height, math.ceil(y + h))
     if right <= left or bottom <= top:
-        raise CsraError(
+        raise DataError(
             f"The box x={x:g} y={y:g} w={w:g} h={h:g} lies outside {path}, which is {image.width} x {image.height}; "
             "check that the annotations belong to these photographs."
         )

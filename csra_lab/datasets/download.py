@@ -27,7 +27,7 @@ from tqdm import tqdm
 from csra_lab._io.cache import only_one
 from csra_lab.datasets.unpack import unpack
 from csra_lab.datasets.wider import WIDER_STEPS
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError, DataError, DownloadError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
@@ -113,9 +113,9 @@ def download(name: str, root: str | Path, *, progress: bool = True) -> Path:
     is too small, read-only or full, when the server cannot be reached, and for a wrong checksum.
     """
     if name == "wider":
-        raise CsraError(WIDER_STEPS)
+        raise ConfigError(WIDER_STEPS)
     if name not in SOURCES:
-        raise CsraError(f"There is no download for {name!r}; there are {', '.join(SOURCES)}, and steps for wider.")
+        raise ConfigError(f"There is no download for {name!r}; there are {', '.join(SOURCES)}, and steps for wider.")
     source = SOURCES[name]
     root = Path(root)
     final, archives, unpacking = root / source.folder, root / f".{name}.download", root / f".{name}.unpacking"
@@ -131,7 +131,7 @@ def download(name: str, root: str | Path, *, progress: bool = True) -> Path:
                 for file in files:
                     unpack(file, unpacking / source.unpack_into, progress=progress)
                 if not (unpacking / source.folder).is_dir():
-                    raise CsraError(
+                    raise DataError(
                         f"The archives of {name} hold no folder {source.folder}; remove {archives} and retry."
                     )
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
     if target.exists():
         if _checksum(target, archive, progress) == archive.checksum:
             return target
-        raise CsraError(f"{target} is there but its checksum is not {archive.checksum}; remove the file and retry.")
+        raise DataError(f"{target} is there but its checksum is not {archive.checksum}; remove the file and retry.")
     for _ in range(2):
         _fetch_part(archive, part, progress)
         found = _checksum(part, archive, progress)
@@ -165,7 +165,7 @@ def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
             part.rename(target)
             return target
         part.unlink()
-    raise CsraError(
+    raise DownloadError(
         f"{archive.url} has the checksum {found} where {archive.checksum} is known, twice; "
         "the server or a proxy hands out another file, so try later or from another network."
     )
@@ -191,7 +191,7 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
                     reason = str(error.reason).split("\n")[0]  # of a redirect in a circle it is several lines
-                    raise CsraError(
+                    raise DownloadError(
                         f"{archive.url} answers {error.code} {reason}; the address may have moved, "
                         "so try later, or put the files in place by hand."
                     ) from error
@@ -202,7 +202,7 @@ def _fetch_part(archive: Archive, part: Path, progress: bool) -> None:
                 pauses = iter(PAUSES)
             pause = next(pauses, None)
             if pause is None:
-                raise CsraError(
+                raise DownloadError(
                     f"{archive.url} cannot be fetched ({problem}); check the network and give the same command again, "
                     "it goes on where it stopped."
                 )

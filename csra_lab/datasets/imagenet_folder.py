@@ -13,7 +13,7 @@ import timm.data
 import torch
 
 from csra_lab.datasets.images import open_image, walk_images
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, DataError, MissingFile
 
 
 class ImageFolder(torch.utils.data.Dataset):
@@ -63,20 +63,20 @@ def load_image_folder(root: str | Path) -> ImageFolder:
     """
     root = Path(root)
     if not root.is_dir():
-        raise CsraError(f"there is no folder {root}; check the path.")
+        raise MissingFile(f"there is no folder {root}; check the path.")
     inside = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not inside:
-        raise CsraError(f"{root} has no sub-folders; it needs one for each class, with that class's pictures in it.")
+        raise DataError(f"{root} has no sub-folders; it needs one for each class, with that class's pictures in it.")
     folders: dict[str, int] = {}
     paths, targets = [], []
     for folder in inside:
         index = imagenet_index(folder)
         twin = next((name for name, other in folders.items() if other == index), None)
         if twin is not None:
-            raise CsraError(f"{folder} names the same ImageNet class as {root / twin}; put their pictures together.")
+            raise DataError(f"{folder} names the same ImageNet class as {root / twin}; put their pictures together.")
         pictures, _ = walk_images(folder)
         if not pictures:
-            raise CsraError(f"{folder} holds no picture; remove it, or put that class's pictures into it.")
+            raise DataError(f"{folder} holds no picture; remove it, or put that class's pictures into it.")
         folders[folder.name] = index
         paths += pictures
         targets += [index] * len(pictures)
@@ -96,8 +96,8 @@ def imagenet_index(folder: Path) -> int:
         return found[0]
     if found:
         choice = " and ".join(ids[i] for i in found)
-        raise CsraError(f"{folder} names {len(found)} ImageNet classes, {choice}; rename it to one of these ids.")
-    raise CsraError(
+        raise DataError(f"{folder} names {len(found)} ImageNet classes, {choice}; rename it to one of these ids.")
+    raise DataError(
         f"{folder} names no ImageNet class; name class folders by WordNet id (n02123045), index (0 to 999) or name; "
         "for a VOC devkit add --dataset voc2012."
     )
@@ -106,7 +106,7 @@ def imagenet_index(folder: Path) -> int:
 def evenly(count: int, limit: int) -> np.ndarray:
     """Indices (n,) of at most `limit` of `count` items, evenly spread and sorted. CsraError where limit is below 1."""
     if limit < 1:
-        raise CsraError(f"the limit must be at least 1 picture, not {limit}.")
+        raise ConfigError(f"the limit must be at least 1 picture, not {limit}.")
     return np.arange(count) if limit >= count else np.arange(limit) * count // limit
 
 

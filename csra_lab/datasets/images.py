@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import CsraError, DataError, MissingFile
 
 # Formats that are pictures and nothing else. EPS is left out on purpose: opening one runs an interpreter.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -119,15 +119,15 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
     path = Path(path)
     if not path.is_file():  # also keeps us from waiting on a pipe
         what = "is a folder, not an image" if path.is_dir() else "does not exist"
-        raise CsraError(f"The image {path} {what}; check the path, or that the photographs were unpacked there.")
+        raise MissingFile(f"The image {path} {what}; check the path, or that the photographs were unpacked there.")
     try:
         if path.stat().st_size == 0:
-            raise CsraError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
+            raise DataError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
         # What matters about a damaged picture is said below, in one sentence.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=readable_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise CsraError(
+                raise DataError(
                     f"The image {path} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are read; "
                     "make it smaller."
                 )
@@ -141,15 +141,15 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
         needs = missing_decoder(path)
         if needs:
             raise CsraError(f"The image {path} cannot be read here; it needs {needs}.") from error
-        raise CsraError(
+        raise DataError(
             f"The file {path} is not an image that can be read, whatever its name says; use {', '.join(IMAGE_FORMATS)}."
         ) from error
     except Image.DecompressionBombError as error:
-        raise CsraError(
+        raise DataError(
             f"The image {path} has more than the {MAX_PIXELS:,} pixels that are read; make it smaller."
         ) from error
     except Exception as error:  # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error ...
-        raise CsraError(
+        raise DataError(
             f"The image {path} is damaged or cut short ({error}); fetch it again or leave it out."
         ) from error
 
@@ -170,7 +170,7 @@ def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=readable_formats()) as image:
             return image.size, _orientation(image)
     except Exception as error:  # as in open_image
-        raise CsraError(f"The size of {path} cannot be read ({error}); check that the pictures are there.") from error
+        raise DataError(f"The size of {path} cannot be read ({error}); check that the pictures are there.") from error
 
 
 def turn_corners(
@@ -203,7 +203,7 @@ def _turned(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     """An 8-bit RGB copy of an open image of any mode."""
     if image.mode == "F":
-        raise CsraError(f"The image {path} holds floating-point values with no agreed range; save it with 8 bits.")
+        raise DataError(f"The image {path} holds floating-point values with no agreed range; save it with 8 bits.")
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.int32)
         np.clip(grey, 0, 65535, out=grey)  # in place: such a picture may have 89 million pixels

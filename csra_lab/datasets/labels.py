@@ -16,7 +16,7 @@ import numpy as np
 
 from csra_lab._io.notice import warn
 from csra_lab.datasets.dataset import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, DataError
 
 VALUES = ("0", "-1", "blank")
 """What can be said to be absent or unknown. Present is always 1."""
@@ -74,9 +74,9 @@ def stated_convention(default: LabelConvention, absent: str | None, unknown: str
             said[name] = tuple(v for v in getattr(default, name) if v not in said[other])
     both = set(said["absent"]) & set(said["unknown"])
     if both:
-        raise CsraError(f"{min(both)} cannot be both absent and unknown; name it in one of the two.")
+        raise ConfigError(f"{min(both)} cannot be both absent and unknown; name it in one of the two.")
     if not said["absent"]:
-        raise CsraError(f"With unknown {unknown!r} no value says absent; name one with absent (--absent -1).")
+        raise ConfigError(f"With unknown {unknown!r} no value says absent; name one with absent (--absent -1).")
     return LabelConvention(said["absent"], said["unknown"], default.where, stated=True)
 
 
@@ -94,7 +94,7 @@ def check_negatives(dataset: MultiLabelDataset, convention: LabelConvention) -> 
         return dataset
     if absent == 0 or 2 * absent < min(present, unknown):
         share = "no label says" if absent == 0 else f"only {absent:,} of {targets.size:,} labels say"
-        raise CsraError(
+        raise DataError(
             f"{dataset.name} {dataset.split}: {share} absent ({present:,} say present, {unknown:,} are not counted), "
             f"so any model would score near 100. {convention.where} read as: {convention}. "
             f"{_remedy(convention)}"
@@ -122,5 +122,5 @@ def _values(text: str | None, option: str) -> tuple[str, ...] | None:
     values = tuple(part.strip() for part in str(text).split(",") if part.strip())
     odd = next((value for value in values if value not in VALUES), None)
     if odd is not None:
-        raise CsraError(f"{option} must be of {', '.join(VALUES)}, with commas between several, not {odd!r}.")
+        raise ConfigError(f"{option} must be of {', '.join(VALUES)}, with commas between several, not {odd!r}.")
     return values

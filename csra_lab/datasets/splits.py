@@ -19,7 +19,7 @@ import numpy as np
 from csra_lab._io.notice import warn
 from csra_lab._io.resources import asset
 from csra_lab.datasets.dataset import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, DataError
 
 NUM_FOLDS = 5
 
@@ -43,7 +43,7 @@ def shipped_ids(dataset: str, split: str) -> tuple[str, ...]:
         CsraError: no such split.
     """
     if split not in shipped_splits(dataset):
-        raise CsraError(f"{dataset} has no split {split!r}; the lab's own are {', '.join(shipped_splits(dataset))}.")
+        raise ConfigError(f"{dataset} has no split {split!r}; the lab's own are {', '.join(shipped_splits(dataset))}.")
     if split.startswith("sample-"):
         return _read(f"{dataset}_{split.removeprefix('sample-')}")
     number, part = re.fullmatch(r"fold(\d)-(\w+)", split).groups()
@@ -65,7 +65,7 @@ def pick_ids(dataset: MultiLabelDataset, ids: Sequence[str], split: str) -> Mult
     rows = {image_id: row for row, image_id in enumerate(dataset.ids)}
     chosen = [rows[i] for i in ids if i in rows]
     if not chosen:
-        raise CsraError(
+        raise DataError(
             f"None of the {len(ids):,} images of {split} is in {dataset.name} {dataset.split}; "
             "give the folder of the data set itself."
         )

@@ -14,7 +14,7 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from csra_lab.datasets.dataset import CROP_RATIO
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 
 
 def train_transform(
@@ -38,9 +38,9 @@ def train_transform(
     """
     _check(image_size)
     if crop_scale is not None and not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise CsraError(f"crop_scale must be two parts of the image with 0 < low <= high <= 1, not {crop_scale}.")
+        raise ConfigError(f"crop_scale must be two parts of the image with 0 < low <= high <= 1, not {crop_scale}.")
     if not 0 < crop_ratio[0] <= crop_ratio[1]:
-        raise CsraError(f"crop_ratio must be two ratios with 0 < low <= high, not {crop_ratio}.")
+        raise ConfigError(f"crop_ratio must be two ratios with 0 < low <= high, not {crop_ratio}.")
     resize = {"interpolation": InterpolationMode.BILINEAR, "antialias": True}
     if crop_scale is None:
         steps: list = [v2.Resize([image_size, image_size], **resize)]
@@ -64,10 +64,10 @@ def eval_transform(image_size: int, *, mean: Sequence[float], std: Sequence[floa
 
 def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list:
     if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-        raise CsraError(f"mean and std need three values each, std above 0; got mean={mean} and std={std}.")
+        raise ConfigError(f"mean and std need three values each, std above 0; got mean={mean} and std={std}.")
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std), inplace=True)]
 
 
 def _check(image_size: int) -> None:
     if not isinstance(image_size, Integral) or image_size < 1:
-        raise CsraError(f"image_size must be a whole number of pixels above 0, not {image_size!r}.")
+        raise ConfigError(f"image_size must be a whole number of pixels above 0, not {image_size!r}.")

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import CsraError, DataError
 
 
 def unpack(archive: Path, folder: Path, *, progress: bool = True) -> None:
@@ -42,7 +42,7 @@ def unpack(archive: Path, folder: Path, *, progress: bool = True) -> None:
         raise
     except _TORN as error:
         reason = str(error).split("\n")[0]
-        raise CsraError(f"The archive {archive} is damaged ({reason}); remove it and download again.") from error
+        raise DataError(f"The archive {archive} is damaged ({reason}); remove it and download again.") from error
 
 
 # What tarfile, zipfile and the packers raise for archives that are not whole, and what the disk says to members that
@@ -60,15 +60,15 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
             for info in pack.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise CsraError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
+                    raise DataError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
                 yield info.filename, None if info.is_dir() else pack.open(info)
     else:
         with tarfile.open(archive) as pack:
             for info in pack:
                 if not (info.isreg() or info.isdir()):
-                    raise CsraError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
+                    raise DataError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
                 if info.issparse():  # a few bytes can be a file that fills the disk
-                    raise CsraError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
+                    raise DataError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
                 yield _filtered(info, archive), None if info.isdir() else pack.extractfile(info)
 
 
@@ -78,12 +78,12 @@ def _filtered(info: tarfile.TarInfo, archive: Path) -> str:
         tarfile.data_filter(info, str(archive.parent))
     except tarfile.FilterError as error:
         sentence = f"The archive {archive} holds {info.name!r}, which leads out of its folder; do not use it."
-        raise CsraError(sentence) from error
+        raise DataError(sentence) from error
     return info.name
 
 
 def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or set(name) & set("\\:\0"):
-        raise CsraError(f"The archive {archive} holds {name!r}, which leads out of its folder; do not use it.")
+        raise DataError(f"The archive {archive} holds {name!r}, which leads out of its folder; do not use it.")
     return parts

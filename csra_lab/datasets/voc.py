@@ -27,7 +27,7 @@ from csra_lab.datasets.images import is_image_name
 from csra_lab.datasets.labels import CLASS_LISTS, LabelConvention, check_negatives
 from csra_lab.datasets.splits import pick_ids, shipped_ids, shipped_splits
 from csra_lab.datasets.voc_xml import VocBoxes, read_voc_labels
-from csra_lab.errors import CsraError, DataError, MissingFile
+from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -206,7 +206,7 @@ def find_devkit(root: Path, year: str) -> Path:
     for folder in candidates:
         if (folder / "ImageSets" / "Main").is_dir():
             return folder
-    raise CsraError(
+    raise MissingFile(
         f"There is no {wanted} with ImageSets/Main under {root}; give the VOCdevkit folder, or fetch the data with "
         f"`csra-lab data download voc{year} --root DIR`."
     )
@@ -217,13 +217,13 @@ def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise CsraError(f"The list {path} cannot be read ({error.strerror}); check the file.") from error
+        raise DataError(f"The list {path} cannot be read ({error.strerror}); check the file.") from error
     try:
         if b"\0" in raw:
             raise UnicodeError
         return raw.decode("utf-8-sig").rstrip()
     except UnicodeError as error:
-        raise CsraError(f"The list {path} is not plain UTF-8 text; save it as UTF-8.") from error
+        raise DataError(f"The list {path} is not plain UTF-8 text; save it as UTF-8.") from error
 
 
 def _read_ids(path: Path, folder: Path | None = None) -> tuple[str, ...]:
@@ -291,18 +291,20 @@ def write_voc_predictions(
     """
     scores = np.asarray(scores, dtype=np.float64)
     if competition not in ("comp1", "comp2"):
-        raise CsraError(f"The competition must be comp1 (only VOC data) or comp2 (any data), not {competition!r}.")
+        raise ConfigError(f"The competition must be comp1 (only VOC data) or comp2 (any data), not {competition!r}.")
     if not dataset.name.startswith("voc"):
-        raise CsraError(f"Only VOC predictions can be written for the VOC server, not those of {dataset.name}.")
+        raise ConfigError(f"Only VOC predictions can be written for the VOC server, not those of {dataset.name}.")
     if dataset.classes != VOC_CLASSES:
-        raise CsraError(
+        raise ConfigError(
             f"The server wants all {len(VOC_CLASSES)} VOC classes; the scores are of {len(dataset.classes)}."
         )
     if scores.shape != dataset.targets.shape or not np.isfinite(scores).all():
-        raise CsraError(f"Scores must be finite numbers of shape {dataset.targets.shape}, not of shape {scores.shape}.")
+        raise ConfigError(
+            f"Scores must be finite numbers of shape {dataset.targets.shape}, not of shape {scores.shape}."
+        )
     main = Path(folder) / "results" / dataset.name.upper() / "Main"
     if main.exists():
-        raise CsraError(f"{main} exists already; name another folder or remove it.")
+        raise ConfigError(f"{main} exists already; name another folder or remove it.")
     staging = None
     try:
         main.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csra_lab._io.resources import asset
 from csra_lab.datasets.dataset import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, MissingFile
 
 VOC_TABLE = asset("tables/voc_in_imagenet.csv")
 
@@ -21,7 +21,9 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 def read_voc_table(path: Path = VOC_TABLE) -> dict[str, tuple[int, ...]]:
     """VOC class -> its ImageNet indices, 0..999. CsraError where the table is not there."""
     if not path.is_file():
-        raise CsraError(f"there is no {path}; it comes with a clone of the repository: run `pip install -e .` in one.")
+        raise MissingFile(
+            f"there is no {path}; it comes with a clone of the repository: run `pip install -e .` in one."
+        )
     lines = path.read_text(encoding="utf-8").splitlines()
     table: dict[str, tuple[int, ...]] = {}
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
@@ -48,7 +50,7 @@ def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]], pooling: P
         CsraError: another pooling.
     """
     if pooling not in POOLINGS:
-        raise CsraError(f"there is no pooling {pooling!r} of ImageNet's classes; choose {' or '.join(POOLINGS)}.")
+        raise ConfigError(f"there is no pooling {pooling!r} of ImageNet's classes; choose {' or '.join(POOLINGS)}.")
     logits = logits.double()
     columns = []
     for indices in table.values():
@@ -70,7 +72,7 @@ def covered_classes(dataset: MultiLabelDataset, *, min_positives: int = 1) -> tu
         else:
             covered.append(name)
     if not covered:
-        raise CsraError(
+        raise ConfigError(
             f"{dataset.name} {dataset.split} has no class to score: it needs one of {', '.join(table)} "
             f"with at least {max(min_positives, 1)} positive images."
         )

@@ -13,7 +13,7 @@ from defusedxml.common import DefusedXmlException
 
 from csra_lab._io.validation import is_plain
 from csra_lab.datasets.dataset import Box
-from csra_lab.errors import CsraError
+from csra_lab.errors import DataError
 
 _MAX_XML_BYTES = 1 << 20
 
@@ -51,17 +51,17 @@ def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
         name = (item.findtext("name") or "").strip()
         corners = item.find("bndbox")
         if len(item.findall("name")) > 1 or len(item.findall("bndbox")) > 1:
-            raise CsraError(f"{path}: object {number} has two names or two boxes; make two objects of it.")
+            raise DataError(f"{path}: object {number} has two names or two boxes; make two objects of it.")
         try:
             texts = [corners.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")]
             if any("_" in text for text in texts):  # which Python takes for a digit's neighbour
                 raise ValueError
             xmin, ymin, xmax, ymax = map(float, texts)
         except (AttributeError, TypeError, ValueError) as error:
-            raise CsraError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from error
+            raise DataError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from error
         inside = all(abs(v) <= 1e6 for v in (xmin, ymin, xmax, ymax))  # of any picture; NaN is not
         if not is_plain(name) or not inside or xmax < xmin or ymax < ymin:
-            raise CsraError(
+            raise DataError(
                 f"{path}: object {number} ({name or 'no name'}) has the box {xmin:g} {ymin:g} {xmax:g} {ymax:g}; "
                 "it needs a name, xmin <= xmax and ymin <= ymax."
             )
@@ -80,7 +80,7 @@ def read_voc_labels(path: Path) -> dict[str, int]:
     for number, item in _objects(path):
         name = (item.findtext("name") or "").strip()
         if not is_plain(name):
-            raise CsraError(f"{path}: object {number} has no name; correct the file.")
+            raise DataError(f"{path}: object {number} has no name; correct the file.")
         target = -1 if _flag(item, "difficult", number, path) else 1
         labels[name] = max(target, labels.get(name, -1))
     return labels
@@ -89,14 +89,14 @@ def read_voc_labels(path: Path) -> dict[str, int]:
 def _objects(path: Path) -> Iterator[tuple[int, Element]]:
     root = _parse_xml(path)
     if root.tag != "annotation":
-        raise CsraError(f"{path} holds <{root.tag[:40]}> where VOC has <annotation>; check that it is the right file.")
+        raise DataError(f"{path} holds <{root.tag[:40]}> where VOC has <annotation>; check that it is the right file.")
     return enumerate(root.findall("object"), start=1)
 
 
 def _flag(item: Element, name: str, number: int, path: Path) -> bool:
     value = (item.findtext(name) or "0").strip()
     if value not in ("0", "1"):
-        raise CsraError(f"{path}: object {number} is {name} {value!r:.40}; it must be 0 or 1.")
+        raise DataError(f"{path}: object {number} is {name} {value!r:.40}; it must be 0 or 1.")
     return value == "1"
 
 
@@ -105,11 +105,11 @@ def _parse_xml(path: Path) -> Element:
         with open(path, "rb") as file:
             raw = file.read(_MAX_XML_BYTES + 1)
     except OSError as error:
-        raise CsraError(f"The annotation {path} cannot be read ({error.strerror}); unpack the devkit again.") from error
+        raise DataError(f"The annotation {path} cannot be read ({error.strerror}); unpack the devkit again.") from error
     if len(raw) > _MAX_XML_BYTES:
-        raise CsraError(f"The annotation {path} is larger than 1 MiB, which no VOC annotation is; replace it.")
+        raise DataError(f"The annotation {path} is larger than 1 MiB, which no VOC annotation is; replace it.")
     if b"\0" in raw:
-        raise CsraError(f"The annotation {path} is not UTF-8 text; save it as UTF-8.")
+        raise DataError(f"The annotation {path} is not UTF-8 text; save it as UTF-8.")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -118,6 +118,6 @@ def _parse_xml(path: Path) -> Element:
     try:
         return defusedxml.ElementTree.fromstring(text, forbid_dtd=True)
     except DefusedXmlException as error:
-        raise CsraError(f"The annotation {path} holds a DOCTYPE or ENTITY, which is refused; remove it.") from error
+        raise DataError(f"The annotation {path} holds a DOCTYPE or ENTITY, which is refused; remove it.") from error
     except (ParseError, ValueError) as error:
-        raise CsraError(f"The annotation {path} is not valid XML ({error}); unpack the devkit again.") from error
+        raise DataError(f"The annotation {path} is not valid XML ({error}); unpack the devkit again.") from error

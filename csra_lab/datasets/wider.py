@@ -14,7 +14,7 @@ import numpy as np
 
 from csra_lab.datasets.annotations import read_annotations, safe_relative
 from csra_lab.datasets.dataset import MultiLabelDataset
-from csra_lab.errors import CsraError, DataError
+from csra_lab.errors import ConfigError, DataError, MissingFile
 
 WIDER_ATTRIBUTES = (
     "Male", "longHair", "sunglass", "Hat", "Tshirt", "longSleeve", "formal",
@@ -46,23 +46,23 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
     """
     root = Path(root)
     if split not in _SPLITS:
-        raise CsraError(f"WIDER has no split {split!r}; it has {', '.join(_SPLITS)}.")
+        raise ConfigError(f"WIDER has no split {split!r}; it has {', '.join(_SPLITS)}.")
     file_name, prefix = _SPLITS[split]
     path = next((p for d in ("Annotations", "Anno", ".") if (p := root / d / file_name).is_file()), None)
     if path is None:
-        raise CsraError(f"There is no Annotations/{file_name} under {root}.\n{WIDER_STEPS}")
+        raise MissingFile(f"There is no Annotations/{file_name} under {root}.\n{WIDER_STEPS}")
     images = next((p for d in ("Image", "Images", "images") if (p := root / d).is_dir()), root)
 
     ids, paths, crops, attributes, listed = [], [], [], [], set()
     for number, image in enumerate(read_annotations(path, lists=("images",))["images"]):
         people = image.get("targets") if isinstance(image, dict) else None
         if not isinstance(people, list):
-            raise CsraError(f"{path}: images[{number}] has no list of targets; fetch the file again.")
+            raise DataError(f"{path}: images[{number}] has no list of targets; fetch the file again.")
         name = safe_relative(image.get("file_name"), source=path)
         if not name.startswith(prefix):
             continue
         if name in listed:
-            raise CsraError(f"{path} lists {name!r} twice; fetch the file again.")
+            raise DataError(f"{path} lists {name!r} twice; fetch the file again.")
         listed.add(name)
         for k, person in enumerate(people):
             where = f"{path}: person {k} of {name}"
@@ -71,7 +71,7 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
             ids.append(f"{name}#{k}")
             paths.append(images / name)
     if not ids:
-        raise CsraError(f"{path} lists no person for the split {split!r}; fetch the file again.")
+        raise DataError(f"{path} lists no person for the split {split!r}; fetch the file again.")
     given = np.array(attributes, dtype=np.int8)  # (N, 14) in {1, 0, -1}, 0 = unspecified
     if (given == 1).any() and (given == 0).any() and not (given == -1).any():
         raise DataError(
@@ -96,9 +96,9 @@ def _box(person: object, where: str) -> list[float]:
             raise TypeError
         x, y, w, h = (float(v) for v in person["bbox"])
     except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise CsraError(f"{where} has no bbox of four numbers; correct the file.") from error
+        raise DataError(f"{where} has no bbox of four numbers; correct the file.") from error
     if not (np.isfinite((x, y, w, h)).all() and w > 0 and h > 0):
-        raise CsraError(f"{where} has the box x={x:g} y={y:g} w={w:g} h={h:g}; width and height must be above 0.")
+        raise DataError(f"{where} has the box x={x:g} y={y:g} w={w:g} h={h:g}; width and height must be above 0.")
     return [x, y, w, h]
 
 
@@ -106,8 +106,8 @@ def _attributes(person: dict, where: str) -> list[int]:
     values = person.get("attribute")
     if not isinstance(values, list) or len(values) != len(WIDER_ATTRIBUTES):
         count = len(values) if isinstance(values, list) else "no"
-        raise CsraError(f"{where} has {count} attribute values; there must be {len(WIDER_ATTRIBUTES)}.")
+        raise DataError(f"{where} has {count} attribute values; there must be {len(WIDER_ATTRIBUTES)}.")
     wrong = [v for v in values if v not in (-1, 0, 1)]
     if wrong:
-        raise CsraError(f"{where} has the attribute value {wrong[0]!r:.40}; only 1, 0 and -1 are known.")
+        raise DataError(f"{where} has the attribute value {wrong[0]!r:.40}; only 1, 0 and -1 are known.")
     return values

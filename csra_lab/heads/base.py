@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.heads.config import HeadConfig, whole
 
 MAX_WEIGHTS = 2**29  # 2 GB; a file that asks for more is broken
@@ -32,9 +32,9 @@ class ScoreMapHead(nn.Module):
             whole(name, value)
         num_heads, width = getattr(config, "num_heads", 1), self._width(config, in_features)
         if num_heads * num_classes * width > MAX_WEIGHTS:
-            raise CsraError(f"{num_heads} x {num_classes} x {width} weights are more than {MAX_WEIGHTS:,}.")
+            raise ConfigError(f"{num_heads} x {num_classes} x {width} weights are more than {MAX_WEIGHTS:,}.")
         if config.bias and num_heads > 1:
-            raise CsraError(
+            raise ConfigError(
                 f"a bias goes with a single head, not {num_heads}: the biases of several heads would only add up."
             )
         self.config, self.in_features, self.num_classes, self.num_heads = config, in_features, num_classes, num_heads
@@ -110,7 +110,7 @@ class ScoreMapHead(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         if x.ndim not in (3, 4) or x.shape[1 if x.ndim == 4 else 2] != self.in_features:
-            raise CsraError(
+            raise ConfigError(
                 f"the head reads (B, {self.in_features}, h, w) or (B, N, {self.in_features}), not {tuple(x.shape)}."
             )
 

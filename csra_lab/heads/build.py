@@ -3,7 +3,7 @@
 import math
 from dataclasses import fields
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads.base import ScoreMapHead
 from csra_lab.heads.config import (
     AverageConfig,
@@ -60,16 +60,16 @@ def head_config(kind: str, **options) -> HeadConfig:
         CsraError: an unknown name, or an option that this head does not have or cannot take.
     """
     if kind not in HEADS:
-        raise CsraError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}.")
+        raise ConfigError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}.")
     config = HEADS[kind][0]
     known = [field.name for field in fields(config)]
     for name in options:
         if name not in known:
-            raise CsraError(f"head {kind!r} has no option {name!r}; its options are {', '.join(known)}.")
+            raise ConfigError(f"head {kind!r} has no option {name!r}; its options are {', '.join(known)}.")
     try:
         return config(**options)
     except CsraError as error:
-        raise CsraError(f"head {kind!r}: {error}") from error
+        raise ConfigError(f"head {kind!r}: {error}") from error
 
 
 def build_head(config: HeadConfig, in_features: int, num_classes: int) -> ScoreMapHead:
@@ -82,7 +82,7 @@ def build_head(config: HeadConfig, in_features: int, num_classes: int) -> ScoreM
     try:
         return HEADS[kind][1](in_features, num_classes, **config.options())
     except CsraError as error:
-        raise CsraError(f"head {kind!r}: {error}") from error
+        raise ConfigError(f"head {kind!r}: {error}") from error
 
 
 def create_head(kind: str, in_features: int, num_classes: int, /, **options) -> ScoreMapHead:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.heads.base import ScoreMapHead
 from csra_lab.heads.config import HeadConfig, finite, positive, whole
 from csra_lab.residual_attention import at_least_float32
@@ -32,7 +32,7 @@ class WildcatConfig(HeadConfig):
         for name in ("num_heads", "k_max", "k_min"):
             whole(name, getattr(self, name))
         if finite("alpha", self.alpha) < 0:
-            raise CsraError(f"alpha must be 0 or more, not {self.alpha}.")
+            raise ConfigError(f"alpha must be 0 or more, not {self.alpha}.")
 
 
 class Wildcat(ScoreMapHead):
@@ -140,7 +140,7 @@ class AttentionMILConfig(HeadConfig):
         super().__post_init__()
         whole("hidden", self.hidden)
         if not isinstance(self.gated, bool):
-            raise CsraError(f"gated must be true or false, not {self.gated!r}.")
+            raise ConfigError(f"gated must be true or false, not {self.gated!r}.")
 
 
 class AttentionMIL(ScoreMapHead):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.heads import HeadConfig, ScoreMapHead, build_head
 from csra_lab.losses import Loss
 from csra_lab.metrics import average_precision
@@ -67,7 +67,7 @@ def train_heads(
     """
     for recipe in recipes:
         if recipe.optimisation.ema_decay:
-            raise CsraError(
+            raise ConfigError(
                 f"recipe {recipe.name}: heads trained together keep no average of weights; set ema_decay 0."
             )
     fit = np.arange(len(features)) if fit is None else fit
@@ -106,10 +106,10 @@ class HeadStack(nn.Module):
         super().__init__()
         sizes = {(head.in_features, head.num_classes) for head in heads}
         if len(sizes) != 1:
-            raise CsraError(f"heads computed together must have one size, not {len(sizes)} sizes: {sorted(sizes)}.")
+            raise ConfigError(f"heads computed together must have one size, not {len(sizes)} sizes: {sorted(sizes)}.")
         ((self.in_features, self.num_classes),) = sizes
         if any(head.bias is not None for head in heads):
-            raise CsraError("heads computed together have no bias; make them with bias=False.")
+            raise ConfigError("heads computed together have no bias; make them with bias=False.")
         self.kinds = [copy.deepcopy(head) for head in heads]  # a plain list: they pool, and their weights live below
         self.alone = nn.ModuleDict({str(k): head for k, head in enumerate(self.kinds) if not _only_scores(head)})
         groups = [None] * len(heads) if groups is None else groups

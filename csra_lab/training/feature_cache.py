@@ -22,7 +22,7 @@ from csra_lab._io.cache import cache_folder, only_one
 from csra_lab.backbones import Backbone
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.training.evaluation import autocast, to_device
 from csra_lab.training.sampling import mix_seed
 
@@ -156,7 +156,7 @@ def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, datase
 def _check_still_there(handle: BinaryIO, part: Path) -> None:
     """A file that was deleted can be written on and on, and then it is gone."""
     if os.fstat(handle.fileno()).st_nlink == 0:
-        raise CsraError(f"{part} was deleted while it was being filled; give the same command again.")
+        raise ConfigError(f"{part} was deleted while it was being filled; give the same command again.")
 
 
 def _noted(note: Path, file: Path, item: int) -> list[int]:
@@ -183,9 +183,9 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
         with open(file, "rb") as handle:
             whole = whole and all(zlib.crc32(handle.read(BLOCK * item)) == expected for expected in sums)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CsraError(damaged) from error
+        raise ConfigError(damaged) from error
     if not whole:
-        raise CsraError(damaged)
+        raise ConfigError(damaged)
     return torch.from_numpy(
         np.memmap(file, dtype=np.float16, mode="c", shape=shape)
     )  # "c": ours to write, not the file
@@ -254,7 +254,7 @@ def _file_size(path: Path) -> int:
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise CsraError(
+        raise ConfigError(
             f"{folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room, or set "
             "CSRA_LAB_CACHE to a folder on a larger disk."
         )

@@ -31,7 +31,7 @@ from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.pair import check_pair
 from csra_lab.device import autocast, to_device
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
 from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, load_state, save_history, save_state
@@ -116,7 +116,7 @@ def build_model(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClass
     """
     if recipe.data.classes and train_set.classes != recipe.data.classes:
         named = ", ".join(recipe.data.classes)
-        raise CsraError(f"recipe {recipe.name} is for the classes {named}; load the data with them.")
+        raise ConfigError(f"recipe {recipe.name} is for the classes {named}; load the data with them.")
     plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if recipe.model.pixels == "plain" else {}
     model = create_classifier(
         recipe.model.backbone, classes=train_set.classes, weights=recipe.model.weights, head=recipe.head,

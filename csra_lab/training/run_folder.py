@@ -27,7 +27,7 @@ from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.provenance import code_version
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 from csra_lab.metrics import MetricValues
 from csra_lab.recipes import Recipe
 
@@ -38,29 +38,31 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
     if not record.exists():
         begun = f".{record.name}."  # a kill while the recipe was written
         if out.exists() and (not out.is_dir() or any(not p.name.startswith(begun) for p in out.iterdir())):
-            raise CsraError(f"{out} exists and is not a run; choose another --out.")
+            raise ConfigError(f"{out} exists and is not a run; choose another --out.")
         return
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         found, data = dict(content["recipe"]), content.get("train_set", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CsraError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from error
+        raise DataError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from error
     finished = (out / "history.csv").exists() and not (out / "state.pt").exists()
     for name, there, here in _differences(found, recipe.to_json()):
         again = ""
         if finished and name == "epochs":
             again = f" That run is finished; to train on from it, start a new one with --weights {out / 'model'}."
-        raise CsraError(
+        raise ConfigError(
             f"{out} holds another run ({name} is {there!r} there and {here!r} here); choose another --out.{again}"
         )
     fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
     if fingerprint != train_set.fingerprint():
-        raise CsraError(
+        raise ConfigError(
             f"{out} holds a run of this recipe on other data (other images, classes or labels than the "
             f"{len(train_set)} of {train_set.name} {train_set.split} here); choose another --out."
         )
     if finished:
-        raise CsraError(f"{out} holds this run already, finished; choose another --out, or `csra-lab evaluate {out}`.")
+        raise ConfigError(
+            f"{out} holds this run already, finished; choose another --out, or `csra-lab evaluate {out}`."
+        )
 
 
 def _differences(found: dict, wanted: dict):
@@ -93,13 +95,13 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         return Recipe.from_json(json.loads(path.read_text(encoding="utf-8"))["recipe"])
     except FileNotFoundError as error:
-        raise CsraError(
+        raise MissingFile(
             f"{folder} is not a run (no recipe.json); give the folder that `csra-lab train` wrote."
         ) from error
     except CsraError as error:
-        raise CsraError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CsraError(f"{path} does not hold a recipe of this lab ({error}); train again.") from error
+        raise DataError(f"{path} does not hold a recipe of this lab ({error}); train again.") from error
 
 
 def environment(device: torch.device) -> dict[str, str | bool]:
@@ -191,12 +193,12 @@ def read_evaluation(folder: str | Path) -> Scored:
         arrays = _read_arrays(path)
         found = {name: arrays[name] for name in ("logits", "targets", "ids", "classes")}
     except FileNotFoundError as error:
-        raise CsraError(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from error
+        raise MissingFile(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from error
     except KeyError as error:
-        raise CsraError(f"{path} does not hold scores of this lab (no {error}); evaluate again.") from error
+        raise DataError(f"{path} does not hold scores of this lab (no {error}); evaluate again.") from error
     problem = _scores_problem(**found)
     if problem:
-        raise CsraError(f"{path} does not hold scores of this lab ({problem}); evaluate again.")
+        raise DataError(f"{path} does not hold scores of this lab ({problem}); evaluate again.")
     return Scored(
         scores=from_logits(found["logits"]),
         targets=found["targets"].astype(np.int8),
@@ -224,14 +226,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as pack:
             unpacked = sum(member.file_size for member in pack.infolist())
         if unpacked > 100 * path.stat().st_size + 16e6:
-            raise CsraError(f"{path} would unpack to {unpacked / 1e6:,.0f} MB, which no scores do; evaluate again.")
+            raise DataError(f"{path} would unpack to {unpacked / 1e6:,.0f} MB, which no scores do; evaluate again.")
         with np.load(path, allow_pickle=False) as stored:
             return {name: np.atleast_1d(stored[name]) for name in stored.files}
     except (CsraError, FileNotFoundError):
         raise
     except _TORN as error:
         reason = str(error).split("\n")[0]
-        raise CsraError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from error
+        raise DataError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from error
 
 
 # What zipfile, zlib and NumPy raise for files that are not whole.

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from csra_lab.datasets.dataset import Box
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.viz.display import INK, ROW, SERIES, Inline
 
 COLOUR_MAP = "viridis"
@@ -36,7 +36,7 @@ def overlay(
     """
     heat = np.asarray(heat, dtype=np.float32)
     if heat.ndim != 2 or heat.size == 0 or not np.isfinite(heat).all():
-        raise CsraError(
+        raise ConfigError(
             f"overlay needs a map (h, w) of finite numbers, not one of shape {heat.shape} with {heat.dtype}."
         )
     low, high = limits if limits is not None else (heat.min(), heat.max())

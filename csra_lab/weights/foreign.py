@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import DataError
 from csra_lab.weights.sources import read_state_dict
 
 _CSRA_HEAD = re.compile(r"(?:module\.)?(?:classifier\.multi_head|head\.csra_heads)\.(\d+)\.head\.weight")
@@ -50,13 +50,13 @@ def read_foreign_checkpoint(path: str | Path) -> ForeignCheckpoint:
     heads = {int(m[1]): name for name in state if (m := _CSRA_HEAD.fullmatch(name))}
     if heads:
         if sorted(heads) != list(range(len(heads))):
-            raise CsraError(f"{path} holds the CSRA heads {sorted(heads)}; one is missing, so the file is not whole.")
+            raise DataError(f"{path} holds the CSRA heads {sorted(heads)}; one is missing, so the file is not whole.")
         layout = "mmpretrain" if heads[0].startswith("head.") else "authors"
         shapes = {tuple(state[name].shape) for name in heads.values()}
         if len(shapes) != 1:
-            raise CsraError(f"the CSRA heads in {path} differ in shape, so the file is not one model.")
+            raise DataError(f"the CSRA heads in {path} differ in shape, so the file is not one model.")
         if not _is_linear(state[heads[0]]):
-            raise CsraError(
+            raise DataError(
                 f"the CSRA heads in {path} are {state[heads[0]].dtype} of shape {shapes.pop()}; "
                 "they must be fractions of shape (classes, features, 1, 1)."
             )
@@ -68,12 +68,12 @@ def read_foreign_checkpoint(path: str | Path) -> ForeignCheckpoint:
             used = {f"{name}.weight", f"{name}.bias"}
             bias = state.get(f"{name}.bias")
             if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_floating_point()):
-                raise CsraError(
+                raise DataError(
                     f"{name}.bias in {path} has the shape {tuple(bias.shape)} for {len(weight)} classes; "
                     "the file is not one model."
                 )
             return ForeignCheckpoint(dict(_backbone_items(state, used)), weight.flatten(1)[None], bias, "linear")
-    raise CsraError(
+    raise DataError(
         f"{path} has no classifier in a layout known here (authors' classifier.multi_head.*, "
         "mmpretrain's head.csra_heads.*, or fc/head/classifier.weight); it is a checkpoint of another model."
     )

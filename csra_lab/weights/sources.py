@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError, DataError, DownloadError, MissingFile
 from csra_lab.weights.envelopes import SAFE_GLOBALS, bare, take_tensors
 
 INSTALLED_WEIGHTS = {
@@ -37,27 +37,27 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CsraError(f"there is no weight file {path}; check the path.")
+        raise MissingFile(f"there is no weight file {path}; check the path.")
     if path.suffix == ".safetensors":
         try:
             state = bare(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
-            raise CsraError(
+            raise DataError(
                 f"{path} is not a whole safetensors file ({_first_line(error)}); fetch it again."
             ) from error
     else:
         state = _read_pickle_free(path)
     if not state:
-        raise CsraError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
+        raise DataError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
-            raise CsraError(f"{name!r} in {path} is sparse, quantised or empty; save plain tensors and load those.")
+            raise DataError(f"{name!r} in {path} is sparse, quantised or empty; save plain tensors and load those.")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CsraError(
+            raise DataError(
                 f"{name!r} in {path} claims {tensor.numel():,} numbers and holds fewer; fetch the file again."
             )
         if not torch.isfinite(tensor).all():
-            raise CsraError(
+            raise DataError(
                 f"{path} holds NaN or infinite values in {name!r}; take a checkpoint from before training broke."
             )
     return state
@@ -68,26 +68,26 @@ def _read_pickle_free(path: Path) -> dict[str, Tensor]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as pack:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in pack.infolist()):
-                    raise CsraError(f"{path} is compressed, as no checkpoint of PyTorch is; fetch it again.")
+                    raise DataError(f"{path} is compressed, as no checkpoint of PyTorch is; fetch it again.")
         with open(path, "rb") as file:
             begins_as_one = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickle
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if begins_as_one or "global" in str(error).lower():
-            raise CsraError(
+            raise DataError(
                 f"{path} holds Python objects besides tensors, and loading it would run their code; "
                 "save its state_dict as .safetensors where you trust the file, and load that."
             ) from error
-        raise CsraError(f"{path} is not a PyTorch checkpoint; fetch it again.") from error
+        raise DataError(f"{path} is not a PyTorch checkpoint; fetch it again.") from error
     except CsraError:
         raise
     except _TORN as error:
         reason = f" ({_first_line(error)})" if begins_as_one else ""
-        raise CsraError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from error
+        raise DataError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from error
     tensors = take_tensors(content, path)
     if not tensors:
-        raise CsraError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
+        raise DataError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
     return tensors
 
 
@@ -113,14 +113,14 @@ def installed_state_dict(name: str, model: nn.Module) -> dict[str, Tensor]:
     """
     if not has_installed_weights(name):
         known = ", ".join(INSTALLED_WEIGHTS)
-        raise CsraError(f"no installed package holds weights for {name}; packages exist for {known}.")
+        raise ConfigError(f"no installed package holds weights for {name}; packages exist for {known}.")
     folder = Path(importlib.util.find_spec(INSTALLED_WEIGHTS[name]).submodule_search_locations[0])
     files = sorted((folder / "models").glob("*.pth"))
     if len(files) != 1:
         raise CsraError(f"{folder} should hold one .pth file and holds {len(files)}; install the package again.")
     given, wanted = read_state_dict(files[0]), model.state_dict()
     if [t.shape for t in given.values()] != [t.shape for t in wanted.values()]:
-        raise CsraError(
+        raise DataError(
             f"the tensors of {files[0]} do not line up with timm's {name}; this timm version may have changed it."
         )
     return dict(zip(wanted, given.values(), strict=True))
@@ -135,20 +135,20 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -
     wanted = model.state_dict()
     for name, tensor in wanted.items():
         if name not in state:
-            raise CsraError(
+            raise DataError(
                 f"{source} has no {name!r}, so it is a checkpoint of another model; choose the model it was made with."
             )
         if state[name].shape != tensor.shape:
             found, need = tuple(state[name].shape), tuple(tensor.shape)
-            raise CsraError(
+            raise DataError(
                 f"{name!r} in {source} has shape {found} where this model needs {need}; "
                 "choose the model it was made with."
             )
         if state[name].dtype.is_floating_point != tensor.dtype.is_floating_point:
-            raise CsraError(f"{name!r} in {source} is of type {state[name].dtype}, where {tensor.dtype} is needed.")
+            raise DataError(f"{name!r} in {source} is of type {state[name].dtype}, where {tensor.dtype} is needed.")
     left = [name for name in state if name not in wanted]
     if left:
-        raise CsraError(f"{source} also holds {left[0]!r} ({len(left)} such), so it is a checkpoint of another model.")
+        raise DataError(f"{source} also holds {left[0]!r} ({len(left)} such), so it is a checkpoint of another model.")
     model.load_state_dict(state)
 
 
@@ -172,7 +172,7 @@ def hub_access(what: str):
         if isinstance(error, CsraError):
             raise
         reason = "the model hub cannot be reached" if constants.HF_HUB_OFFLINE else _first_line(error)
-        raise CsraError(
+        raise DownloadError(
             f"{what} could not be fetched: {reason}. Ways out: give a local weight file (weights=PATH), use "
             f"{next(iter(INSTALLED_WEIGHTS))} (its weights come with the installation), or start from random weights."
         ) from error
