@@ -12,7 +12,8 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from csra_lab.device import is_convolutional
-from csra_lab.errors import ConfigError
+from csra_lab.errors import ConfigError, CsraError
+from csra_lab.weights.layouts import to_timm
 from csra_lab.weights.sources import (
     has_installed_weights,
     hub_access,
@@ -25,6 +26,17 @@ Weights = str | Path
 """"installed", "hub", "none", or the path of a weight file."""
 _OWN = "backbone.model."  # how names begin in a classifier that `MultiLabelClassifier.save_pretrained` wrote
 LARGEST_SIDE = 2048  # pixels; beyond it one picture alone takes gigabytes
+
+
+WITH_MAPS = (
+    "resnet50",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "regnety_016",
+    "vit_small_patch16_224",
+    "swin_tiny_patch4_window7_224",
+)
+"""Examples of networks with a square map, for those who asked for one without."""
 
 
 class Backbone(nn.Module):
@@ -48,10 +60,15 @@ class Backbone(nn.Module):
         try:
             shape, used = self._trace()
         except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError, IndexError) as error:
-            own, reason = cfg["input_size"][-1], str(error).split("\n")[0]
-            hint = "choose another network" if image_size == own else f"try its own size, {own}"
+            own = cfg["input_size"][-1]
+            if image_size == own or not _gives_map(name, own):
+                raise ConfigError(
+                    f"{name} gives no square map of features, which every head here reads; networks that do: "
+                    f"{', '.join(WITH_MAPS)}."
+                ) from error
+            reason = str(error).split("\n")[0]
             raise ConfigError(
-                f"{name} gives no feature map for images of {image_size} pixels ({reason}); {hint}."
+                f"{name} gives no feature map for images of {image_size} pixels ({reason}); try its own size, {own}."
             ) from error
         for part, module in list(model.named_children()):  # classifiers, VGG's fully connected layers
             if part not in used and any(True for _ in module.parameters()):
@@ -132,6 +149,15 @@ def _is_of_this_lab(weights: Weights) -> bool:
         return False
 
 
+def _gives_map(name: str, image_size: int) -> bool:
+    """Whether a network gives a feature map at this size, by building it."""
+    try:
+        Backbone(timm.create_model(name), name, image_size)
+    except CsraError:
+        return False
+    return True
+
+
 def best_weights(name: str) -> str:
     """Where ImageNet weights come from when any source will do: the installation if it has them, else the hub."""
     return "installed" if has_installed_weights(name) else "hub"
@@ -196,7 +222,8 @@ def load_backbone_state(
     """
     classifier = model.pretrained_cfg["classifier"]
     classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    kept = () if with_classifier else tuple(f"{c}." for c in classifier)
+    kept = () if with_classifier else (*(f"{c}." for c in classifier), "pre_logits.")  # VGG's other linear layers
+    state = to_timm(state, model, model.pretrained_cfg["architecture"], source)
     state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(kept)}
     state |= {
         k: v

@@ -33,6 +33,7 @@ from csra_lab.heads import (
 )
 from csra_lab.prediction import ImageInput, Prediction, iterate_predictions
 from csra_lab.weights.foreign import read_foreign_checkpoint
+from csra_lab.weights.layouts import to_timm
 from csra_lab.weights.sources import hub_access, load_state, read_state_dict
 
 HEAD_FILE = "head.safetensors"
@@ -267,6 +268,12 @@ class MultiLabelClassifier(
                 f"{path} classifies {found_classes} classes, not {num_classes}; pass num_classes={found_classes}."
             )
         network = create_backbone(backbone, image_size=image_size)
+        if network.num_features != width and found.layout == "linear":
+            raise DataError(
+                f"the classifier in {path} reads {width} numbers and the feature map of {backbone} has "
+                f"{network.num_features} channels: either it was made with another backbone, or it does not read the "
+                "mean feature and has no score maps."
+            )
         if network.num_features != width:
             raise DataError(
                 f"{path} was trained on features of {width} channels and {backbone} gives {network.num_features}; "
@@ -285,7 +292,8 @@ class MultiLabelClassifier(
         classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
         model = cls._from_parts(network, classes, head, mean, std)
         counters = {k: v for k, v in network.model.state_dict().items() if k.endswith("num_batches_tracked")}
-        state = {k: fit_position_embedding(network.model, k, v) for k, v in found.backbone.items()}
+        state = to_timm(found.backbone, network.model, backbone, path)
+        state = {k: fit_position_embedding(network.model, k, v) for k, v in state.items()}
         load_state(network.model, counters | state, path)
         with torch.no_grad():
             model.head.weight.copy_(found.head_weight)

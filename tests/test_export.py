@@ -2,14 +2,17 @@
 
 import json
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
 from csra_lab.classifier import create_classifier
 from csra_lab.errors import CsraError
-from csra_lab.export import export_onnx, export_program, save_program
+from csra_lab.export import example, export_onnx, export_program, preprocessing, save_program
 
 HEADS = {
     "one head": {"head": "csra"},
@@ -68,3 +71,33 @@ def test_absent_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(CsraError, match="pip install onnx onnxscript"):
         export_onnx(classifier(), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("with_resize", [False, True])
+def test_the_five_lines_that_are_printed_say_what_predict_says(with_resize, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize(
+        (120, 90), Image.Resampling.BICUBIC
+    )
+    smooth.save(tmp_path / "photograph.png")
+    (tmp_path / "photograph.png").rename(tmp_path / "photograph.jpg")  # lossless, under the name of the example
+    model = classifier(num_heads=2)
+    export_onnx(model, tmp_path / "model.onnx", with_resize=with_resize)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    code = example(model, "model.onnx", with_resize=with_resize)
+    assert len(code.splitlines()) <= 5
+    exec(code, names)
+    expected = model.predict(tmp_path / "photograph.jpg")[0].probabilities
+    np.testing.assert_allclose(names["probabilities"], expected, atol=3e-3 if with_resize else 1e-5)
+    stated = {p.key: p.value for p in onnx.load("model.onnx").metadata_props}["preprocessing"]
+    assert json.loads(stated) == preprocessing(model, with_resize=with_resize)
+
+
+def test_a_program_that_resizes_takes_images_of_any_size():
+    model = classifier(num_heads=2)
+    program = export_program(model, with_resize=True).module()
+    for shape in ((1, 3, 64, 64), (3, 3, 200, 90)):
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+        images = torch.stack([model.transform(to_pil_image(each)) for each in pixels])
+        torch.testing.assert_close(program(pixels), model(images), atol=2e-2, rtol=2e-2)

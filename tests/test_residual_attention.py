@@ -223,7 +223,7 @@ def test_types_lose_only_the_last_rounding(dtype, tolerance, temperatures):
     scores = torch.randn(2, 4, 3, 784).to(dtype)  # the same numbers for both sides: rounded once
     exact = csra_logits(scores.double(), temperatures, 0.3)
     logits = csra_logits(scores, temperatures, 0.3)
-    assert logits.dtype == dtype
+    assert logits.dtype == (dtype if dtype == torch.float64 else torch.float32)  # bfloat16 would tie ranks
     torch.testing.assert_close(logits.double(), exact, rtol=tolerance, atol=tolerance)
     attended = attended_scores(scores, temperatures)
     assert attended.dtype == dtype

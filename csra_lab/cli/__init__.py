@@ -1,4 +1,4 @@
-"""The command `csra-lab`: train | evaluate | predict | four-lines | ablate | models | export | data | completion.
+"""The command `csra-lab`: train, evaluate, predict, runs, four-lines, ablate, grid, models, export, data, completion.
 
 Every error of the reader's is one sentence on standard error and exit code 2. A command's module is imported when the
 command is given, so that help, the version and a mistyped command need neither torch nor tyro.
@@ -42,6 +42,7 @@ COMMANDS = {
     "predict": Command(
         "predict [RUN] IMAGE ...", "name what is in images; with --attention, show where", "predict", "predict_command"
     ),
+    "runs": Command("runs COMMAND", "list DIR, compare A B, or report RUN: what runs gave", "runs", "run_runs"),
     "four-lines": Command(
         "four-lines MODEL FOLDER",
         "lambda on an ImageNet classifier, with no training",
@@ -51,6 +52,9 @@ COMMANDS = {
     "ablate": Command(
         "ablate PLAN", "train many heads on cached features, and say which differences are real", "experiments",
         "run_ablate",
+    ),
+    "grid": Command(
+        "grid [NAME]", "fill the table of backbones, data sets and heads, run by run", "grid", "grid_command"
     ),
     "models": Command(
         "models", "parameters and multiply-adds of the published models", "models", "models_command"
@@ -138,13 +142,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def _sentence(error: Exception) -> str | None:
     """What a reader is told of an error, or None for a fault of the lab's own."""
-    torch = sys.modules.get("torch")  # not imported: no memory of a GPU is full then
+    device = sys.modules.get("csra_lab.device")  # not imported: no memory of a network is full then
     if isinstance(error, CsraError):
         return str(error)
     if isinstance(error, MemoryError):
         return "the memory is full; lower --batch-size or --image-size."
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory is full; lower --batch-size, or raise --accumulate."
+    if device is not None and device.is_memory_error(error):
+        return "the memory is full; lower --batch-size or --image-size, or in training raise --accumulate."
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'} could not be read or written ({error.strerror or error})."
     return None

@@ -12,7 +12,7 @@ from csra_lab.cli.output import as_json, as_table
 from csra_lab.cost import model_cost
 from csra_lab.device import best_device, reading_threads
 from csra_lab.errors import ConfigError, MissingFile
-from csra_lab.export import export_onnx, save_program
+from csra_lab.export import example, export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
 
 MODELS = asset("models")  # heads that come with the lab
@@ -40,8 +40,15 @@ def model_folder(run: Path) -> Path:
 
 
 def load_model(run: Path) -> MultiLabelClassifier:
-    """The classifier of a run, of a saved model, or of a name that comes with the lab."""
-    return MultiLabelClassifier.from_pretrained(model_folder(run))
+    """The classifier of a run, of a saved model, of a name that comes with the lab, or of the hub ("owner/name").
+
+    Raises:
+        CsraError: no such run; one below a folder that is here, or below runs/, is not sought on a hub.
+    """
+    folder = model_folder(run)
+    if not folder.exists() and (len(run.parts) != 2 or run.parts[0] == "runs" or run.parent.is_dir()):
+        raise MissingFile(f"there is no run or model {run}; `csra-lab runs list` shows the runs below runs/.")
+    return MultiLabelClassifier.from_pretrained(folder)
 
 
 def scoring_options(*, batch_size: int, progress: bool) -> dict:
@@ -51,23 +58,34 @@ def scoring_options(*, batch_size: int, progress: bool) -> dict:
     return {"device": device, "batch_size": batch_size, "progress": progress, **workers}
 
 
-def export_command(run: Annotated[Path, tyro.conf.Positional], out: Annotated[Path, tyro.conf.Positional]) -> None:
+def export_command(
+    run: Annotated[Path, tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional],
+    with_resize: bool = False,
+) -> None:
     """Write a trained classifier for other runtimes: out.onnx for ONNX, out.pt2 for torch.export.
 
     Args:
         run: A run, a saved model, or one that comes with the lab (coco, photographs, paperdoll).
         out: The file to write; its ending says the format.
+        with_resize: The file resizes and normalises too, and reads the bytes of images of any size.
     """
     if out.suffix not in EXPORTS:
         raise ConfigError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
     model = load_model(run)
-    EXPORTS[out.suffix](model, out)
+    EXPORTS[out.suffix](model, out, with_resize=with_resize)
     size = model.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (model.mean, model.std))
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
-    print(f"images  (batch, 3, {size}, {size}) float32, RGB from 0 to 1, minus {mean}, over {std}")
+    if with_resize:
+        print("pixels  (batch, 3, height, width) uint8, RGB, of any size: the file resizes and normalises")
+    else:
+        print(f"images  (batch, 3, {size}, {size}) float32, RGB from 0 to 1, minus {mean}, over {std},")
+        print("        resized to that square as Pillow's BILINEAR does; bicubic or a crop moves the scores")
     print(f"logits  (batch, {len(model.classes)}); the probability of a class is the sigmoid of its logit")
     print(f"classes {', '.join(model.classes)}")
+    if out.suffix == ".onnx":
+        print("\n" + example(model, str(out), with_resize=with_resize))
 
 
 def models_command(

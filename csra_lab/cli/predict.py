@@ -1,22 +1,37 @@
-"""`csra-lab predict`: what is in a photograph, and where the classifier saw it."""
+"""`csra-lab predict`: what is in photographs, and where the classifier saw it."""
 
+import csv as csv_format
 import itertools
 import re
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 
+from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.cli.html import Page, thumbnail
 from csra_lab.cli.models import DEFAULT_MODEL, MODELS, best_device, is_model, load_model, model_folder
-from csra_lab.cli.output import as_json
 from csra_lab.datasets import open_image
 from csra_lab.errors import ConfigError, CsraError
+from csra_lab.prediction import Prediction, predict_each
 from csra_lab.thresholds import read_thresholds
-from csra_lab.training.evaluation import find_images, predict_image
+from csra_lab.training.evaluation import find_images
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image and what is said of it. `labels`: columns of the classes that are named, the surest first."""
+
+    path: Path
+    prediction: Prediction
+    labels: tuple[int, ...]
 
 
 def predict_command(
@@ -24,7 +39,11 @@ def predict_command(
     model: Path | None = None,
     threshold: float | None = None,
     attention: Path | None = None,
+    report: Path | None = None,
+    csv: Path | None = None,
     json: bool = False,
+    batch_size: int = 32,
+    workers: int | None = None,
 ) -> None:
     """Name what is in photographs.
 
@@ -34,43 +53,153 @@ def predict_command(
         model: The model, instead of naming it first.
         threshold: Probability from which a label is named; the model's own for each class, or 0.5 where it has none.
         attention: Write one picture for each label found into this folder: where the classifier looked.
-        json: Print one JSON array, with the probabilities of all classes.
+        report: Write one HTML page with all images and their labels, which needs no other file.
+        csv: Write a table with the probability of every class for every image.
+        json: Print one JSON array, an object an image as it is done, with the probabilities of all classes.
+        batch_size: Images at a time.
+        workers: Threads that read images; as many as suit the machine if left out.
     """
     run, images = (model, paths) if model is not None else _split(paths)
     if not images:
         raise ConfigError("name one or more photographs or folders.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold is a probability from 0 to 1, not {threshold}.")
-    find_images(images)  # a wrong path is said before a model is loaded
+    files = find_images(images)  # a wrong path is said before a model is loaded
     classifier = load_model(run).to(best_device())
     thresholds = _thresholds(run, classifier, threshold)
     if MODELS in model_folder(run).parents:  # of a run of their own, readers know what it knows
         print(_who_speaks(run, classifier, thresholds), file=sys.stderr)
-    results, stems, failed = [], set(), False
-    for path in find_images(images):
-        try:
-            picture = open_image(path)
-        except CsraError as error:  # the rest of the folder is still worth reading
-            print(f"csra-lab: {error}", file=sys.stderr)
-            failed = True
-            continue
-        probabilities, maps = predict_image(classifier, picture)
-        found = [int(i) for i in probabilities.argsort()[::-1] if probabilities[i] >= thresholds[i]]
-        labels = [{"class": classifier.classes[i], "probability": round(float(probabilities[i]), 4)} for i in found]
-        if json:
-            everything = {c: round(float(p), 6) for c, p in zip(classifier.classes, probabilities, strict=True)}
-            results.append({"path": str(path), "labels": labels, "probabilities": everything})
-        else:
-            print(f"{path}: " + (", ".join(f"{x['class']} {x['probability']:.2f}" for x in labels) or "nothing found"))
+    failed: list[Path] = []
+
+    def unreadable(path: Path, error: CsraError) -> None:
+        print(f"csra-lab: {error}", file=sys.stderr)  # the rest of the folder is still worth reading
+        failed.append(path)
+
+    options = {"batch_size": batch_size, "workers": workers, "attention": attention is not None}
+    pairs = predict_each(classifier, files, **options, unreadable=unreadable)
+    with ExitStack() as stack:
+        outputs = [_Json(classifier) if json else _Text(classifier)]
+        if csv is not None:
+            outputs.append(_Csv(classifier, stack.enter_context(atomic_write(csv))))
+        if report is not None:
+            outputs.append(_Report(classifier, stack.enter_context(atomic_write(report)), run, len(files)))
         if attention is not None:
-            stem = _free_stem(path.stem, stems)
-            for i, label in zip(found, labels, strict=True):
-                title = f"{label['class']} {label['probability']:.2f}"
-                _write_overlay(attention, f"{stem}_{label['class']}", picture, maps[i], title)
-    if json:
-        print(as_json(results))
+            outputs.append(_Overlays(classifier, attention))
+        for output in outputs:
+            stack.enter_context(output)
+        shown = not json and not sys.stdout.isatty() and len(files) > batch_size
+        with progress_bar(len(files), desc="predicting", shown=shown) as bar:
+            for path, prediction in pairs:
+                found = Found(path, prediction, _named(prediction.probabilities, thresholds))
+                for output in outputs:
+                    output.add(found)
+                bar.update(1)
     if failed:
         sys.exit(2)
+
+
+class _Output:
+    """Where predictions go, one after the other."""
+
+    def __init__(self, model: MultiLabelClassifier):
+        self.classes = model.classes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        return None
+
+    def words(self, found: Found) -> str:
+        named = (f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}" for i in found.labels)
+        return ", ".join(named) or "nothing found"
+
+
+class _Text(_Output):
+    def add(self, found: Found) -> None:
+        print(f"{found.path}: {self.words(found)}", flush=True)
+
+
+class _Json(_Output):
+    """One JSON array, of which each element is written as soon as it is known."""
+
+    def __init__(self, model: MultiLabelClassifier):
+        super().__init__(model)
+        self.before = "["
+
+    def add(self, found: Found) -> None:
+        values = found.prediction.probabilities
+        labels = [{"class": self.classes[i], "probability": round(float(values[i]), 4)} for i in found.labels]
+        everything = {c: round(float(p), 6) for c, p in zip(self.classes, values, strict=True)}
+        element = {"path": str(found.path), "labels": labels, "probabilities": everything}
+        print(f"{self.before}\n{strict_json.dumps(element, indent=2)}", end="", flush=True)
+        self.before = ","
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            print("[]" if self.before == "[" else "\n]", flush=True)
+
+
+class _Csv(_Output):
+    """A line an image: its path, then the probability of every class to nine digits, which rank as all digits do."""
+
+    def __init__(self, model: MultiLabelClassifier, path: Path):
+        super().__init__(model)
+        self.path = path
+
+    def __enter__(self):
+        self.file = open(self.path, "w", newline="", encoding="utf-8", errors="surrogateescape")
+        self.table = csv_format.writer(self.file)
+        self.table.writerow(["image", *self.classes])
+        return self
+
+    def add(self, found: Found) -> None:
+        self.table.writerow([found.path, *(f"{p:.9g}" for p in found.prediction.probabilities)])
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+
+class _Report(_Output):
+    """A contact sheet: every image small, with the labels that are named."""
+
+    def __init__(self, model: MultiLabelClassifier, path: Path, run: Path, count: int):
+        super().__init__(model)
+        self.page = Page(path, f"{count:,} images by {run.name}")
+
+    def __enter__(self):
+        self.page.open()
+        self.page.write('<div class="sheet">')
+        return self
+
+    def add(self, found: Found) -> None:
+        labels = {self.classes[i]: found.prediction.probabilities[i] for i in found.labels}
+        self.page.figure(thumbnail(found.path), str(found.path), labels)
+
+    def __exit__(self, *_) -> None:
+        self.page.write("</div>")
+        self.page.close()
+
+
+class _Overlays(_Output):
+    """A picture for each label that is named: where the classifier looked."""
+
+    def __init__(self, model: MultiLabelClassifier, folder: Path):
+        super().__init__(model)
+        self.folder, self.stems = folder, set()
+
+    def add(self, found: Found) -> None:
+        if not found.labels:
+            return
+        picture, stem = open_image(found.path), _free_stem(found.path.stem, self.stems)
+        for i in found.labels:
+            title = f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}"
+            _write_overlay(self.folder, f"{stem}_{self.classes[i]}", picture, found.prediction.attention[i], title)
+
+
+def _named(probabilities: np.ndarray, thresholds: np.ndarray) -> tuple[int, ...]:
+    """Columns of the classes at or above their threshold, the surest first."""
+    return tuple(int(i) for i in np.argsort(-probabilities, kind="stable") if probabilities[i] >= thresholds[i])
 
 
 def _split(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:

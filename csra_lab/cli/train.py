@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import write_voc_predictions
 from csra_lab.datasets.pair import match_classes
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
 from csra_lab.training.evaluation import evaluate
@@ -25,9 +26,13 @@ def run_train(arguments: list[str]) -> None:
     """`csra-lab train RECIPE [--data DIR] [--out DIR] [--head NAME] [--loss NAME] [--FIELD VALUE ...]`."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: csra-lab train RECIPE --data DIR [--out DIR] [--head NAME] [--loss NAME] [--FIELD VALUE ...]\n")
-        print("csra-lab train RECIPE --help lists the fields that can be overridden. Recipes:\n")
+        print("csra-lab train RECIPE --help lists the fields that can be overridden.")
+        print("csra-lab train --list WORD ... lists the recipes that have all these words in their line. Recipes:\n")
         print(_recipe_table())
         sys.exit(0 if arguments else 2)
+    if arguments[0] == "--list":
+        print(_recipe_table(arguments[1:]))
+        return
     recipe, rest = get_recipe(arguments[0]), arguments[1:]
     head, rest = _taken(rest, "--head")
     loss, rest = _taken(rest, "--loss")
@@ -44,6 +49,7 @@ def run_train(arguments: list[str]) -> None:
         data: Path | None = None,
         out: Path = Path("runs") / recipe.name,
         quiet: bool = False,
+        tensorboard: bool = False,
     ) -> None:
         """Train a classifier, choose its best epoch on held-out training images, and measure it on the test split.
 
@@ -54,6 +60,7 @@ def run_train(arguments: list[str]) -> None:
             data: Folder of the data set.
             out: Folder of the run; the same command goes on with an unfinished run there.
             quiet: Show no progress.
+            tensorboard: Also write the history for TensorBoard, into the run's folder.
         """
         changes = {}
         for before, after in zip((start.data, start.model, start.optimisation, start.run),
@@ -61,7 +68,8 @@ def run_train(arguments: list[str]) -> None:
             for field in dataclasses.fields(before):
                 if getattr(before, field.name) != getattr(after, field.name):
                     changes[field.name] = getattr(after, field.name)
-        train_command(start.replace(head=head, loss=loss, **changes), data=data, out=out, quiet=quiet)
+        changed = start.replace(head=head, loss=loss, **changes)
+        train_command(changed, data=data, out=out, quiet=quiet, tensorboard=tensorboard)
 
     tyro.cli(command, args=rest, prog=f"csra-lab train {recipe.name}")
 
@@ -84,7 +92,9 @@ def _taken(arguments: list[str], flag: str) -> tuple[str, list[str]]:
     return "", arguments
 
 
-def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) -> None:
+def train_command(
+    recipe: Recipe, *, data: Path | None, out: Path, quiet: bool = False, tensorboard: bool = False
+) -> None:
     """Train a recipe and print what came out."""
     from csra_lab.training.loop import train  # accelerate takes seconds to import, and no other command needs it
 
@@ -93,7 +103,7 @@ def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) 
     train_set = load_dataset(source.dataset, data, source.train_split, **options)
     test_set = load_dataset(source.dataset, data, source.test_split, **options)
     labelled = test_set if (test_set.targets >= 0).any() else None
-    result = train(recipe, train_set, labelled, out, progress=not quiet)
+    result = train(recipe, train_set, labelled, out, progress=not quiet, tensorboard=tensorboard)
     if int(os.environ.get("RANK", 0)):
         return
     if result.metrics is not None:
@@ -101,11 +111,16 @@ def train_command(recipe: Recipe, *, data: Path | None, out: Path, quiet: bool) 
     print(f"model: {out / 'model'}")
 
 
-def _recipe_table() -> str:
+def _recipe_table(words: Sequence[str] = ()) -> str:
+    """All recipes, or those whose line holds all the words, whatever their case."""
     rows = [("recipe", "classifier", "data", "cost", "expected")]
     for recipe in RECIPES.values():
         head = f"{recipe.model.backbone} {recipe.model.image_size} px, {config_kind(recipe.head)}"
-        rows.append((recipe.name, head, recipe.data.dataset, recipe.cost, recipe.expected))
+        row = (recipe.name, head, recipe.data.dataset, recipe.cost, recipe.expected)
+        if all(word.lower() in " ".join(row).lower() for word in words):
+            rows.append(row)
+    if len(rows) == 1:
+        raise ConfigError(f"no recipe has {' and '.join(words)} in its line; `csra-lab train --help` lists all.")
     return as_table(rows)
 
 
@@ -151,7 +166,7 @@ def evaluate_command(
     trained = read_recipe(run).data if (run / "recipe.json").exists() else None
     name = dataset or (trained and trained.dataset)
     if name is None:
-        raise CsraError(f"{run} does not say which data set it was trained on; name it with --dataset.")
+        raise ConfigError(f"{run} does not say which data set it was trained on; name it with --dataset.")
     if trained is not None and name == trained.dataset:
         absent, unknown = absent or trained.absent, unknown or trained.unknown
     data_set = match_classes(model.classes, load_dataset(name, data, split, absent=absent, unknown=unknown))

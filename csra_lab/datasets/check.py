@@ -11,12 +11,13 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from csra_lab._io.progress import watched
 from csra_lab.datasets.dataset import MultiLabelDataset
 from csra_lab.datasets.folder import VALIDATION_NAMES, folder_splits, load_folder
 from csra_lab.datasets.images import open_image, readable_formats
 from csra_lab.datasets.label_table import table_files
+from csra_lab.datasets.voc_xml import VocBoxes, read_voc_labels
 from csra_lab.errors import CsraError
 
 SPLIT_NAMES = {"trainval", "train", "test", *VALIDATION_NAMES}
@@ -67,6 +68,7 @@ def check_folder(
     for dataset in splits:
         findings += _check_labels(dataset)
     findings += _check_spelling(splits)
+    findings += _check_annotations(splits)
     findings += _check_splits(splits)
     findings += _check_images(splits, progress)
     order = {"error": 0, "warning": 1, "fine": 2}
@@ -106,6 +108,34 @@ def _check_spelling(splits: list[MultiLabelDataset]) -> list[Finding]:
         same = _plain(a) == _plain(b)
         message = f"{a!r} and {b!r} look like one class spelt in two ways."
         found.append(Finding("error" if same else "warning", message))
+    return found
+
+
+def _check_annotations(splits: list[MultiLabelDataset]) -> list[Finding]:
+    """Class names of XML annotations that the class lists write in another case: their boxes would be lost."""
+    files: dict[tuple[str, str], list[str]] = {}
+    broken: list[Finding] = []
+    for dataset in splits:
+        if not isinstance(dataset.box_reader, VocBoxes):
+            continue
+        folded = {name.casefold(): name for name in dataset.classes}
+        for image_id in dataset.ids:
+            path = dataset.box_reader.folder / f"{image_id}.xml"
+            try:
+                names = read_voc_labels(path) if path.is_file() else ()
+            except CsraError as error:
+                broken.append(Finding("error", str(error), (str(path),)))
+                continue
+            for name in set(names) - set(dataset.classes):
+                if name.casefold() in folded:
+                    files.setdefault((name, folded[name.casefold()]), []).append(str(path))
+    found = broken[:5]
+    if len(broken) > 5:
+        paths = tuple(finding.files[0] for finding in broken[5:])
+        found.append(Finding("error", f"{len(paths)} more annotations cannot be read; --json names them.", paths))
+    for (there, here), paths in sorted(files.items()):
+        message = f"{len(paths)} annotations write the class {there!r} and the lists {here!r}; write both the same way."
+        found.append(Finding("error", message, tuple(paths)))
     return found
 
 
@@ -195,8 +225,7 @@ def _check_images(splits: list[MultiLabelDataset], progress: bool) -> list[Findi
     """Open every image once: unreadable, black or flat ones, copies, and 16-bit files that use few of their bits."""
     paths = list(dict.fromkeys(path for dataset in splits for path in dataset.paths))
     with ThreadPoolExecutor() as threads:
-        looks = list(tqdm(threads.map(_look, paths), total=len(paths), unit="img", desc="opening",
-                          disable=None if progress else True))  # fmt: skip
+        looks = list(watched(threads.map(_look, paths), len(paths), desc="opening", shown=progress))
     found = _judge_each(looks)
     found += _check_copies(splits, {look.path: look for look in looks})
     seen = [look for look in looks if not look.problem]

@@ -129,9 +129,9 @@ def _class_columns(
             raise DataError(f"{path}, line {number}: {len(row)} columns where the header has {len(header)}.")
         try:
             targets[i] = [meaning[cell] if cell in meaning else meaning[cell.strip()] for cell in row[1:]]
-        except KeyError:
+        except KeyError as error:
             column = next(c for c, cell in enumerate(row[1:]) if cell.strip() not in meaning)
-            raise DataError(_odd_value(path, number, classes[column], row[column + 1].strip(), convention)) from None
+            raise DataError(_odd_value(path, number, classes[column], row[column + 1].strip(), convention)) from error
     return classes, targets
 
 

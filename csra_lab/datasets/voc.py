@@ -55,7 +55,8 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
     Args:
         split: a list in ImageSets/Main; or "train+val", for several of them; or for 2012 one of the lab's own splits,
             "sample-test" or "fold0-train" (see `csra_lab.datasets.splits`). VOC2012 as it is downloaded lists no test
-            images: then "trainval" and "test" are the lab's samples, and a warning says so.
+            images: then "trainval" and "test" are the lab's samples, and a warning says so. "list:trainval" is the
+            folder's own list in any case.
 
     Raises:
         CsraError: an absent folder, an unknown split, and a list that is malformed (path and line are named).
@@ -63,6 +64,8 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
     folder, name = find_devkit(Path(root), year), f"voc{year}"
     listed = devkit_splits(folder)
     read = partial(load_devkit, folder, name=name, classes=VOC_CLASSES, transform=transform)
+    if split.startswith("list:"):
+        return read(split.removeprefix("list:"))
     if split in shipped_splits(name):
         return _shipped(read, listed, folder, split)
     if year == "2012" and "test" not in listed and split in ("trainval", "test"):

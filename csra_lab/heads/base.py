@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from csra_lab.errors import ConfigError
 from csra_lab.heads.config import HeadConfig, whole
+from csra_lab.residual_attention import at_least_float32
 
 MAX_WEIGHTS = 2**29  # 2 GB; a file that asks for more is broken
 
@@ -82,8 +83,8 @@ class ScoreMapHead(nn.Module):
         return self.weigh(scores.flatten(3)).view_as(scores)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, d, h, w) or (B, N, d) -> (B, C) logits."""
-        return self.pool(self.score_maps(x).flatten(3))
+        """(B, d, h, w) or (B, N, d) -> (B, C) logits, in float32 at least: half as many digits would tie scores."""
+        return self.pool(at_least_float32(self.score_maps(x)).flatten(3))
 
     def pool(self, scores: Tensor) -> Tensor:
         """(B, heads, C, N) score maps -> (B, C) logits."""
@@ -128,11 +129,15 @@ def _classify(weight: Tensor, x: Tensor) -> Tensor:
     return F.conv2d(x, weight[:, :, None, None]).flatten(2).contiguous()
 
 
+_AT_ONCE = 2**20  # numbers in the gradients of the weights that are held at a time
+
+
 class _PerImage(torch.autograd.Function):
     """(R, d), (B, d, N) -> (B, R, N): one matrix product for each image.
 
     Left to itself, torch holds a gradient of the weights (R, d) for each image before it adds them up, often more than
-    the features. Here each product adds to the one gradient there is.
+    the features. Here the gradients of some images at a time are added up: of many where few classifiers make small
+    products, whose calls would cost more than they compute, and of one where the products are large.
     """
 
     generate_vmap_rule = True
@@ -150,9 +155,10 @@ class _PerImage(torch.autograd.Function):
         weight, x = ctx.saved_tensors
         grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_weight = (grad[:1] @ x[:1].mT).sum(dim=0)  # zeros where there is no image
-            for grad_of_one, features in zip(grad[1:], x[1:], strict=True):
-                grad_weight.addmm_(grad_of_one, features.T)
+            grad_weight = torch.zeros_like(weight)
+            at_once = max(1, _AT_ONCE // weight.numel())
+            for some, features in zip(grad.split(at_once), x.split(at_once), strict=True):
+                grad_weight += (some @ features.mT).sum(dim=0)  # (b, R, d)
         grad_x = weight.T.expand(x.shape[0], -1, -1) @ grad if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x
 

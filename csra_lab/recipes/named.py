@@ -42,7 +42,10 @@ _AUTHORS_CODE = "steps, warm-up and crops as in the authors' code, where the tex
 _VOC = {"image_size": 448, "batch_size": 16, "lam": 0.1, "step_epochs": 4.0}
 _PAPER_DATA: dict[str, tuple[dict, int]] = {
     "voc07-448px": ({"dataset": "voc2007", **_VOC}, 5_011),
-    "voc12-448px": ({"dataset": "voc2012", **_VOC}, 11_540),
+    "voc12-448px": (
+        # all of VOC's trainval, not the lab's sample of it
+        {"dataset": "voc2012", "train_split": "list:trainval", "test_split": "list:test", **_VOC}, 11_540,
+    ),
     "coco-448px": ({"dataset": "coco2014", "image_size": 448, "batch_size": 16, "lam": 0.5, "num_heads": 6}, 82_081),
     "wider-224px": (
         {"dataset": "wider", "image_size": 224, "batch_size": 64, "lam": 0.3, "augmentation": "flip"}, 28_340,

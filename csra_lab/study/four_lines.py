@@ -26,16 +26,16 @@ import timm.data
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.progress import progress_bar
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.imagenet_folder import ImageFolder, evenly, load_image_folder
 from csra_lab.datasets.voc_in_imagenet import POOLINGS, covered_classes, pooled_scores, read_voc_table
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError, DataError
 from csra_lab.metrics import average_precision
 from csra_lab.significance import bootstrap_mAP
 from csra_lab.training.evaluation import to_device
@@ -73,11 +73,11 @@ def mean_and_max(
         CsraError: a batch size below 1, or scores that are not finite.
     """
     if batch_size < 1:
-        raise CsraError(f"the batch size must be at least 1, not {batch_size}.")
+        raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     model = model.to(device).eval()
     mean, maximum = torch.empty(2, len(inputs), len(model.classes))  # (N, C) each
     done = 0
-    with tqdm(total=len(inputs), unit="img", desc="score maps", leave=False, disable=None if progress else True) as bar:
+    with progress_bar(len(inputs), desc="score maps", shown=progress) as bar:
         for images, _ in DataLoader(inputs, batch_size=batch_size, num_workers=workers):
             maps = model.score_maps(to_device(images, device))[:, 0].flatten(2)  # (B, C, N)
             here = slice(done, done := done + len(images))
@@ -256,7 +256,7 @@ def run_four_lines(
         data = data.spread(limit) if dataset is None else data.subset(evenly(len(data), limit))
     model = imagenet_classifier(name, weights=weights, image_size=image_size)
     if len(model.classes) != timm.data.ImageNetInfo().num_classes():
-        raise CsraError(
+        raise ConfigError(
             f"{name} tells {len(model.classes)} classes apart, not ImageNet's 1000; choose another network."
         )
     settings = {
@@ -272,7 +272,7 @@ def run_four_lines(
     }
     before = _read_records(out) if out and out.exists() else []
     if any(all(record.get(key) == value for key, value in settings.items()) for record in before):
-        raise CsraError(f"{out} holds a run with these settings already; name another --out, or delete that file.")
+        raise ConfigError(f"{out} holds a run with these settings already; name another --out, or delete that file.")
     started = time.perf_counter()
     if dataset is None:
         result = folder_four_lines(model, data, lambdas, device=device, **scoring)
@@ -316,7 +316,7 @@ def checked_lambdas(lambdas: Sequence[float]) -> list[float]:
     """Sorted, each once, with the 0 that all are compared to. CsraError for one that is negative or not finite."""
     for lam in lambdas:
         if not (math.isfinite(lam) and lam >= 0):
-            raise CsraError(f"lambda must be a finite number of at least 0, not {lam}.")
+            raise ConfigError(f"lambda must be a finite number of at least 0, not {lam}.")
     return sorted({0.0, *map(float, lambdas)})
 
 
@@ -344,5 +344,5 @@ def _read_records(path: Path) -> list[dict]:
         if not all(isinstance(run, dict) for run in runs):
             raise TypeError("its runs are no objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CsraError(f"{path} is no file of recorded runs ({error}); name another --out.") from error
+        raise DataError(f"{path} is no file of recorded runs ({error}); name another --out.") from error
     return runs

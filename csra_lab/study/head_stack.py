@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from csra_lab._io.progress import Bar, progress_bar
 from csra_lab.errors import ConfigError
 from csra_lab.heads import HeadConfig, ScoreMapHead, build_head
 from csra_lab.losses import Loss
@@ -78,7 +78,7 @@ def train_heads(
         passes.setdefault((recipe.run.seed, plan.batch_size, plan.epochs), []).append(i)
     results: list[TrainedHead | None] = [None] * len(recipes)
     steps = sum(epochs * (len(fit) // batch_size) for _, batch_size, epochs in passes)
-    with tqdm(total=steps, unit="step", desc=f"{len(recipes)} heads", disable=None if progress else True) as bar:
+    with progress_bar(steps, unit="step", desc=f"{len(recipes)} heads", shown=progress, leave=True) as bar:
         for group in passes.values():
             trained = _train_together([recipes[i] for i in group], features, fit, held_out, device, bar)
             for i, result in zip(group, trained, strict=True):
@@ -197,7 +197,7 @@ def _only_scores(head: ScoreMapHead) -> bool:
     return type(head).forward is ScoreMapHead.forward and learns == {"weight"}
 
 
-def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: tqdm) -> list[TrainedHead]:
+def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: Bar) -> list[TrainedHead]:
     """Train heads that share seed, batch size and epochs."""
     first = recipes[0]
     d = features.maps.shape[2]

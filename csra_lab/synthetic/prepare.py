@@ -11,10 +11,9 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from tqdm import tqdm
-
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab._io.cache import cache_folder, only_one
+from csra_lab._io.progress import watched
 from csra_lab.errors import CsraError
 
 
@@ -46,7 +45,7 @@ def in_parallel(
     `work` must be a function of a module (or a partial of one), and must not depend on how the numbers are shared out.
     """
     workers = workers or _cores()
-    bar = partial(tqdm, total=count, unit="img", desc=label, disable=None if progress else True)
+    bar = partial(watched, total=count, desc=label, shown=progress, leave=True)
     if workers == 1:
         return list(bar(map(work, range(count))))
     # spawn: a forked child of a process that has used torch's threads can hang

@@ -6,18 +6,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
 from csra_lab._io.notice import warn
+from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_images
-from csra_lab.device import autocast, for_inference, to_device
-from csra_lab.errors import CsraError
+from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
+from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.metrics import MetricValues, multilabel_metrics
 
 
@@ -49,24 +48,29 @@ def predict_scores(
         CsraError: nothing to score, or a batch size below 1.
     """
     if not len(inputs):
-        raise CsraError("there is nothing to evaluate: the data set is empty.")
+        raise ConfigError("there is nothing to evaluate: the data set is empty.")
     if batch_size < 1:
-        raise CsraError(f"the batch size must be at least 1, not {batch_size}.")
+        raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     mine = range(rank, len(inputs), world)
     loader = DataLoader(Subset(inputs, mine) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
     training = network.training
     for_inference(network)
     parts = []
-    with tqdm(total=len(mine), unit="img", desc="scoring", leave=False, disable=None if progress else True) as bar:
+    with progress_bar(len(mine), desc="scoring", shown=progress) as bar:
         for batch, _ in loader:
-            with autocast(device, dtype):
-                logits = network(to_device(batch, device))
-            parts.append(torch.sigmoid(logits.cpu().double()).numpy())
+
+            def run(count: int, batch=batch) -> torch.Tensor:
+                with autocast(device, dtype):
+                    return network(to_device(batch[:count], device))
+
+            parts.append(torch.sigmoid(fit_in_memory(run, len(batch)).cpu().double()).numpy())
             bar.update(len(batch))
     network.train(training)
     scores = np.concatenate(parts)  # (N / world, C)
     if world == 1:
         return scores
+    from accelerate.utils import gather_object  # a second to import, which one process need not wait for
+
     shares = gather_object([scores])  # one array a process, in the order of the ranks
     whole = np.empty((len(inputs), scores.shape[1]), dtype=np.float64)
     for r, share in enumerate(shares):
@@ -122,7 +126,7 @@ def metrics_of(
 def check_labels(dataset: MultiLabelDataset) -> None:
     """Raise a CsraError for a set without a known label."""
     if not (dataset.targets >= 0).any():
-        raise CsraError(
+        raise DataError(
             f"{dataset.name} {dataset.split} has no labels to measure against; "
             "use another split, or `csra-lab predict`."
         )
@@ -133,12 +137,12 @@ def check_classes(model: MultiLabelClassifier, dataset: MultiLabelDataset) -> No
     if model.classes == dataset.classes:
         return
     if len(model.classes) != len(dataset.classes):
-        raise CsraError(
+        raise ConfigError(
             f"the model knows {len(model.classes)} classes and {dataset.name} {dataset.split} has "
             f"{len(dataset.classes)}; name the model's classes when loading the data."
         )
     i = next(i for i, pair in enumerate(zip(model.classes, dataset.classes, strict=True)) if pair[0] != pair[1])
-    raise CsraError(
+    raise ConfigError(
         f"class {i} is {model.classes[i]!r} for the model and {dataset.classes[i]!r} in {dataset.name}; "
         "the classes must be the same, in the same order."
     )
@@ -157,12 +161,12 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
             if skipped and inside:
                 warn(f"{path}: skipped {describe_skipped(skipped)}.")
             if not inside:
-                raise CsraError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does.")
+                raise MissingFile(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does.")
             found += inside
         elif path.exists():
             found.append(path)
         else:
-            raise CsraError(f"there is no image, folder or model {path}; check the path.")
+            raise MissingFile(f"there is no image, folder or model {path}; check the path.")
     return found
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab._io.cache import cache_folder, only_one
+from csra_lab._io.progress import progress_bar
 from csra_lab.backbones import Backbone
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform
+from csra_lab.device import autocast, for_inference, to_device
 from csra_lab.errors import ConfigError, CsraError
-from csra_lab.training.evaluation import autocast, to_device
 from csra_lab.training.sampling import mix_seed
 
 BLOCK = 64  # pictures between two notes of how far we are; each block has a checksum
@@ -50,9 +50,13 @@ class FeatureMaps(Dataset):
         view = int(torch.randint(views, ())) if views > 1 else 0
         return self.maps[i, view], torch.from_numpy(self.targets[i])
 
-    def subset(self, indices: np.ndarray) -> "FeatureMaps":
-        """The items at (n,) `indices`, in that order."""
-        return FeatureMaps(self.maps[indices], self.targets[indices])
+    def part(self, indices: np.ndarray, *, views: int | None = None) -> "FeatureItems":
+        """The items at (n,) `indices`, in that order, as loaders read them: one by one, nothing copied.
+
+        Args:
+            views: the first so many of each picture; None for all.
+        """
+        return FeatureItems(self, np.asarray(indices), views)
 
     def drawn_views(self, indices: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         """The views that `SeededItems` draws for these items: (n,) integers."""
@@ -62,6 +66,22 @@ class FeatureMaps(Dataset):
         generator = torch.Generator()
         seeds = (mix_seed(seed, "item", epoch, index) for index in indices.tolist())
         return np.array([int(torch.randint(views, (), generator=generator.manual_seed(s))) for s in seeds])
+
+
+class FeatureItems(Dataset):
+    """Some items of `FeatureMaps`, each read from the maps' file when it is asked for."""
+
+    def __init__(self, features: FeatureMaps, indices: np.ndarray, views: int | None):
+        self.features, self.indices = features, indices
+        self.views = features.maps.shape[1] if views is None else views
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """As `FeatureMaps`, with the same draws."""
+        view, row = int(torch.randint(self.views, ())) if self.views > 1 else 0, int(self.indices[i])
+        return self.features.maps[row, view], torch.from_numpy(self.features.targets[row])
 
 
 def compute_features(
@@ -83,15 +103,19 @@ def cache_features(
     dataset: MultiLabelDataset,
     *,
     mirror: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     root: Path | None = None,
     progress: bool = False,
     **computing,
 ) -> FeatureMaps:
     """The same, kept in a file: computed once for a backbone with its weights, an image size and a data set.
 
-    A killed computation goes on where it stopped. The file is checked when it is opened, and read as it is needed.
+    A killed computation goes on where it stopped. The file is checked when it is opened, and read as it is needed, so
+    memory holds a batch while it is filled, and afterwards what the system's page cache has room for.
 
     Args:
+        mean, std: of the input's normalisation; the backbone's own if left out.
         root: folder that holds the files; the lab's cache if left out.
         computing: `device`, `dtype` of autocast, `workers` that read pictures.
 
@@ -101,7 +125,8 @@ def cache_features(
     shape = (len(dataset), 1 + mirror, *backbone.grid, backbone.num_features)  # (N, V, h, w, d)
     size = 2 * int(np.prod(shape))
     root = (cache_folder() if root is None else Path(root)) / "features"
-    key = _fingerprint(backbone, dataset, shape, str(computing.get("dtype")))
+    pixels = tuple(backbone.mean if mean is None else mean), tuple(backbone.std if std is None else std)
+    key = _fingerprint(backbone, dataset, shape, str(computing.get("dtype")), pixels)
     folder = root / f"{dataset.name}-{dataset.split}-{backbone.name}-{backbone.image_size}px-{key}"
     if not folder.is_dir():
         with only_one(folder) as mine:
@@ -113,7 +138,7 @@ def cache_features(
                     f"{size / 1e9:.2f} GB in {folder}",
                 )
                 try:
-                    _compute_into(part, shape, backbone, dataset, mirror=mirror, progress=progress, **computing)
+                    _compute_into(part, shape, backbone, dataset, pixels, mirror=mirror, progress=progress, **computing)
                     part.rename(folder)
                 except OSError as error:
                     raise CsraError(
@@ -123,7 +148,9 @@ def cache_features(
     return FeatureMaps(_open(folder, shape).permute(0, 1, 4, 2, 3), dataset.targets)
 
 
-def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, dataset: MultiLabelDataset, **computing):
+def _compute_into(
+    part: Path, shape: tuple[int, ...], backbone: Backbone, dataset: MultiLabelDataset, pixels: tuple, **computing
+):
     """Fill `part/maps.f16` block by block, from the first block that is not noted as done."""
     file, note = part / "maps.f16", part / "features.json"
     item = 2 * int(np.prod(shape[1:]))  # bytes
@@ -132,14 +159,14 @@ def _compute_into(part: Path, shape: tuple[int, ...], backbone: Backbone, datase
     sums = _noted(note, file, item)
     _check_room(part, item * (shape[0] - BLOCK * len(sums)))
     first = min(BLOCK * len(sums), shape[0])
-    transform = eval_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
+    transform = eval_transform(backbone.image_size, mean=pixels[0], std=pixels[1])
     inputs = dataset.subset(range(first, shape[0])).for_size(backbone.image_size).with_transform(transform)
     with open(file, "r+b" if file.exists() else "w+b") as handle:
         handle.truncate(first * item)
         handle.seek(first * item)
         batches = _batches(backbone, inputs, batch_size=32, total=shape[0], **computing)
         for i, batch in enumerate(batches):  # 32 divides BLOCK, so that a block is two batches
-            content = batch.numpy().tobytes()
+            content = memoryview(batch.numpy()).cast("B")  # no copy of it
             start = first + 32 * i
             if start % BLOCK == 0:
                 sums.append(0)
@@ -210,30 +237,25 @@ def _batches(
         dtype: autocast to this type; None for full precision. workers: processes that read pictures.
         total: number of pictures with those done before, for the progress bar.
     """
-    backbone = backbone.eval().to(device)
-    if backbone.convolutional:
-        backbone = backbone.to(memory_format=torch.channels_last)
+    backbone = for_inference(backbone.to(device))
     loader = DataLoader(inputs, batch_size=batch_size, num_workers=workers)
     total = len(inputs) if total is None else total
-    with tqdm(
-        total=total,
-        initial=total - len(inputs),
-        unit="img",
-        desc=f"features of {inputs.split}",
-        disable=None if progress else True,
-    ) as bar:
+    done = total - len(inputs)
+    with progress_bar(total, desc=f"features of {inputs.split}", initial=done, shown=progress, leave=True) as bar:
         for images, _ in loader:
             views = [images, images.flip(-1)] if mirror else [images]
             with autocast(device, dtype):
                 maps = [backbone(to_device(view, device)).to("cpu", torch.float16) for view in views]
-            yield torch.stack([m.permute(0, 2, 3, 1) for m in maps], dim=1)  # (B, V, h, w, d)
+            yield torch.stack([m.permute(0, 2, 3, 1) for m in maps], dim=1).contiguous()  # (B, V, h, w, d)
             bar.update(len(images))
 
 
-def _fingerprint(backbone: Backbone, dataset: MultiLabelDataset, shape: tuple[int, ...], dtype: str) -> str:
+def _fingerprint(
+    backbone: Backbone, dataset: MultiLabelDataset, shape: tuple[int, ...], dtype: str, pixels: tuple
+) -> str:
     """Ten characters that change with the weights, the input, the precision, and the pictures and their crops."""
     digest = hashlib.blake2b(digest_size=5)
-    digest.update(json.dumps([shape, backbone.image_size, backbone.mean, backbone.std, dtype]).encode())
+    digest.update(json.dumps([shape, backbone.image_size, *pixels, dtype]).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

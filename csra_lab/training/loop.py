@@ -14,6 +14,7 @@ goes on from an epoch's end would not end with the same bits.
 import copy
 import math
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -24,19 +25,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.notice import warn
+from csra_lab._io.progress import Bar, progress_bar
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.pair import check_pair
-from csra_lab.device import autocast, to_device
+from csra_lab.device import autocast, fit_in_memory, multiplies_in_bfloat16, to_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
 from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, load_state, save_history, save_state
 from csra_lab.training.data import check_files, prepare, split_off
 from csra_lab.training.evaluation import check_classes, check_labels, evaluate, predict_scores
+from csra_lab.training.model_card import write_model_card
 from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
 from csra_lab.training.processes import join_processes, no_exchange
 from csra_lab.training.run_folder import check_run_folder, save_evaluation, write_recipe
@@ -61,19 +64,22 @@ def train(
     out: str | Path = "runs/latest",
     *,
     progress: bool = True,
+    tensorboard: bool = False,
 ) -> TrainingResult:
     """Run a recipe; go on where a killed run of the same recipe on the same data in the same folder stopped.
 
     Args:
         train_set, test_set: with the recipe's classes. A validation part is cut off `train_set` where the recipe
             says so; the test set is scored once, at the end, and its classes, labels and files are checked first.
-        out: folder of the run.
+        out: folder of the run. progress: show how far it is.
+        tensorboard: also write the history for TensorBoard, into the folder `tensorboard` of the run.
 
     Raises:
-        CsraError: `out` holds something else, the loss is not finite (the last good weights stay in `out`), or see
+        CsraError: TensorBoard is asked for and not installed, `out` holds something else, the loss is not finite (the
+            last good weights stay in `out`), or see
             `create_classifier`.
     """
-    out = Path(out)
+    out, summary_writer = Path(out), _summary_writer() if tensorboard else None
     accelerator = join_processes()
     test_set = check_pair(train_set, test_set)
     check_run_folder(out, recipe, train_set)
@@ -89,11 +95,15 @@ def train(
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes
     if accelerator.is_main_process and not (out / "recipe.json").exists():
         write_recipe(out, recipe, train_set, accelerator.device)
+    if trainer.shows and recipe.run.precision == "auto" and trainer.dtype is None and multiplies_in_bfloat16():
+        warn("this processor multiplies in bfloat16: --precision bf16 trains faster, with coarser rounding.")
     trainer.resume()
     with trainer.bar() as bar:
         while trainer.progress.epoch < recipe.optimisation.epochs:
             trainer.train_epoch(bar)
     trainer.end()
+    if summary_writer is not None and accelerator.is_main_process:
+        write_history(summary_writer, out / "tensorboard", trainer.progress.history)
     best = MultiLabelClassifier.from_pretrained(out / "model")
     history = pd.read_csv(out / "history.csv")
     metrics, scores = None, None
@@ -103,6 +113,7 @@ def train(
     if accelerator.is_main_process:
         if metrics is not None:
             save_evaluation(out, test_set, metrics, scores)
+        write_model_card(out, recipe, train_set, test_set, metrics)
         finish(out)
     accelerator.wait_for_everyone()
     return TrainingResult(out, best.cpu(), history, metrics, scores)
@@ -164,9 +175,10 @@ class Trainer:
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
 
-    def train_epoch(self, bar: tqdm) -> None:
+    def train_epoch(self, bar: Bar) -> None:
         """One pass over the training items, validated and saved."""
         recipe, epoch, start = self.recipe, self.progress.epoch, time.perf_counter()
+        bar.set_description(f"epoch {epoch + 1}/{recipe.optimisation.epochs}")
         batches, loader = self.batches(epoch), self.loader(epoch)
         torch.manual_seed(mix_seed(recipe.run.seed, "dropout", epoch, self.rank) % 2**32)
         self.set_modes()
@@ -186,21 +198,29 @@ class Trainer:
         score = self.validate()
         self.finish_epoch(total.item() / len(loader), score, seconds, images)
         validation = {} if score is None else {"val mAP": f"{100 * score:.1f}"}
-        bar.set_postfix(epoch=epoch + 1, loss=f"{self.progress.history[-1]['train_loss']:.4f}", **validation)
+        bar.set_postfix(loss=f"{self.progress.history[-1]['train_loss']:.4f}", **validation)
 
     def backward(self, inputs: Tensor, targets: Tensor, *, synchronise: bool) -> Tensor:
         """Gradients of one part of a batch: images (B, 3, S, S) or draws, and targets (B, C) -> the loss.
 
         Processes exchange gradients with the last part only.
         """
-        targets = targets.to(self.device, non_blocking=True)
-        images = to_device(inputs if self.data.crops is None else self.data.crops(inputs), self.device)
-        with no_exchange(self.parallel, wanted=not synchronise):
-            with autocast(self.device, self.dtype):
-                logits = self.logits(images)
-            loss = self.recipe.loss(logits, targets)
-            self.scaler.scale(loss / self.recipe.optimisation.accumulate).backward()
-        return loss.detach()
+        parts = self.recipe.optimisation.accumulate
+        remedy = f"pass --accumulate {{}} with the same --batch-size {self.recipe.optimisation.batch_size}"
+
+        def run(count: int) -> Tensor:
+            wanted = targets[:count].to(self.device, non_blocking=True)
+            images = to_device(inputs if self.data.crops is None else self.data.crops(inputs), self.device)[:count]
+            with no_exchange(self.parallel, wanted=not synchronise):
+                with autocast(self.device, self.dtype):
+                    logits = self.logits(images)
+                loss = self.recipe.loss(logits, wanted)
+                self.scaler.scale(loss / parts).backward()
+            return loss.detach()
+
+        if self.world > 1:  # the others would wait for the exchange of gradients
+            return run(len(targets))
+        return fit_in_memory(run, len(targets), advice=lambda fits: remedy.format(parts * -(-len(targets) // fits)))
 
     def step(self) -> None:
         """Change the weights, and the average of them where one is kept."""
@@ -218,6 +238,13 @@ class Trainer:
         """(B, 3, S, S) images or (B, d, h, w) features -> (B, C). CsraError where the network cannot be compiled."""
         try:
             return self.parallel(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"batch norm has a single number to normalise by: {len(images)} image in a part of a batch, on a map "
+                "of one place. Raise --batch-size or --image-size, lower --accumulate, or pass --freeze-statistics."
+            ) from error
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise CsraError(f"the network could not be compiled ({reason}); train with --compile no.") from error
@@ -304,12 +331,12 @@ class Trainer:
             return 2  # they draw numbers and read nothing; each epoch starts them anew
         return min(8, max(1, (os.cpu_count() or 1) // self.world)) if self.device.type == "cuda" else 0
 
-    def bar(self) -> tqdm:
+    def bar(self) -> Bar:
         """Progress over all epochs, from where the run has got to."""
         plan = self.recipe.optimisation
         images = self.batches(0).batches_per_epoch * plan.batch_size
-        shown = {"unit": "img", "smoothing": 0.05, "disable": None if self.shows else True}
-        return tqdm(total=images * plan.epochs, initial=images * self.progress.epoch, **shown)
+        before, first = images * self.progress.epoch, f"epoch {self.progress.epoch + 1}/{plan.epochs}"
+        return progress_bar(images * plan.epochs, desc=first, initial=before, shown=self.shows, leave=True)
 
     def stateful(self) -> dict:
         """What a killed run needs to go on, by name."""
@@ -345,6 +372,29 @@ def model_optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.
         groups += parameter_groups(model.backbone.parameters(), plan.backbone_lr, plan)
     groups += parameter_groups(model.head.parameters(), plan.head_lr, plan)
     return build_optimizer(groups, plan)
+
+
+def _summary_writer() -> type:
+    """TensorBoard's writer, imported only where it is asked for."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard.") from error
+    return SummaryWriter
+
+
+def write_history(writer: type, folder: Path, history: list[dict]) -> None:
+    """Write every number of a history (a dict an epoch) as TensorBoard reads it; what stood in the folder is replaced.
+
+    Args:
+        writer: torch's `SummaryWriter`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with writer(folder) as events:
+        for line in history:
+            for name, value in line.items():
+                if name != "epoch" and value is not None:
+                    events.add_scalar(name, value, line["epoch"])
 
 
 def working_type(precision: str, device: torch.device) -> torch.dtype | None:

@@ -2,18 +2,20 @@
 
 recipe.json        the recipe, and the versions and device it ran with
 history.csv        a line an epoch
-model/             the best weights, as `MultiLabelClassifier.from_pretrained` reads them
+model/             the best weights, as `MultiLabelClassifier.from_pretrained` reads them, and a card that tells of them
 metrics.json       metrics of the test split
 scores.npz         ids, classes, (N, C) logits and targets of the test split
 state.pt           only while the run is under way
 """
 
+import csv
 import dataclasses
 import json
 import platform
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import accelerate
@@ -46,7 +48,7 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from error
     finished = (out / "history.csv").exists() and not (out / "state.pt").exists()
-    for name, there, here in _differences(found, recipe.to_json()):
+    for name, there, here in differences(found, recipe.to_json()):
         again = ""
         if finished and name == "epochs":
             again = f" That run is finished; to train on from it, start a new one with --weights {out / 'model'}."
@@ -65,7 +67,7 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
         )
 
 
-def _differences(found: dict, wanted: dict):
+def differences(found: dict, wanted: dict) -> Iterator[tuple[str, object, object]]:
     """(field, value there, value here) of every field that differs, part by part."""
     for part, here in wanted.items():
         there = found.get(part)
@@ -102,6 +104,25 @@ def read_recipe(folder: Path) -> Recipe:
         raise DataError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} does not hold a recipe of this lab ({error}); train again.") from error
+
+
+def read_history(folder: Path) -> list[dict[str, float | None]]:
+    """The lines of a run's `history.csv`, an epoch each; none before the first. What was not measured is None.
+
+    Raises:
+        CsraError: a file that is no history.
+    """
+    path = Path(folder) / "history.csv"
+    if not path.exists():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = [
+                {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+        return [{"train_loss": None, "validation_mAP": None, **line} for line in lines]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path} does not hold the history of a run ({error}); train again.") from error
 
 
 def environment(device: torch.device) -> dict[str, str | bool]:

@@ -5,7 +5,10 @@ Three layouts, each a state dict (maybe wrapped in `state_dict`):
 - the authors': `classifier.multi_head.<i>.head.weight` (C, d, 1, 1) for head i, no bias; backbone under torchvision's
   names (ResNet) or timm's (ViT);
 - mmpretrain's: `head.csra_heads.<i>.head.weight` (C, d, 1, 1); backbone under `backbone.` and torchvision's names;
-- a plain torchvision or timm classifier: `fc.weight` or `head.weight` (C, d) with a bias; an average-pooling baseline.
+- a plain torchvision, timm or mmpretrain classifier: `fc.weight`, `head.weight`, `head.fc.weight`, `classifier.weight`
+  or `classifier.1.weight` (C, d) with a bias; an average-pooling baseline.
+
+Names of the backbone's tensors become timm's in `csra_lab.weights.layouts`.
 """
 
 import re
@@ -20,7 +23,7 @@ from csra_lab.errors import DataError
 from csra_lab.weights.sources import read_state_dict
 
 _CSRA_HEAD = re.compile(r"(?:module\.)?(?:classifier\.multi_head|head\.csra_heads)\.(\d+)\.head\.weight")
-_LINEAR_HEADS = ("fc", "head", "classifier")
+_LINEAR_HEADS = ("head.fc", "fc", "head", "classifier", "classifier.1", "heads.head")
 _LEFT_OVER = {f"{name}.{part}" for name in _LINEAR_HEADS for part in ("weight", "bias")}  # of ImageNet
 
 
@@ -29,7 +32,7 @@ class ForeignCheckpoint:
     """A checkpoint taken apart.
 
     Attributes:
-        backbone: tensors by timm's names.
+        backbone: tensors, without a prefix; their names may still be torchvision's or mmpretrain's.
         head_weight: (heads, C, d). head_bias: (C,), for plain linear classifiers only.
         layout: "authors", "mmpretrain" or "linear".
     """
@@ -74,8 +77,9 @@ def read_foreign_checkpoint(path: str | Path) -> ForeignCheckpoint:
                 )
             return ForeignCheckpoint(dict(_backbone_items(state, used)), weight.flatten(1)[None], bias, "linear")
     raise DataError(
-        f"{path} has no classifier in a layout known here (authors' classifier.multi_head.*, "
-        "mmpretrain's head.csra_heads.*, or fc/head/classifier.weight); it is a checkpoint of another model."
+        f"{path} has no classifier in a layout known here (authors' classifier.multi_head.*, mmpretrain's "
+        f"head.csra_heads.*, or {', '.join(_LINEAR_HEADS)} .weight); its names are like {next(iter(state))!r}. A "
+        "backbone alone is loaded with weights=FILE of a recipe or of create_classifier."
     )
 
 
@@ -86,7 +90,7 @@ def _is_linear(weight: Tensor) -> bool:
 
 
 def _backbone_items(state: dict[str, Tensor], head_names: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Backbone tensors under timm's names; mmpretrain puts `backbone.` in front and adds preprocessing constants."""
+    """Backbone tensors; mmpretrain puts `backbone.` in front and adds preprocessing constants."""
     for name, tensor in state.items():
         inner = name.removeprefix("backbone.")
         if name not in head_names and inner not in _LEFT_OVER and not name.startswith("data_preprocessor."):

@@ -133,11 +133,11 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -
         CsraError: names the source and the first tensor that does not fit.
     """
     wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state]
+    left = [name for name in state if name not in wanted]
+    if missing:
+        raise DataError(_what_is_missing(missing, left, len(wanted), source))
     for name, tensor in wanted.items():
-        if name not in state:
-            raise DataError(
-                f"{source} has no {name!r}, so it is a checkpoint of another model; choose the model it was made with."
-            )
         if state[name].shape != tensor.shape:
             found, need = tuple(state[name].shape), tuple(tensor.shape)
             raise DataError(
@@ -146,10 +146,28 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -
             )
         if state[name].dtype.is_floating_point != tensor.dtype.is_floating_point:
             raise DataError(f"{name!r} in {source} is of type {state[name].dtype}, where {tensor.dtype} is needed.")
-    left = [name for name in state if name not in wanted]
     if left:
-        raise DataError(f"{source} also holds {left[0]!r} ({len(left)} such), so it is a checkpoint of another model.")
+        raise DataError(
+            f"{source} also holds {left[0]!r} ({len(left)} such), which this model has no place for; choose the model "
+            "it was made with, or save the file without them."
+        )
     model.load_state_dict(state)
+
+
+def _what_is_missing(missing: list[str], left: list[str], wanted: int, source: str | Path) -> str:
+    """Tensors that a file lacks, in words: a few of many, nearly all, or all for want of their names."""
+    if not left and len(missing) < wanted:
+        return f"{source} has no {missing[0]!r} and lacks {len(missing)} of {wanted} tensors, so it is not whole."
+    if len(missing) <= wanted / 2:
+        return (
+            f"{source} has no {missing[0]!r}, and {left[0]!r} has no place in this model: some parts differ, so it is "
+            "not the model it was made with."
+        )
+    return (
+        f"{source} has no {missing[0]!r} ({len(missing)} of {wanted} tensors are not there under these names, and it "
+        f"has names like {(left or ['none'])[0]!r}): it is a checkpoint of another model, or of a code base whose "
+        "names are not known here."
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,106 @@
+"""`csra-lab predict` in batches: equal to `evaluate`, streamed, as a table and as one page."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from csra_lab import create_classifier
+from csra_lab.cli import main
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.training.evaluation import evaluate
+
+CLASSES = ("a b", "ü", "c<d>")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A saved model, and a folder of nine JPEGs, some so large that they are decoded smaller."""
+    root, rng = tmp_path_factory.mktemp("predict"), np.random.default_rng(0)
+    torch.manual_seed(1)
+    create_classifier("test_efficientnet", classes=CLASSES, image_size=64, num_heads=2).save_pretrained(root / "model")
+    (root / "images").mkdir()
+    for i in range(9):
+        low = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        size = (900, 700) if i % 3 == 0 else (70 + i, 130 - i)
+        low.resize(size, Image.Resampling.BICUBIC).save(root / "images" / f"{i} x.jpg")
+    return root
+
+
+def run(capsys, *arguments) -> str:
+    capsys.readouterr()
+    main(["predict", *map(str, arguments)])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_scores_are_those_of_evaluate_to_the_bit(place, tmp_path, capsys, batch_size):
+    from csra_lab import MultiLabelClassifier
+
+    paths = sorted((place / "images").iterdir())
+    targets = np.random.default_rng(0).integers(0, 2, (9, 3))
+    targets[0] = 1
+    ids = [path.stem for path in paths]
+    data = MultiLabelDataset(name="x", split="test", classes=CLASSES, ids=ids, paths=paths, targets=targets)
+    model = MultiLabelClassifier.from_pretrained(place / "model")
+    _, scores = evaluate(model, data, batch_size=batch_size)
+    given = ["--batch-size", batch_size, "--csv", tmp_path / "all.csv", "--workers", 2]
+    run(capsys, place / "model", place / "images", *given)
+    with open(tmp_path / "all.csv", newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["image", *CLASSES]
+    assert [row[0] for row in rows] == [str(path) for path in paths]
+    assert [row[1:] for row in rows] == [[f"{p:.9g}" for p in line] for line in scores]
+    predicted = np.stack([p.probabilities for p in model.predict(paths, batch_size=batch_size)])
+    np.testing.assert_array_equal(predicted, scores)
+
+
+def test_json_is_one_array_whatever_can_be_read(place, tmp_path, capsys):
+    broken = shutil.copytree(place / "images", tmp_path / "images")
+    (broken / "3 x.jpg").write_bytes(b"no image")
+    with pytest.raises(SystemExit) as exit_:
+        run(capsys, place / "model", broken, "--json", "--batch-size", 2, "--threshold", 0)
+    assert exit_.value.code == 2
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert len(found) == 8
+    assert set(found[0]["probabilities"]) == set(CLASSES)
+    assert captured.err.count("3 x.jpg") == 1
+    assert [x["path"] for x in found] == [str(p) for p in sorted(broken.iterdir()) if p.name != "3 x.jpg"]
+
+
+def test_nothing_readable_is_an_empty_array(place, tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        run(capsys, place / "model", tmp_path / "a.jpg", "--json")
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_report_is_one_page_that_needs_no_other_file(place, tmp_path, capsys):
+    run(capsys, place / "model", place / "images", "--report", tmp_path / "out.html", "--threshold", 0)
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert page.count("<img") == page.count("data:image/jpeg;base64,") == 9
+    assert "c&lt;d&gt;" in page
+    assert "<d>" not in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert page.rstrip().endswith("</body></html>")
+
+
+def test_a_run_that_is_not_there_is_not_sought_on_a_hub(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    for arguments in (
+        ["predict", "images", "--model", "runs/x"],
+        ["evaluate", "runs/x"],
+        ["export", "images/x", "m.onnx"],
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 2
+        said = capsys.readouterr().err
+        assert "there is no run or model" in said
+        assert "hub" not in said

@@ -1,0 +1,122 @@
+"""`csra-lab runs`: what two small runs gave, beside each other and as a page; and each model's card."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from csra_lab.cli import main
+from csra_lab.cli.runs import interval, worst
+from csra_lab.metrics import average_precision
+from csra_lab.training.run_folder import Scored, read_evaluation
+from tests import toy
+
+SMALL = [
+    "--backbone", "test_efficientnet", "--weights", "none", "--image-size", "64", "--classes", *toy.CLASSES,
+    "--epochs", "2", "--batch-size", "8", "--validation-fraction", "0.25", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    devkit = toy.write_devkit(root)
+    for name, more in (("a", []), ("b", ["--seed", "1"])):
+        main(["train", "voc2012-lite0-avg", "--data", str(devkit), "--out", str(root / "runs" / name), *SMALL, *more])
+    return root
+
+
+def output(capsys, *arguments) -> str:
+    capsys.readouterr()
+    main(["runs", *map(str, arguments)])
+    return capsys.readouterr().out
+
+
+def test_the_list_holds_every_run_with_its_scores(place, capsys):
+    rows = {row["run"]: row for row in json.loads(output(capsys, "list", place / "runs", "--json"))}
+    assert set(rows) == {"a", "b"}
+    stored = json.loads((place / "runs/a/metrics.json").read_text())["mAP"]
+    assert rows["a"]["test"] == pytest.approx(100 * stored)
+    assert (rows["a"]["epochs"], rows["a"]["state"], rows["a"]["head"]) == ("2/2", "finished", "average")
+    assert "finished" in output(capsys, "list", place / "runs")
+
+
+def test_two_runs_are_compared_by_what_differs_and_with_an_interval(place, capsys):
+    found = json.loads(output(capsys, "compare", place / "runs/a", place / "runs/b", "--json"))
+    assert found["recipes"] == {"seed": {"a": 0, "b": 1}}
+    a, b = (read_evaluation(place / "runs" / name) for name in "ab")
+    expected = [100 * np.nanmean(average_precision(each.scores, each.targets)) for each in (a, b)]
+    assert found["difference"]["difference"] == pytest.approx(expected[1] - expected[0])
+    assert found["difference"]["lower"] <= found["difference"]["upper"]
+    assert set(found["AP"]) == set(toy.CLASSES)
+    assert "Other seeds" in output(capsys, "compare", place / "runs/a", place / "runs/b")
+
+
+def test_the_interval_does_not_depend_on_the_order_of_the_images(place):
+    a, b = (read_evaluation(place / "runs" / name) for name in "ab")
+    order = np.random.default_rng(0).permutation(len(b.ids))
+    turned = dataclasses.replace(
+        b, scores=b.scores[order], targets=b.targets[order], ids=tuple(np.array(b.ids)[order].tolist())
+    )
+    assert interval(a, turned) == interval(a, b)
+    assert interval(a, a)["lower"] == interval(a, a)["upper"] == 0
+
+
+def test_runs_of_other_images_are_not_compared(place, capsys, tmp_path):
+    import shutil
+
+    other = shutil.copytree(place / "runs/a", tmp_path / "other")
+    stored = dict(np.load(other / "scores.npz"))
+    stored["ids"][0] = "elsewhere"
+    np.savez(other / "scores.npz", **stored)
+    with pytest.raises(SystemExit) as exit_:
+        main(["runs", "compare", str(place / "runs/a"), str(other)])
+    assert exit_.value.code == 2
+    assert "different test images" in capsys.readouterr().err
+
+
+def test_the_report_shows_curves_classes_and_misses(place, tmp_path, capsys):
+    given = ["--data", place / "VOCdevkit", "--against", place / "runs/b", "--out", tmp_path / "a.html"]
+    output(capsys, "report", place / "runs/a", *given)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page.count("<polyline") == 2
+    assert all(name in page for name in toy.CLASSES)
+    scored = read_evaluation(place / "runs/a")
+    assert page.count("data:image/jpeg") == len(list(worst(scored, 0))) + len(list(worst(scored, 1)))
+    assert "Against b" in page
+
+
+def test_the_worst_misses_are_the_surest_wrong_ones():
+    scores = np.array([[0.9, 0.2], [0.6, 0.99], [0.1, 0.7]])
+    targets = np.array([[0, 1], [1, 0], [1, -1]])
+    scored = Scored(scores, targets, ("x", "y", "z"), ("a", "b"))
+    assert list(worst(scored, 0)) == [(1, 1), (0, 0)]
+    assert list(worst(scored, 1)) == [(2, 0), (0, 1)]
+
+
+def test_what_is_no_run_is_said(tmp_path, capsys):
+    for arguments in (["list", tmp_path / "no"], ["compare", tmp_path, tmp_path], ["report", tmp_path], ["lst"]):
+        with pytest.raises(SystemExit) as exit_:
+            main(["runs", *map(str, arguments)])
+        assert exit_.value.code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_card_of_a_trained_model_says_data_recipe_scores_and_licence(place):
+    card = (place / "runs/a/model/README.md").read_text(encoding="utf-8")
+    value = 100 * json.loads((place / "runs/a/metrics.json").read_text())["mAP"]
+    assert f"| {value:.2f} |" in card
+    for words in ("voc2012 trainval: 24 items", "25 % of them chose", "2 epochs of", "seed 0", "random numbers"):
+        assert words in card
+    assert "More Information Needed" not in card
+
+
+def test_recipes_are_listed_by_words(capsys):
+    main(["train", "--list", "voc2012", "lite0"])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) > 2
+    assert all("voc2012" in line and "lite0" in line for line in lines[1:])
+    with pytest.raises(SystemExit):
+        main(["train", "--list", "nothing-like-this"])
+    assert "nothing-like-this" in capsys.readouterr().err
