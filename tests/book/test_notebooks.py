@@ -18,7 +18,7 @@ from tests.book.pages import PAGES, Page, leaks
 
 REPO = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((REPO / "_config.yml").read_text())
-NOTEBOOKS = [name for name in PAGES if name not in ("references", "search") and not name.startswith("api")]
+NOTEBOOKS = [name for name in PAGES if name not in ("references", "teaching", "search") and not name.startswith("api")]
 
 # --- MyST in plain Markdown -------------------------------------------------------------------------------------------
 
