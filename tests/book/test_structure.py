@@ -11,7 +11,8 @@ import yaml
 BOOK = Path(__file__).parents[2] / "book"
 TOC = yaml.safe_load((BOOK / "_toc.yml").read_text())
 FILES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
-CHAPTERS = [f for f in FILES if f not in (TOC["root"], "glossary", "references", "teaching") and not f.startswith("api")]
+NO_CHAPTERS = (TOC["root"], "glossary", "references", "teaching")
+CHAPTERS = [f for f in FILES if f not in NO_CHAPTERS and not f.startswith("api")]
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.M | re.S)
 
 
