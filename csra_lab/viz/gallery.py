@@ -110,44 +110,45 @@ def look(
     )
 
 
-def gallery(cases: Mapping[str, Case], *, top: int | None = 4) -> Inline:
+def gallery(cases: Mapping[str, Case], *, top: int | None = 4, method: str = "CSRA") -> Inline:
     """Cases under each other: the photograph, its score map, the weights of CSRA, and the labels before and after.
 
     Args:
         cases: heading -> case. top: how many labels are listed; None for those that are named.
+        method: what is compared with the average, in words.
     """
     said = "; ".join(
-        f"{heading}: {case.label} is at place {case.places[0]} by the average and {case.places[1]} by CSRA"
+        f"{heading}: {case.label} is at place {case.places[0]} by the average and {case.places[1]} by {method}"
         for heading, case in cases.items()
     )
-    rows = "".join(_row(heading, case, top) for heading, case in cases.items())
-    return Inline(f'<div class="lab-gallery">{rows}</div>', said, lambda: _png(cases))
+    rows = "".join(_row(heading, case, top, method) for heading, case in cases.items())
+    return Inline(f'<div class="lab-gallery">{rows}</div>', said, lambda: _png(cases, method))
 
 
-def _row(heading: str, case: Case, top: int | None) -> str:
+def _row(heading: str, case: Case, top: int | None, method: str) -> str:
     """One case as a section of the page; where it is narrow, the images scroll sideways by themselves."""
     title = html.escape(heading)
     images = "".join(
         f'<div style="flex:1 0 220px;max-width:20rem">{tile(caption, image)}</div>'
-        for caption, image in _images(case).items()
+        for caption, image in _images(case, method).items()
     )
     labels = "".join(
-        f'<p><span class="lab-way">{way}</span> {_listed(order, named, case.label, top)}</p>'
-        for way, order, named in zip(("average", "CSRA"), (case.before, case.after), case.named, strict=True)
+        f'<p><span class="lab-way">{html.escape(way)}</span> {_listed(order, named, case.label, top)}</p>'
+        for way, order, named in zip(("average", method), (case.before, case.after), case.named, strict=True)
     )
     strip = f'tabindex="0" role="group" aria-label="{title}: photograph, scores, weights"'
-    strip += ' style="display:flex;gap:.75rem;overflow-x:auto"'
+    strip += ' style="display:flex;gap:.5rem;overflow-x:auto"'
     return (
         f'<section class="lab-case"><p class="lab-case-title"><strong>{title}</strong></p>'
         f'<div class="lab-strip" {strip}>{images}</div>{labels}</section>'
     )
 
 
-def _images(case: Case) -> dict[str, Image.Image]:
+def _images(case: Case, method: str) -> dict[str, Image.Image]:
     return {
         "photograph": case.image,
         f"scores of “{case.label}”, mean {case.logits[0]:.1f}": overlay(case.image, case.scores.numpy()),
-        f"weights of CSRA, logit {case.logits[1]:.1f}": overlay(
+        f"weights of {method}, logit {case.logits[1]:.1f}": overlay(
             case.image, case.weights.numpy(), limits=(0, case.weights.max().item())
         ),
     }
@@ -164,12 +165,12 @@ def _listed(order: list[str], named: list[str], label: str, top: int | None) -> 
     return ", ".join(words).replace(", …", " …")
 
 
-def _png(cases: Mapping[str, Case]) -> bytes:
+def _png(cases: Mapping[str, Case], method: str) -> bytes:
     """Rows of four: the last is a white tile whose caption holds the labels."""
     captioned: dict[str, Image.Image] = {}
     for k, (heading, case) in enumerate(cases.items()):
-        for i, (caption, image) in enumerate(_images(case).items()):
+        for i, (caption, image) in enumerate(_images(case, method).items()):
             captioned[f"{k + 1}. {heading if i == 0 else caption}"] = image
-        listed = f"{k + 1}. average: {', '.join(case.before[:4])}; CSRA: {', '.join(case.after[:4])}"
+        listed = f"{k + 1}. average: {', '.join(case.before[:4])}; {method}: {', '.join(case.after[:4])}"
         captioned[listed] = Image.new("RGB", (8, 1), "white")
     return row_png(captioned)
