@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.notice import warn
 from csra_lab._io.validation import is_plain
 from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, fit_position_embedding, load_timm
 from csra_lab.datasets.transforms import eval_transform, train_transform
@@ -99,15 +100,15 @@ class MultiLabelClassifier(
         self._hub_mixin_config = self.config()
 
     def config(self) -> dict:
-        """The constructor's arguments, in JSON types."""
-        return {
+        """The constructor's arguments, in JSON types: a number of NumPy is one of Python's there."""
+        return strict_json.plain({
             "backbone": self.backbone.name,
             "classes": list(self.classes),
             "head": head_json(self.head.config),
             "image_size": self.image_size,
             "mean": list(self.mean),
             "std": list(self.std),
-        }
+        })  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, C) logits."""
@@ -289,6 +290,11 @@ class MultiLabelClassifier(
             head = CSRAConfig(num_heads=heads, lam=lam, temperatures=tuple(temperatures or ()))
             if network.convolutional and mean is None and std is None:
                 mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+                if found.layout == "mmpretrain":
+                    warn(
+                        f"{path}: pixels are read as 0..1, as mmpretrain's own settings for CSRA have it; where its "
+                        "config file has another data_preprocessor, pass mean and std."
+                    )
         classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
         model = cls._from_parts(network, classes, head, mean, std)
         counters = {k: v for k, v in network.model.state_dict().items() if k.endswith("num_batches_tracked")}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csra_lab import create_classifier
+from csra_lab import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.errors import CsraError
@@ -139,3 +139,13 @@ def test_weights_trained_in_one_are_seen_in_the_other():
         for parameter in model.parameters():
             parameter.mul_(0.9)
     torch.testing.assert_close(other(images), model(images))
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(files, tmp_path):
+    three, two = np.int64(3), np.int32(2)
+    model = create_classifier("test_resnet", num_classes=three, image_size=np.int64(64), num_heads=two).eval()
+    model.save_pretrained(tmp_path)
+    again = MultiLabelClassifier.from_pretrained(tmp_path)
+    assert again.config() == model.config()
+    (found,) = again.predict(files[2], batch_size=two, top=np.int64(1), workers=np.int64(1))
+    assert len(found.labels) == 1

@@ -172,7 +172,7 @@ def _check_splits(splits: list[MultiLabelDataset]) -> list[Finding]:
             if set(other.classes) != set(first.classes):
                 odd = sorted(set(other.classes) ^ set(first.classes))
                 message = f"{first.split} and {other.split} differ in their classes: only one of them has {_some(odd)}."
-                found.append(Finding("error", message))
+                found.append(Finding("warning" if _only_more(first, other) else "error", message))
             elif other.classes != first.classes:
                 message = (
                     f"{first.split} and {other.split} list the classes in another order; they are matched by name."
@@ -183,6 +183,15 @@ def _check_splits(splits: list[MultiLabelDataset]) -> list[Finding]:
                 message = f"{len(shared)} pictures are in {first.split} and in {other.split}, such as {min(shared)}."
                 found.append(Finding("error", message, tuple(sorted(shared))))
     return found
+
+
+def _only_more(a: MultiLabelDataset, b: MultiLabelDataset) -> bool:
+    """Whether what is measured on has all classes that are trained, and more, which are then left out."""
+    trained = {"trainval", "train"}
+    if (a.split in trained) == (b.split in trained):
+        return False
+    train, test = (a, b) if a.split in trained else (b, a)
+    return set(train.classes) < set(test.classes)
 
 
 def _may_share(a: str, b: str) -> bool:

@@ -36,13 +36,26 @@ class FeatureMaps(Dataset):
         maps: (N, V, d, h, w) float16, V views of each picture (1: as it is; 2: also its mirror image). Channels are
             neighbours in memory. Kept features are read from their file as they are asked for.
         targets: (N, C) int8.
+        file: that of kept features, which a process that is started anew opens itself; None where maps are in memory.
     """
 
-    def __init__(self, maps: Tensor, targets: np.ndarray):
-        self.maps, self.targets = maps, targets
+    def __init__(self, maps: Tensor, targets: np.ndarray, file: Path | None = None):
+        self.maps, self.targets, self.file = maps, targets, file
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __getstate__(self) -> dict:
+        """Kept features go to another process as the name of their file, not as gigabytes."""
+        if self.file is None:
+            return self.__dict__
+        n, v, d, h, w = self.maps.shape
+        return {**self.__dict__, "maps": (n, v, h, w, d)}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.maps, tuple):
+            self.maps = _mapped(self.file, self.maps).permute(0, 1, 4, 2, 3)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         """View drawn at random from torch's generator; where there is one view, that one."""
@@ -145,7 +158,7 @@ def cache_features(
                         f"{part} cannot be written ({error.strerror or error}); make room, or set CSRA_LAB_CACHE to a "
                         "folder that you may write."
                     ) from error
-    return FeatureMaps(_open(folder, shape).permute(0, 1, 4, 2, 3), dataset.targets)
+    return FeatureMaps(_open(folder, shape).permute(0, 1, 4, 2, 3), dataset.targets, folder / "maps.f16")
 
 
 def _compute_into(
@@ -213,9 +226,12 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
         raise ConfigError(damaged) from error
     if not whole:
         raise ConfigError(damaged)
-    return torch.from_numpy(
-        np.memmap(file, dtype=np.float16, mode="c", shape=shape)
-    )  # "c": ours to write, not the file
+    return _mapped(file, shape)
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> Tensor:
+    """The numbers of a file, read as they are asked for; what is written to them stays in memory."""
+    return torch.from_numpy(np.memmap(file, dtype=np.float16, mode="c", shape=shape))
 
 
 @torch.no_grad()  # not inference_mode, which would leave a backbone moved below untrainable

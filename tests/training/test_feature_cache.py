@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 
@@ -13,8 +14,10 @@ import torch
 
 from csra_lab.backbones import create_backbone
 from csra_lab.errors import CsraError
+from csra_lab.recipes import get_recipe
 from csra_lab.training import feature_cache as module
 from csra_lab.training.feature_cache import cache_features, compute_features
+from csra_lab.training.loop import train
 from csra_lab.training.sampling import SeededItems
 from tests import toy
 
@@ -93,6 +96,53 @@ def test_views_are_those_that_training_draws(data, tmp_path):
     drawn = SeededItems(kept, 3)
     for i, view in zip(items, views, strict=True):
         assert torch.equal(drawn[2, int(i)][0], kept.maps[i, view])
+
+
+def test_a_part_is_read_where_it_lies_and_draws_the_same_views(data, tmp_path):
+    kept = cache_features(network(), data, mirror=True, root=tmp_path)
+    rows = np.array([7, 3, 11])
+    whole, part = SeededItems(kept, 3), kept.part(rows)
+    assert len(part) == 3
+    for i, row in enumerate(rows):
+        torch.manual_seed(i)
+        features, target = part[i]
+        torch.manual_seed(i)
+        assert torch.equal(features, kept[int(row)][0])
+        assert torch.equal(target, whole[0, int(row)][1])
+        assert features.untyped_storage().data_ptr() == kept.maps.untyped_storage().data_ptr()  # no copy
+    upright = kept.part(rows, views=1)
+    assert all(torch.equal(upright[i][0], kept.maps[row, 0]) for i, row in enumerate(rows) for _ in range(4))
+
+
+def test_another_process_is_given_the_file_and_not_its_content(data, tmp_path):
+    kept = cache_features(network(), data, root=tmp_path)
+    content = pickle.dumps(SeededItems(kept.part(np.arange(100)), 0))
+    assert len(content) < kept.maps.numel() / 10
+    there = pickle.loads(content)
+    assert torch.equal(there[0, 42][0], kept.maps[42, 0])
+
+
+def test_other_pixels_are_other_features(data, tmp_path):
+    few = data.subset(range(4))
+    ours = cache_features(network(), few, root=tmp_path)
+    plain = cache_features(network(), few, mean=(0.0,) * 3, std=(1.0,) * 3, root=tmp_path)
+    assert not torch.allclose(ours.maps.float(), plain.maps.float())
+
+
+def test_a_twin_and_a_second_seed_compute_no_features_again(devkit, tmp_path, monkeypatch):
+    monkeypatch.setenv("CSRA_LAB_CACHE", str(tmp_path / "cache"))
+    recipe = get_recipe("voc2012-lite0-csra").replace(
+        backbone="test_efficientnet", weights="none", image_size=64, classes=toy.CLASSES, epochs=1, batch_size=8,
+        freeze_backbone=True, subset=24,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    train_set = toy.load(devkit, "trainval")
+    first = train(recipe, train_set, None, tmp_path / "a", progress=False)
+    monkeypatch.setattr(module, "_batches", None)
+    twin = train(recipe.replace(head="average"), train_set, None, tmp_path / "b", progress=False)
+    again = train(recipe.replace(epochs=2), train_set, None, tmp_path / "c", progress=False)
+    assert len(again.history) == 2
+    assert first.model.head.weight.shape == twin.model.head.weight.shape
 
 
 def compute_slowly(devkit, root):
