@@ -1,0 +1,66 @@
+"""Whether a probability means what it says: calibration error, and the one number that mends most of it."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+
+MAX_LOG_SCALE = 4.0  # temperatures from 1/55 to 55
+
+
+def calibration_error(scores: ArrayLike, targets: ArrayLike, *, bins: int = 15) -> float:
+    """Expected calibration error over all labels of all images (Guo et al., ICML 2017, on each label's yes or no).
+
+    Labels are sorted into bins of equal width by their probability. In each bin the mean probability is held against
+    the share of labels that are present; the error is the mean of the distances, weighted by the labels in a bin.
+
+    Args:
+        scores: (N, C) probabilities. targets: (N, C) of 1, 0 and -1; -1 is left out.
+    """
+    scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets)
+    known = targets >= 0
+    p, y = scores[known], (targets[known] == 1).astype(np.float64)
+    place = np.minimum((p * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, weights=p - y, minlength=bins)
+    return float(np.abs(gaps).sum() / len(p))
+
+
+def log_loss(logits: ArrayLike, targets: ArrayLike) -> float:
+    """Mean binary cross-entropy of (N, C) logits against (N, C) targets of 1, 0 and -1; -1 is left out."""
+    logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
+    known = targets >= 0
+    z, y = logits[known], targets[known] == 1
+    return float(np.mean(np.logaddexp(0, z) - np.where(y, z, 0)))
+
+
+def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
+    """The t > 0 for which logits / t have the smallest log loss: temperature scaling, one number for all classes.
+
+    Args:
+        logits: (N, C) of images that the head was not trained on. targets: (N, C) of 1, 0 and -1; -1 is left out.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    found = minimize_scalar(
+        lambda s: log_loss(logits * np.exp(-s), targets), bounds=(-MAX_LOG_SCALE, MAX_LOG_SCALE), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def calibration(held_out: ArrayLike, held_targets: ArrayLike, test: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+    """Calibration of one head on test images, as it is and after temperature scaling on held-out images.
+
+    Args:
+        held_out, test: (M, C) and (N, C) logits. held_targets, targets: (M, C) and (N, C) of 1, 0 and -1.
+
+    Returns:
+        ece, log_loss; temperature; ece_scaled, log_loss_scaled. Fractions, and nats for the losses.
+    """
+    t = fit_temperature(held_out, held_targets)
+    test = np.asarray(test, dtype=np.float64)
+    return {
+        "ece": calibration_error(expit(test), targets),
+        "log_loss": log_loss(test, targets),
+        "temperature": t,
+        "ece_scaled": calibration_error(expit(test / t), targets),
+        "log_loss_scaled": log_loss(test / t, targets),
+    }
