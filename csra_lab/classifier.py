@@ -205,7 +205,7 @@ class MultiLabelClassifier(
         """
         folder = Path(source)
         if not folder.exists():
-            if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+            if str(source).count("/") != 1 or str(source).startswith((".", "/", "~", "runs/")):
                 raise MissingFile(f"there is no model folder {source}; check the path.")
             with hub_access(f"the model {source}"):
                 folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **options))
