@@ -49,6 +49,7 @@ def training_step(
     device="cpu",
     dtype=None,
     compiled=False,
+    fused=False,
     heads: int | None = None,
     **head,
 ) -> Callable[[], None]:
@@ -57,7 +58,7 @@ def training_step(
     model = create_classifier(backbone, num_classes=classes, image_size=pixels, **options).to(device).train()
     if model.backbone.convolutional:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=fused)
     batch = to_device(torch.randn(images, 3, model.image_size, model.image_size), device)
     targets = torch.zeros(images, classes, dtype=torch.int8, device=device)
     network = torch.compile(model) if compiled else model

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from csra_lab.errors import ConfigError, DataError
+from csra_lab.errors import ConfigError
 from csra_lab.significance import critical_t, difference_errors, draw_images, weighted_mAP
 
 
@@ -99,7 +99,8 @@ def measure_claims(
         scores: label -> (S, N, C), run i of every method with the same seed.
         targets: (N, C) of 1, 0 and -1 (ignore).
         resampled: label -> (K, N, C), the same methods trained on K bootstrap samples of the training images; a claim
-            all of whose methods are here covers the training images too.
+            all of whose methods are here covers the training images too. Sample i is the same for all methods; where
+            one has more of them, a claim takes those that all its methods have.
         groups, resamples, seed: how the test images are drawn, see `draw_images`.
         mean_over: see `weighted_mAP`. confidence: that every interval holds.
         comparisons: how many intervals are to hold together, where this is a part of a larger table.
@@ -116,6 +117,31 @@ def measure_claims(
     rows = np.concatenate([np.ones((1, num_images), weights.dtype), weights])  # the images as they are, then the draws
     mAPs = {label: weighted_mAP(scores[label], targets, rows, mean_over=mean_over) for label in used}  # (S, 1 + R)
     again = {k: weighted_mAP(resampled[k], targets, rows[:1], mean_over=mean_over) for k in used if k in resampled}
+    return claims_from_draws(
+        claims, mAPs, units=units, resampled={label: each[:, 0] for label, each in again.items()},
+        mean_over=mean_over, confidence=confidence, comparisons=comparisons,
+    )  # fmt: skip
+
+
+def claims_from_draws(
+    claims: Sequence[Claim],
+    mAPs: Mapping[str, NDArray],
+    *,
+    units: int,
+    resampled: Mapping[str, NDArray] | None = None,
+    mean_over: Literal["classes", "positives"] = "classes",
+    confidence: float = 0.95,
+    comparisons: int | None = None,
+) -> list[MeasuredClaim]:
+    """Every claim with an interval, from mAPs that were measured before: see `measure_claims`.
+
+    Args:
+        mAPs: label -> (S, 1 + R): of S runs on the test images as they are, then on R draws of them, the same for all.
+        units: how many images, or groups of them, were drawn from.
+        resampled: label -> (K,) mAPs of the same methods trained on K bootstrap samples of the training images; see
+            `measure_claims`.
+    """
+    again, comparisons = resampled or {}, comparisons or len(claims)
     measured = []
     for claim in claims:
         runs = _combined(claim, mAPs)  # (S, 1 + R)
@@ -124,7 +150,8 @@ def measure_claims(
         by_images, by_seeds, half = difference_errors([(seen, draws)], draws.mean(axis=0), **options)
         covers, run_error = "for other test images and seeds", math.sqrt(by_seeds)
         if all(label in again for label, _ in claim.terms):
-            spread = _combined(claim, again)[:, 0]  # (K,)
+            common = min(len(again[label]) for label, _ in claim.terms)
+            spread = _combined(claim, {label: again[label][:common] for label, _ in claim.terms})  # (K,)
             run_error = float(spread.std(ddof=1))
             by_runs = critical_t(confidence, comparisons, len(spread) - 1) * run_error
             by_seed_runs = critical_t(confidence, comparisons, len(seen) - 1) * math.sqrt(by_seeds)
@@ -146,9 +173,9 @@ def _check(used, scores: Mapping[str, ArrayLike], resampled: Mapping[str, ArrayL
     missing = [label for label in used if label not in scores]
     if missing:
         raise ConfigError(f"a claim names {missing[0]!r}, which has no scores.")
-    for where, counts in (
-        ("scores", {label: np.shape(scores[label])[0] for label in used}),
-        ("resampled", {label: np.shape(resampled[label])[0] for label in used if label in resampled}),
-    ):
-        if len(set(counts.values())) > 1 or min(counts.values(), default=2) < 2:
-            raise DataError(f"{where} must hold as many runs of each method, at least 2, not {counts}.")
+    counts = {label: np.shape(scores[label])[0] for label in used}
+    if len(set(counts.values())) > 1 or min(counts.values(), default=2) < 2:
+        raise ConfigError(f"scores must hold as many runs of each method, at least 2, not {counts}.")
+    counts = {label: np.shape(resampled[label])[0] for label in used if label in resampled}
+    if min(counts.values(), default=2) < 2:
+        raise ConfigError(f"resampled must hold at least 2 runs of each method, not {counts}.")

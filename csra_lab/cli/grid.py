@@ -1,0 +1,74 @@
+"""`csra-lab grid`: three backbones, two data sets, average pooling and CSRA."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from csra_lab.cli.output import as_table
+from csra_lab.errors import ConfigError
+
+
+def grid_command(
+    name: Annotated[str, tyro.conf.Positional] = "",
+    data: tuple[str, ...] = (),
+    out: Path = Path("runs/grid"),
+    record: Path | None = None,
+    backbones: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    minutes: float | None = None,
+    keep_models: bool = False,
+    status: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fill a table of backbones, data sets and heads, run by run; the same command goes on where it stopped.
+
+    Args:
+        name: small (drawn sets, a CPU), course (drawn sets, a GPU), or paper (needs --data); paper if --data is given,
+            else small.
+        data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. The grid
+            "paper" then has these data sets.
+        out: Folder of the runs.
+        record: Folder of the record; OUT/NAME/record if left out. data/runs/grid/NAME shows it in the book.
+        backbones: Only these, such as resnet18 vitb16.
+        seeds: Runs of each cell.
+        minutes: Start no run that would end later than this from now.
+        keep_models: Keep the weights of every run after it is scored.
+        status: Only say what is done and what is not.
+        quiet: Show no progress.
+    """
+    from csra_lab.study.grid import GRIDS, GridRunner, paper_grid, under_way
+
+    folders = _folders(data)
+    name = name or ("paper" if folders else "small")
+    if name not in GRIDS:
+        raise ConfigError(f"there is no grid {name!r}; there are {', '.join(GRIDS)}.")
+    grid = paper_grid(tuple(folders)) if name == "paper" and folders else GRIDS[name]
+    if seeds is not None:
+        if seeds < 1:
+            raise ConfigError(f"--seeds is at least 1, not {seeds}.")
+        grid = dataclasses.replace(grid, seeds=seeds)
+    unknown = [each for each in backbones or () if each not in grid.backbones]
+    if unknown:
+        raise ConfigError(f"the grid has the backbones {', '.join(grid.backbones)}, not {unknown[0]!r}.")
+    runner = GridRunner(grid, out / name, record=record, data=folders, keep_models=keep_models, progress=not quiet)
+    runs = [run for run in grid.runs() if backbones is None or run.backbone in backbones]
+    if status:
+        rows = [("run", "state")]
+        for run in runs:
+            begun = under_way(runner.out / run.name)
+            rows.append((run.name, "done" if runner.is_done(run) else "under way" if begun else "not begun"))
+        print(as_table(rows))
+        return
+    deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    left = runner.fill(runs, deadline=deadline)
+    print(f"record: {runner.record}" + (f"; {len(left)} runs are left for the next time" if left else ""))
+
+
+def _folders(data: tuple[str, ...]) -> dict[str, Path]:
+    """--data NAME FOLDER NAME FOLDER ..., by name."""
+    if len(data) % 2:
+        raise ConfigError("--data takes a data set and its folder, such as --data voc2007 VOCdevkit wider WIDER.")
+    return {name: Path(folder) for name, folder in zip(data[::2], data[1::2], strict=True)}

@@ -1,0 +1,208 @@
+"""The record of a grid: what `csra-lab grid` writes as each run ends, and what the book reads.
+
+run.json        the grid, its recipes, the test sets, and every version and device that a run had
+results.csv     a line for each run: all metrics, training images, seconds
+classes.csv     a line for each run and class: average precision
+history.csv     a line for each run and epoch, pretraining too
+draws.npz       BACKBONE-DATASET-HEAD-SEED -> (1 + R,) uint16: mAP on the test items as they are, then on R bootstrap
+                draws of them, in units of 1 / 65,535. Scores would be a hundred times as large, and intervals need
+                no more than this.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from csra_lab._io import strict_json
+from csra_lab._io.atomic_write import atomic_write
+from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import DataError, MissingFile
+from csra_lab.significance import draw_images, weighted_mAP
+from csra_lab.study.experiments import METRICS
+from csra_lab.training.run_folder import read_evaluation
+
+if TYPE_CHECKING:
+    from csra_lab.study.grid import Grid, Run
+
+RESAMPLES = 1000
+UNIT = 65_535
+KEY = ["backbone", "dataset", "head", "seed"]
+
+
+@dataclass(frozen=True)
+class GridRecord:
+    """A record as it was read.
+
+    Attributes:
+        about: the content of run.json. results, classes, history: the tables. draws: run's name -> (1 + R,) fractions.
+    """
+
+    about: dict
+    results: pd.DataFrame
+    classes: pd.DataFrame
+    history: pd.DataFrame
+    draws: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def name(self) -> str:
+        """Of the grid."""
+        return self.about["grid"]
+
+    def seeds(self, backbone: str, dataset: str, head: str) -> list[int]:
+        """The seeds of a cell and head that are recorded."""
+        rows = self.results.query("backbone == @backbone and dataset == @dataset and head == @head")
+        return sorted(rows.seed)
+
+    def mAP(self, backbone: str, dataset: str, head: str) -> float:
+        """Mean over the recorded seeds, a fraction; NaN where there is none."""
+        rows = self.results.query("backbone == @backbone and dataset == @dataset and head == @head")
+        return float(rows.mAP.mean())
+
+    def measure(
+        self, claim: Claim, dataset: str, *, comparisons: int = 1, confidence: float = 0.95
+    ) -> MeasuredClaim | None:
+        """A claim about labels "BACKBONE-HEAD" on a data set, over the seeds that all of them have; None below two.
+
+        Args:
+            comparisons: of how many claims that are to hold together this is one. confidence: that they do.
+        """
+        methods = {label: label.rsplit("-", 1) for label, _ in claim.terms}
+        shared = set.intersection(*(set(self.seeds(backbone, dataset, head)) for backbone, head in methods.values()))
+        if len(shared) < 2:
+            return None
+        mAPs = {
+            label: np.stack([self.draws[f"{backbone}-{dataset}-{head}-{seed}"] for seed in sorted(shared)])
+            for label, (backbone, head) in methods.items()
+        }
+        (measured,) = claims_from_draws(
+            [claim], mAPs, units=self.about["test_sets"][dataset]["units"], confidence=confidence,
+            comparisons=comparisons,
+        )  # fmt: skip
+        return measured
+
+
+def gain(backbone: str) -> Claim:
+    """Is CSRA better than average pooling on this backbone?"""
+    return Claim.difference(f"{backbone}-csra", f"{backbone}-avg")
+
+
+def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Claim, Claim]]:
+    """The course's conclusion for each pair of backbones: is the mAP the same, and is CSRA's gain the same?"""
+    return {
+        (a, b): (
+            Claim.difference(f"{b}-avg", f"{a}-avg"),
+            Claim.interaction(f"gain on {b} - gain on {a}", f"{b}-csra", f"{b}-avg", f"{a}-csra", f"{a}-avg"),
+        )
+        for a, b in itertools.combinations(backbones, 2)
+    }
+
+
+def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
+    """Write the mAP of a scored run on the test items and on bootstrap draws of their images, into its folder."""
+    run = read_evaluation(folder)
+    weights = draw_images(len(test_set), groups=np.array(test_set.keys), resamples=RESAMPLES)
+    rows = np.concatenate([np.ones((1, len(test_set)), weights.dtype), weights])
+    mAPs = weighted_mAP(run.scores, run.targets, rows)  # (1 + R,)
+    with atomic_write(folder / "draws.npy") as path, open(path, "wb") as file:
+        np.save(file, np.round(UNIT * mAPs).astype(np.uint16))
+
+
+def write_record(
+    grid: "Grid", runs: Sequence["Run"], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
+) -> None:
+    """Write the record of the finished runs of a grid, whole or not at all.
+
+    Args:
+        out: folder of the runs. test_sets: data set -> the items that its runs were scored on.
+    """
+    results, classes, histories, environments = [], [], [], []
+    for run in runs:
+        folder, key = out / run.name, dataclasses.asdict(run)
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        history = pd.read_csv(folder / "history.csv")
+        batch = grid.recipes[run.backbone, run.dataset].optimisation.batch_size
+        trained = batch * round(float((history.seconds * history.images_per_second).sum()) / batch)  # it was rounded
+        results.append({**key, **{m: round(metrics[m], 6) for m in METRICS}, "images": trained,
+                        "seconds": round(float(history.seconds.sum()), 1)})  # fmt: skip
+        classes += [
+            {**key, "class": name, "AP": ap}
+            for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
+        ]
+        histories.append(_history(history, key))
+        environments.append(about["environment"])
+    for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():
+        history = pd.read_csv(out / f"{backbone}-pretraining" / "history.csv")
+        histories.append(_history(history, {"backbone": backbone, "dataset": "pretraining", "head": "avg", "seed": 0}))
+    content = {
+        "grid": grid.name,
+        "why": grid.why,
+        "runs": len(list(grid.runs())),
+        "seeds": grid.seeds,
+        "backbones": list(grid.backbones),
+        "datasets": list(grid.datasets),
+        "scenes": grid.scenes,
+        "recipes": {f"{b}-{d}": recipe.to_json() for (b, d), recipe in grid.recipes.items()},
+        "pretraining": {b: recipe.to_json() for b, recipe in grid.pretraining.items()},
+        "test_sets": {name: _test_set(dataset) for name, dataset in test_sets.items()},
+        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
+    }
+    draws = {run.name: np.load(out / run.name / "draws.npy") for run in runs}
+    with atomic_write(record) as folder:
+        folder.mkdir()
+        strict_json.write(folder / "run.json", content, indent=1)
+        pd.DataFrame(results).sort_values(KEY).to_csv(folder / "results.csv", index=False)
+        pd.DataFrame(classes).to_csv(folder / "classes.csv", index=False, float_format="%.4f")
+        pd.concat(histories).to_csv(folder / "history.csv", index=False, float_format="%.6g")
+        np.savez_compressed(folder / "draws.npz", **draws)
+
+
+def read_record(folder: Path) -> GridRecord:
+    """A record that `write_record` wrote.
+
+    Raises:
+        MissingFile: no record there. DataError: not such a record.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise MissingFile(f"{folder} holds no record of a grid; `csra-lab grid` writes one.")
+    try:
+        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("results", "classes", "history")]
+        with np.load(folder / "draws.npz", allow_pickle=False) as stored:
+            draws = {name: stored[name] / UNIT for name in stored.files}
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        names = {f"{row.backbone}-{row.dataset}-{row.head}-{row.seed}" for row in tables[0].itertuples()}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{folder} does not hold the record of a grid ({error}).") from error
+    if set(draws) != names:
+        raise DataError(f"{folder}: results.csv and draws.npz hold different runs; run `csra-lab grid` again.")
+    return GridRecord(about, *tables, draws)
+
+
+def _history(history: pd.DataFrame, key: Mapping) -> pd.DataFrame:
+    return history[["epoch", "train_loss", "seconds", "images_per_second"]].assign(**key)[
+        [*KEY, "epoch", "train_loss", "seconds", "images_per_second"]
+    ]
+
+
+def _test_set(dataset: MultiLabelDataset) -> dict:
+    known = dataset.targets >= 0
+    shares = (dataset.targets == 1).sum(axis=0) / np.maximum(known.sum(axis=0), 1)  # (C,)
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "items": len(dataset),
+        "units": len(set(dataset.keys)),
+        "fingerprint": dataset.fingerprint(),
+        "positives": {name: int(n) for name, n in zip(dataset.classes, dataset.positives(), strict=True)},
+        "chance_mAP": round(float(shares[dataset.positives() > 0].mean()), 6),
+    }

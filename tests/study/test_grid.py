@@ -1,0 +1,236 @@
+"""The grid: resumed run by run, recorded as it goes, and its intervals those of the scores themselves."""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from csra_lab.catalog import load_dataset
+from csra_lab.claims import measure_claims
+from csra_lab.cli import main
+from csra_lab.errors import ConfigError, DataError, MissingFile
+from csra_lab.recipes import RECIPES
+from csra_lab.study import grid as module
+from csra_lab.study.grid import GRIDS, GridRunner, Run, drawn_grid, finished, paper_grid
+from csra_lab.study.grid_record import UNIT, backbone_claims, gain, read_record
+from csra_lab.study.pretraining import FIRST, load_scenes
+from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
+from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
+from csra_lab.training.run_folder import read_evaluation
+
+TOY = drawn_grid(
+    "toy", "a test", backbones=("test_resnet", "test_vit"), image_size=64, scenes=16, pretraining_epochs=1,
+    images={"emoji-voc": 16, "paperdoll-wider": 8}, epochs=1, batch_size=8, seeds=2, test_items=24,
+)  # fmt: skip
+TOY = dataclasses.replace(TOY, recipes={k: r for k, r in TOY.recipes.items() if k != ("test_vit", "paperdoll-wider")})
+PAPERDOLL, EMOJI = "paperdoll-wider", "emoji-voc"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return {
+        "emoji-voc": prepare_emoji_voc(cache, image_size=64, size="tiny"),
+        "paperdoll-wider": prepare_paperdoll_wider(cache, size="tiny"),
+    }
+
+
+def runner(out, data, **options):
+    return GridRunner(TOY, out, data=data, root=out.parent, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, data):
+    """A toy grid, filled in two goes; what was said, and what was left after the first."""
+    out, said = tmp_path_factory.mktemp("grid") / "runs", []
+    runs = list(TOY.runs())
+    left = runner(out, data, say=said.append).fill(runs[:3])
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/scores.npz")}
+    open_after = runner(out, data, say=said.append).fill()
+    return out, said, left, before, open_after
+
+
+def test_the_grid_is_resumed_run_by_run(filled):
+    out, said, left, before, open_after = filled
+    assert left == open_after == []
+    assert len(before) == 3
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())  # none was run again
+    assert all(finished(out / run.name) for run in TOY.runs())
+    assert not list(out.glob("*-[0-9]/model"))  # weights of fine-tuned runs do not stay
+    assert len(list(out.glob("*-pretraining/model"))) == 2
+    assert said[-1] == "12 of 12 runs are done"
+    assert any("minutes are left" in line for line in said)
+
+
+def test_every_first_seed_comes_first():
+    assert [run.seed for run in TOY.runs()] == [0] * 6 + [1] * 6
+    assert len(set(TOY.runs())) == 12
+
+
+def test_both_heads_start_from_the_same_pretraining_and_differ_in_the_head_alone(filled):
+    out = filled[0]
+    for run in TOY.runs():
+        twins = [
+            json.loads((out / dataclasses.replace(run, head=head).name / "recipe.json").read_text())["recipe"]
+            for head in module.HEADS
+        ]
+        assert {part for part in twins[0] if twins[0][part] != twins[1][part]} == {"name", "head"}
+        assert twins[0]["model"]["weights"].endswith(f"{run.backbone}-pretraining/model/model.safetensors")
+        assert twins[0]["optimisation"]["augmentation"] == "flip"
+        assert "crop_ratio" not in twins[0]["optimisation"]  # nothing is cut off people
+
+
+def test_the_record_says_what_the_runs_said(filled):
+    record = read_record(filled[0] / "record")
+    assert len(record.results) == 12
+    assert len(record.classes) == 8 * 20 + 4 * 14
+    assert set(record.history.dataset) == {"pretraining", "emoji-voc", "paperdoll-wider"}
+    for run in TOY.runs():
+        metrics = json.loads((filled[0] / run.name / "metrics.json").read_text())
+        row = record.results.set_index(["backbone", "dataset", "head", "seed"]).loc[dataclasses.astuple(run)]
+        assert row.mAP == pytest.approx(metrics["mAP"], abs=1e-6)
+        assert record.draws[run.name][0] == pytest.approx(metrics["mAP"], abs=1 / UNIT)
+        assert row.images > 0
+    text = (filled[0] / "record" / "run.json").read_text()
+    assert str(filled[0]) not in text  # no path of this machine
+    assert record.seeds("test_vit", "emoji-voc", "csra") == [0, 1]
+    assert 0 < record.about["test_sets"]["paperdoll-wider"]["chance_mAP"] < 1
+
+
+@pytest.mark.parametrize("dataset", [EMOJI, PAPERDOLL])
+def test_intervals_are_those_of_the_scores(filled, data, dataset):
+    """Recorded draws, and `measure_claims` on all scores: the same to the rounding of the draws."""
+    record = read_record(filled[0] / "record")
+    test_set = load_dataset(dataset, data[dataset], "test").subset(range(24))
+    claims = [gain("test_resnet")]
+    claims += backbone_claims(TOY.backbones)["test_resnet", "test_vit"] if dataset == EMOJI else []
+    backbones = TOY.backbones if dataset == EMOJI else ("test_resnet",)
+    scores = {
+        f"{b}-{h}": np.stack([read_evaluation(filled[0] / Run(b, dataset, h, seed).name).scores for seed in range(2)])
+        for b in backbones
+        for h in module.HEADS
+    }
+    expected = measure_claims(claims, scores, test_set.targets, groups=np.array(test_set.keys), comparisons=7)
+    for claim, there in zip(claims, expected, strict=True):
+        here = record.measure(claim, dataset, comparisons=7)
+        assert (here.difference, here.lower, here.upper) == pytest.approx(
+            (there.difference, there.lower, there.upper), abs=2e-3
+        )
+
+
+def test_one_seed_has_no_interval_and_an_empty_cell_no_score(filled):
+    record = read_record(filled[0] / "record")
+    one = dataclasses.replace(record, results=record.results[record.results.seed == 0])
+    assert one.measure(gain("test_vit"), "emoji-voc") is None
+    assert np.isnan(record.mAP("vitb16", "emoji-voc", "avg"))
+    assert record.measure(gain("vitb16"), "emoji-voc") is None
+
+
+def test_no_run_is_started_that_would_end_too_late(filled, data, tmp_path):
+    slow = runner(tmp_path / "none", data, say=lambda line: None)
+    assert len(slow.fill(deadline=time.monotonic() - 1)) == 12
+    assert not list((tmp_path / "none").glob("*"))
+    there = runner(filled[0], data)
+    assert there.seconds(Run("test_vit", "emoji-voc", "avg", 0)) > 0
+    assert there.pretraining_seconds("test_vit") == 0
+
+
+def test_a_speed_is_inferred_from_another_backbone(tmp_path):
+    (tmp_path / "resnet18-pretraining").mkdir()
+    pd.DataFrame({"images_per_second": [70.0, 78.0, 90.0]}).to_csv(
+        tmp_path / "resnet18-pretraining" / "history.csv", index=False
+    )
+    there = GridRunner(GRIDS["small"], tmp_path)
+    assert there.speed("resnet18") == 78
+    assert there.speed("resnet101") == pytest.approx(78 * 1.81 / 7.80)
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, data, monkeypatch):
+    real = module.train
+
+    def train(recipe, *arguments, **options):
+        if recipe.run.seed == 0 and recipe.data.dataset == "emoji-voc" and recipe.optimisation.epochs == 1:
+            raise ConfigError("no")
+        return real(recipe, *arguments, **options)
+
+    grid = dataclasses.replace(TOY, pretraining={}, recipes={k: r for k, r in TOY.recipes.items() if "resnet" in k[0]})
+    monkeypatch.setattr(module, "train", train)
+    there = GridRunner(grid, tmp_path / "runs", data=data, say=lambda line: None, progress=False)
+    with pytest.raises(ConfigError, match="no"):
+        there.fill([Run("test_resnet", d, "avg", 0) for d in grid.datasets])
+    assert there.is_done(Run("test_resnet", PAPERDOLL, "avg", 0))
+
+
+def test_a_torn_record_is_refused(filled, tmp_path):
+    with pytest.raises(MissingFile, match="holds no record"):
+        read_record(tmp_path)
+    for path in (filled[0] / "record").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    results = pd.read_csv(tmp_path / "results.csv")
+    results.iloc[:-1].to_csv(tmp_path / "results.csv", index=False)
+    with pytest.raises(DataError, match="different runs"):
+        read_record(tmp_path)
+    (tmp_path / "draws.npz").write_bytes(b"x")
+    with pytest.raises(DataError, match="does not hold"):
+        read_record(tmp_path)
+
+
+# ---- what is trained on ----------------------------------------------------------------------------------------------
+
+
+def test_scenes_are_fresh_and_as_emoji_voc_draws_them(tmp_path):
+    scenes = load_scenes(6, image_size=64, root=tmp_path, workers=1, progress=False)
+    assert max(counts[0] for counts in IMAGES.values()) <= FIRST
+    assert scenes.name == "emoji-scenes-1-64px-6"
+    for i in range(6):
+        voc = {-1: 0, 0: -1, 1: 1}  # the lists' values, and the lab's
+        assert scenes.targets[i].tolist() == [voc[v] for v in labels_of(scene("trainval", FIRST + i))]
+    pixels = np.asarray(picture("trainval", FIRST + 5, 64), dtype=float)
+    assert np.abs(np.asarray(scenes.image(5), dtype=float) - pixels).mean() < 6  # as JPEG keeps them
+    with pytest.raises(Exception, match="1 to 10,000,000"):
+        load_scenes(0, image_size=64, root=tmp_path)
+
+
+# ---- the paper's grid ------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_grid_is_the_papers_recipes(tmp_path):
+    grid = GRIDS["paper"]
+    assert grid.datasets == ("voc2007", "wider")
+    assert grid.recipe(Run("resnet101", "voc2007", "csra", 0), None) == RECIPES["resnet101-csra_voc07-448px"]
+    assert grid.recipe(Run("vitb16", "wider", "avg", 2), None) == RECIPES["vitb16-avg_wider-224px"].replace(seed=2)
+    with pytest.raises(ConfigError, match="not 'photos'"):
+        paper_grid(("photos",))
+    with pytest.raises(ConfigError, match="--data voc2007 FOLDER"):
+        GridRunner(grid, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["large"], "there is no grid 'large'"),
+        (["--data", "voc2007"], "takes a data set and its folder"),
+        (["--data", "photos", "x"], "not 'photos'"),
+        (["--backbones", "vgg16"], "not 'vgg16'"),
+        (["--seeds", "0"], "at least 1"),
+        (["paper"], "say where voc2007 lies"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(arguments, sentence, capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        main(["grid", *arguments, "--out", str(tmp_path)])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_command_fills_and_says_what_is_done(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setitem(module.GRIDS, "small", dataclasses.replace(TOY, seeds=1, pretraining={}))
+    folders = [part for name, folder in data.items() for part in (name, str(folder))]
+    command = ["grid", "small", "--data", *folders, "--out", str(tmp_path), "--backbones", "test_resnet"]
+    main([*command, "--quiet", "--record", str(tmp_path / "record")])
+    assert len(read_record(tmp_path / "record").results) == 4
+    main([*command, "--status"])
+    assert capsys.readouterr().out.count("done") >= 4
