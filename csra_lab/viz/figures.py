@@ -19,7 +19,7 @@ from csra_lab.viz.display import GRID, INK, MUTED, NARROW, PAPER, SERIES, Inline
 from csra_lab.viz.images import COLOUR_MAP, boxed, image_row, overlay
 
 __all__ = [
-    "DASHES", "GRID", "INK", "MARKERS", "MUTED", "PAPER", "SERIES", "Inline", "bars", "boxed", "described",
+    "DASHES", "GRID", "INK", "MARKERS", "MUTED", "PAPER", "SERIES", "Inline", "bars", "boxed", "described", "dots",
     "grouped_bars", "heat_map", "image_row", "lines", "overlay", "page_axes", "page_rows", "rank_change", "shown",
 ]  # fmt: skip
 
@@ -181,6 +181,44 @@ def grouped_bars(
         ax.set_xticks(places, categories)
         ax.set(ylabel=label, xlabel=unit)
     if len(series) > 1:
+        legend(ax)
+    return described(ax, alt)
+
+
+def dots(
+    categories: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    *,
+    label: str,
+    alt: str,
+    text: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """One dot for each category and series, on an axis that need not begin at zero: for values that differ little.
+
+    Args:
+        label: what a dot's place says. text: a format such as ".1f" that writes the value beside each dot.
+        ax: where to draw; axes of its own if left out.
+    """
+    count = len(series)
+    ax = page_axes(0.9 + 0.22 * len(categories) * max(count, 2)) if ax is None else ax
+    for i, (name, values) in enumerate(series.items()):
+        heights = [place + 0.7 * ((i + 0.5) / count - 0.5) for place in range(len(categories))]
+        ax.plot(list(values), heights, ls="", marker=MARKERS[i % 4], ms=7, color=SERIES[i % 4], label=name)
+        for value, height in zip(values, heights, strict=True):
+            if text:
+                ax.annotate(
+                    f"{value:{text}}", (value, height), (8, 0), textcoords="offset points", va="center", color=INK,
+                    fontsize=10, annotation_clip=False,
+                )  # fmt: skip
+    for place in range(1, len(categories)):
+        ax.axhline(place - 0.5, color=GRID, lw=0.7)
+    ax.set_yticks(range(len(categories)), categories)
+    ax.set(xlabel=label, ylim=(len(categories) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", visible=True)
+    ax.margins(x=0.12)
+    if count > 1:
         legend(ax)
     return described(ax, alt)
 

@@ -78,6 +78,7 @@ def charts() -> list[Axes]:
         plots.bars({"T = 1": [0.2, 0.8], "T = 2": [0.1, 0.9]}, xlabel="place", ylabel="weight", alt="two bar charts"),
         plots.grouped_bars(["s", "m"], {"a": [1, 2], "b": [3, 4]}, label="share", unit="size", alt="bars upwards"),
         plots.grouped_bars(["s", "m"], {"a": [1.26, 2]}, label="mAP", alt="bars across", across=True, text=".1f"),
+        plots.dots(["s", "m"], {"a": [61.2, 62], "b": [63, 64.7]}, label="mAP", alt="dots", text=".1f"),
         plots.heat_map(np.array([[0.5, np.nan], [0, 1]]), ["a", "b"], title="t", label="l", alt="a map", limit=1),
         plots.rank_change(list("abcdefgh"), list("hgfedcba"), follow=["h"], titles=("before", "after"), top=3),
     ]
@@ -134,6 +135,13 @@ def test_bars_carry_their_categories_and_values():
     assert {"s", "m", "a", "b", "share", "size"} <= set(drawn(upwards).split())
     assert {"1.3", "2.0"} <= set(drawn(across).split())
     assert "a" not in drawn(across).split()  # one series needs no legend
+
+
+def test_dots_stand_at_their_values_on_an_axis_that_does_not_begin_at_zero():
+    chart = plots.dots(["s", "m"], {"a": [61.2, 62], "b": [63, 64.7]}, label="mAP", alt="dots", text=".1f")
+    assert [line.get_xdata().tolist() for line in chart.lines[:2]] == [[61.2, 62], [63, 64.7]]
+    assert chart.get_xlim()[0] > 50
+    assert {"s", "m", "a", "b", "61.2", "64.7"} <= set(drawn(chart).split())
 
 
 def test_heat_map_leaves_zeros_and_nan_empty_and_scales_to_the_limit():
