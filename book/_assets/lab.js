@@ -44,6 +44,15 @@ addEventListener("DOMContentLoaded", () => {
   }
 });
 
+// What a cell printed wraps where it is prose; where it has columns it keeps them, and scrolls by itself.
+addEventListener("DOMContentLoaded", () => {
+  for (const printed of document.querySelectorAll(".bd-article div.output[class*=highlight-] pre")) {
+    const columns = printed.textContent.split("\n").filter((line) => /\S {2,}\S/.test(line)).length;
+    if (columns < 2) printed.classList.add("lab-prose");
+    else printed.tabIndex = 0;
+  }
+});
+
 // A line of code that is too long for its column goes on four letters to the right of where it began. The text that is
 // copied stays the same, letter by letter.
 addEventListener("DOMContentLoaded", () => {
