@@ -87,8 +87,7 @@ def predict_command(
             outputs.append(_Overlays(classifier, attention))
         for output in outputs:
             stack.enter_context(output)
-        shown = not json and not sys.stdout.isatty() and len(files) > batch_size
-        with progress_bar(len(files), desc="predicting", shown=shown) as bar:
+        with progress_bar(len(files), desc="predicting", shown=not sys.stdout.isatty()) as bar:
             for path, prediction in pairs:
                 found = Found(path, prediction, _named(prediction.probabilities, thresholds))
                 for output in outputs:
