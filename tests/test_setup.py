@@ -158,6 +158,7 @@ BESIDE_THE_PATH = (
     "csra_lab.cli",
     "csra_lab.viz.display",
     "csra_lab.viz.figures",
+    "csra_lab.viz.gallery",
     "csra_lab.viz.images",
     "csra_lab.viz.result_figures",
     "csra_lab.viz.page",
