@@ -121,7 +121,7 @@ def lab(copies, tmp_path_factory):
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: urllib.request.urlopen(f"{address}/api/status", timeout=5).status == 200, seconds=120)
+        wait_for(lambda: urllib.request.urlopen(f"{address}/api/status", timeout=5).status == 200, seconds=300)
         yield address
     finally:
         program.terminate()
@@ -143,19 +143,19 @@ def wait_for(holds, *, seconds: float) -> None:
 
 def open_chapter(browser, lab: str, copies: Path, page: str) -> None:
     browser.visit(f"{lab}/lab/tree/{copy_named(copies, page).name}", height=4000)
-    browser.page.wait_for_selector(".jp-Notebook .jp-MarkdownOutput h1", timeout=120_000)
-    browser.page.wait_for_function("document.querySelectorAll('.jp-DirListing-item').length > 0", timeout=60_000)
+    browser.page.wait_for_selector(".jp-Notebook .jp-MarkdownOutput h1", timeout=240_000)
+    browser.page.wait_for_function("document.querySelectorAll('.jp-DirListing-item').length > 0", timeout=240_000)
 
 
 def test_notes_are_rendered_and_solutions_closed(browser, lab, copies):
     open_chapter(browser, lab, copies, CHAPTER)
-    note = browser.page.wait_for_selector("aside:has-text('After this chapter you can')", timeout=60_000)
+    note = browser.page.wait_for_selector("aside:has-text('After this chapter you can')", timeout=240_000)
     assert "read a classifier" in note.inner_text()
     assert ":::" not in browser.evaluate("document.querySelector('.jp-Notebook').innerText")
     folded = (
         "document.querySelectorAll('.jp-Notebook .jp-collapsedHeader, .jp-Notebook .jp-show-hiddenCellsButton').length"
     )
-    browser.page.wait_for_function(f"{folded} > 0", timeout=60_000)
+    browser.page.wait_for_function(f"{folded} > 0", timeout=240_000)
     listed = browser.evaluate("[...document.querySelectorAll('.jp-DirListing-itemText')].map((e) => e.textContent)")
     assert listed == [p.name for p in sorted(copies.glob("*.ipynb"))]
 
@@ -163,7 +163,7 @@ def test_notes_are_rendered_and_solutions_closed(browser, lab, copies):
 def test_opening_running_and_saving_changes_no_source(browser, lab, copies):
     before, copy = sources(), copy_named(copies, RUN)
     open_chapter(browser, lab, copies, RUN)
-    browser.page.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
+    browser.page.wait_for_function("window.jupyterapp !== undefined", timeout=240_000)
     browser.evaluate(
         "jupyterapp.restored.then(() => jupyterapp.commands.execute('notebook:run-all-cells')).then(() => 1)"
     )
