@@ -10,6 +10,7 @@ import torch
 from csra_lab import recorded
 from csra_lab.claims import Claim
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import CsraError
 from csra_lab.study import own_best
 from csra_lab.study.own_best import AVERAGE, CSRA, LADDER, METHODS, bootstrap, measured_claims, read_own_best, tune
 from csra_lab.training.feature_cache import FeatureMaps
@@ -126,3 +127,20 @@ def test_the_coco_record_is_what_its_scores_give():
     for tried in (frame for _, frame in pd.read_csv(folder / "tuning.csv").groupby("method")):
         best = tried.held_out_mAP.idxmax()
         assert tried.head_lr.min() < tried.head_lr[best] < tried.head_lr.max()  # not at an edge
+
+
+def test_the_command_line_runs_it_beside_plans(monkeypatch, tmp_path, capsys):
+    from csra_lab.cli.experiments import run_ablate
+
+    called = []
+
+    def stand_in(source, out, *, data, seeds, say):
+        called.append((source, out, data, seeds))
+        return out / source
+
+    monkeypatch.setattr(own_best, "run_own_best", stand_in)
+    run_ablate(["own-best", "--sources", "emoji", "--seeds", "3", "--out", str(tmp_path)])
+    assert called == [("emoji", tmp_path / "own-best", None, 3)]
+    assert str(tmp_path / "own-best" / "emoji") in capsys.readouterr().out
+    with pytest.raises(CsraError, match="at least 2 seeds"):
+        run_ablate(["own-best", "--seeds", "1"])
