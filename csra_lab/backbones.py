@@ -4,6 +4,7 @@ import difflib
 import math
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -50,7 +51,9 @@ class Backbone(nn.Module):
         grid: (h, w) of the feature map. mean, std: the input normalisation that the weights were trained with.
     """
 
-    def __init__(self, model: nn.Module, name: str, image_size: int):
+    model: Any  # what timm builds has no type of its own
+
+    def __init__(self, model: Any, name: str, image_size: int):
         super().__init__()
         self.model, self.name, self.image_size = model, name, image_size
         cfg = model.pretrained_cfg
@@ -165,7 +168,7 @@ def best_weights(name: str) -> str:
 
 def load_timm(
     name: str, *, weights: Weights = "none", image_size: int | None = None, with_classifier: bool = False
-) -> tuple[nn.Module, int]:
+) -> tuple[Any, int]:
     """A whole timm network, and the side of its square input in pixels.
 
     Args:
@@ -179,7 +182,7 @@ def load_timm(
         near = difflib.get_close_matches(name, timm.list_models(), n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists all."
         raise ConfigError(f"timm has no network {name!r}{hint}")
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    cfg: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
     default_size = cfg.input_size[-1]
     image_size = default_size if image_size is None else image_size
     if isinstance(image_size, bool) or not isinstance(image_size, Integral) or not 1 <= image_size <= LARGEST_SIDE:
@@ -187,8 +190,8 @@ def load_timm(
             f"{name} cannot take images of {image_size!r} pixels; the size is a whole number from 32 to {LARGEST_SIDE}."
         )
     with torch.device("meta"):
-        draft = timm.create_model(name)
-    options = {}
+        draft: Any = timm.create_model(name)
+    options: dict[str, Any] = {}
     if hasattr(draft, "patch_embed") and hasattr(draft.patch_embed, "feat_ratio"):
         _check_patches(name, image_size, draft.patch_embed.feat_ratio())
         options = {"img_size": image_size} if image_size != default_size else {}
@@ -213,7 +216,7 @@ def load_timm(
 
 
 def load_backbone_state(
-    model: nn.Module, state: dict[str, Tensor], source: str | Path, *, with_classifier: bool = False
+    model: Any, state: dict[str, Tensor], source: str | Path, *, with_classifier: bool = False
 ) -> None:
     """Load a timm or torchvision state dict into a network, fitting position embeddings to the image size.
 
@@ -233,7 +236,7 @@ def load_backbone_state(
     load_state(model, state, source)
 
 
-def fit_position_embedding(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+def fit_position_embedding(model: Any, name: str, tensor: Tensor) -> Tensor:
     """Interpolate a checkpoint's (1, prefix + N, d) position embedding to the model's grid; pass other tensors."""
     if (
         not name.endswith("pos_embed")

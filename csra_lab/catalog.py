@@ -15,7 +15,7 @@ from csra_lab.synthetic.emoji_voc import load_emoji_voc, prepare_emoji_voc
 from csra_lab.synthetic.paperdoll_wider import load_paperdoll_wider, prepare_paperdoll_wider
 
 # name -> loader(root, split, transform); each loader knows its splits and how its data is got.
-DATASETS = {
+DATASETS: dict[str, Callable[..., MultiLabelDataset]] = {
     "voc2007": load_voc2007,
     "voc2012": load_voc2012,
     "wider": load_wider,

@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any, TypeVar
 
 import timm.data
 import torch
@@ -23,6 +24,7 @@ from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.heads import (
     CSRA,
+    AverageConfig,
     AveragePooling,
     CSRAConfig,
     HeadConfig,
@@ -38,6 +40,7 @@ from csra_lab.weights.layouts import to_timm
 from csra_lab.weights.sources import hub_access, load_state, read_state_dict
 
 HEAD_FILE = "head.safetensors"
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class MultiLabelClassifier(
@@ -59,6 +62,9 @@ class MultiLabelClassifier(
     `save_pretrained`, `from_pretrained` and `push_to_hub` come from huggingface_hub: a safetensors file with the
     weights and a `config.json` with exactly these arguments. The weights start random; see `create_classifier`.
     """
+
+    backbone: Backbone
+    head: ScoreMapHead
 
     def __init__(
         self,
@@ -285,9 +291,9 @@ class MultiLabelClassifier(
                 raise DataError(
                     f"the classifier in {path} reads the class token of {backbone}, so it has no score maps."
                 )
-            head = {"kind": "average", "normalize": False, "bias": found.head_bias is not None}
+            config: HeadConfig = AverageConfig(bias=found.head_bias is not None)
         else:
-            head = CSRAConfig(num_heads=heads, lam=lam, temperatures=tuple(temperatures or ()))
+            config = CSRAConfig(num_heads=heads, lam=lam, temperatures=tuple(temperatures or ()))
             if network.convolutional and mean is None and std is None:
                 mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
                 if found.layout == "mmpretrain":
@@ -296,7 +302,7 @@ class MultiLabelClassifier(
                         "config file has another data_preprocessor, pass mean and std."
                     )
         classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
-        model = cls._from_parts(network, classes, head, mean, std)
+        model = cls._from_parts(network, classes, config, mean, std)
         counters = {k: v for k, v in network.model.state_dict().items() if k.endswith("num_batches_tracked")}
         state = to_timm(found.backbone, network.model, backbone, path)
         state = {k: fit_position_embedding(network.model, k, v) for k, v in state.items()}
@@ -308,7 +314,7 @@ class MultiLabelClassifier(
         return model.eval()
 
 
-def _sharing(module: nn.Module) -> nn.Module:
+def _sharing(module: Module) -> Module:
     """A copy of a module's tree whose tensors are other objects on the same memory."""
     memo: dict[int, object] = {}
     for tensor in (*module.parameters(), *module.buffers()):
@@ -350,7 +356,7 @@ def create_classifier(
         raise ConfigError(f"{', '.join(head_options)} would do nothing beside a head's config; change the config.")
     config = head if isinstance(head, HeadConfig) else head_config(head, **head_options)
     network = create_backbone(backbone, weights=weights, image_size=image_size)
-    classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
+    classes = [f"class {i}" for i in range(num_classes or 0)] if classes is None else classes
     return MultiLabelClassifier._from_parts(network, classes, config, mean, std)
 
 
@@ -371,7 +377,7 @@ def imagenet_classifier(
     """
     network, size = load_timm(backbone, weights=weights, image_size=image_size, with_classifier=True)
     network.eval()
-    linear = network.get_classifier()
+    linear: Any = network.get_classifier()
     probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(probe)

@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from csra_lab.classifier import MultiLabelClassifier, create_classifier
+from csra_lab.classifier import create_classifier
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def model_cost(backbone: str, *, num_classes: int, image_size: int | None = None
         features = torch.empty(1, model.backbone.num_features, *model.backbone.grid)
     return Cost(
         parameters=count_parameters(model),
-        multiply_adds=_multiply_adds(model, image),
+        multiply_adds=count_multiply_adds(model, image),
         head_parameters=count_parameters(model.head),
-        head_multiply_adds=_multiply_adds(model.head, features),
+        head_multiply_adds=count_multiply_adds(model.head, features),
     )
 
 
@@ -51,14 +51,9 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def count_multiply_adds(model: MultiLabelClassifier) -> int:
-    """Multiply-adds of one image through a classifier; see `model_cost`."""
-    example = next(model.parameters())
-    return _multiply_adds(model, example.new_zeros(1, 3, model.image_size, model.image_size))
-
-
 @torch.no_grad()
-def _multiply_adds(module: torch.nn.Module, inputs: torch.Tensor) -> int:
+def count_multiply_adds(module: torch.nn.Module, inputs: torch.Tensor) -> int:
+    """Multiply-adds of a module on these inputs; see `model_cost`."""
     # As plain products, attention is counted on every device; torch 2.11 misses its fused form on a CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(inputs)

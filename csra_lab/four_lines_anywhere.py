@@ -161,12 +161,12 @@ def choose_lam(
         model.train(training)
     if four is None:
         raise ConfigError("there are no held-out images to choose lambda on.")
-    mean, best, labels = (torch.cat(parts).numpy() for parts in (means, maxima, targets))
-    if not (labels == 1).any():
+    mean, best, truth = (torch.cat(parts).numpy() for parts in (means, maxima, targets))
+    if not (truth == 1).any():
         raise ConfigError("no held-out image has a positive label, so no lambda is better than another.")
-    mAPs = [float(np.nanmean(average_precision(mean + lam * best, labels))) for lam in lams]
+    mAPs = [float(np.nanmean(average_precision(mean + lam * best, truth))) for lam in lams]
     lam = min(lam for lam, mAP in zip(lams, mAPs, strict=True) if mAP == max(mAPs))
-    return LamChoice(float(lam), tuple(map(float, lams)), tuple(mAPs), len(labels))
+    return LamChoice(float(lam), tuple(map(float, lams)), tuple(mAPs), len(truth))
 
 
 # --- what a model computes --------------------------------------------------------------------------------------------
@@ -267,11 +267,15 @@ def _find_tail(logits: Tensor, calls: list[_Call], name: str) -> _Tail:
         place = producer(calls[norm].source, norm)
     pool = calls[place] if place is not None else None
     channels = _averaged(pool) if pool is not None and pool.name in AVERAGES else None
-    if channels is None:
+    if place is None or channels is None:
         raise refuse(pool)
     names = tuple(call.name for call in calls[place:])
-    relative = [None if i is None else i - place for i in (product, norm)]
-    tail = _Tail(names, *relative, channels)
+    tail = _Tail(
+        names,
+        product=None if product is None else product - place,
+        norm=None if norm is None else norm - place,
+        channels=channels,
+    )
     maps = tail.score_maps(calls[place:]).flatten(2).mean(dim=-1)
     if maps.shape != logits.shape or not torch.allclose(maps, logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max())):
         raise CsraError(f"{name} cannot take the four lines: the mean of its score maps is not its logit.")
@@ -289,8 +293,8 @@ def _only_moves(call: _Call) -> bool:
 def _averaged(pool: _Call) -> int | None:
     """The channel dimension of the map of which a call is the global average; None where it is something else."""
     source, result = pool.source, pool.result
-    layouts = {4: {1: (2, 3), 3: (1, 2)}, 3: {2: (1,), 1: (2,)}}.get(source.ndim, {})
-    for channels, dims in layouts.items():
+    layouts: dict[int, dict[int, tuple[int, ...]]] = {4: {1: (2, 3), 3: (1, 2)}, 3: {2: (1,), 1: (2,)}}
+    for channels, dims in layouts.get(source.ndim, {}).items():
         mean = source.mean(dim=dims)
         if source.numel() == mean.numel() or mean.numel() != result.numel():
             continue

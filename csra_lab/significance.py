@@ -363,8 +363,8 @@ def _points(low: float, high: float) -> tuple[str, str]:
     """Both in points, with one decimal, or up to three so that what is not 0 does not read as 0."""
     values = (100 * low, 100 * high)
     digits = next((d for d in (1, 2) if all(v == 0 or round(v, d) != 0 for v in values)), 3)
-    low, high = (f"{round(v, digits) + 0.0:.{digits}f}" for v in values)  # + 0.0: no "-0.0"
-    return low, high
+    lower, upper = (f"{round(v, digits) + 0.0:.{digits}f}" for v in values)  # + 0.0: no "-0.0"
+    return lower, upper
 
 
 @cache

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from tqdm import tqdm
 
@@ -52,7 +52,7 @@ class Lines:
         return None
 
 
-Bar = tqdm | Lines
+Bar: TypeAlias = tqdm | Lines
 
 
 def progress_bar(

@@ -12,8 +12,8 @@ def metrics_table(metrics: MetricValues, title: str) -> str:
     lines = [f"{title} (in %)", as_table([names, tuple(f"{100 * getattr(metrics, n):.2f}" for n in names)])]
     if metrics.classes:
         pairs = zip(metrics.classes, metrics.per_class_AP, strict=True)
-        pairs = [(c, "no positive" if math.isnan(ap) else f"{100 * ap:.1f}") for c, ap in pairs]
-        lines.append(as_table([("class", "AP"), *pairs]))
+        rows = [(c, "no positive" if math.isnan(ap) else f"{100 * ap:.1f}") for c, ap in pairs]
+        lines.append(as_table([("class", "AP"), *rows]))
     return "\n\n".join(lines)
 
 

@@ -28,8 +28,8 @@ def safe_relative(name: object, *, source: Path) -> str:
 
     CsraError for "..", "/x", "C:x" and control characters.
     """
-    bad = not isinstance(name, str) or not name or name.startswith("/") or bool(set(name) & set("\\:\0"))
-    if bad or ".." in PurePosixPath(name).parts:
+    outside = not isinstance(name, str) or not name or name.startswith("/") or bool(set(name) & set("\\:\0"))
+    if not isinstance(name, str) or outside or ".." in PurePosixPath(name).parts:
         raise DataError(f"{source}: the file name {name!r} does not lie inside the image folder; correct the file.")
     if not is_plain(name):
         raise DataError(f"{source}: the file name {name!r} holds characters that no name should; correct the file.")

@@ -45,7 +45,7 @@ _MIRRORED_OR_TURNED = {
 @cache
 def readable_formats() -> tuple[str, ...]:
     """`IMAGE_FORMATS`, with AVIF and HEIF where this installation can decode them."""
-    formats = IMAGE_FORMATS
+    formats: tuple[str, ...] = IMAGE_FORMATS
     if features.check("avif"):
         formats += ("AVIF",)
     if importlib.util.find_spec("pillow_heif"):
@@ -75,7 +75,8 @@ def walk_images(folder: Path) -> tuple[list[Path], Counter[str]]:
         The images, sorted by path; and how many files of each other suffix were skipped, images that need a decoder
         which is not installed among them.
     """
-    images, skipped = [], Counter()
+    images: list[Path] = []
+    skipped: Counter[str] = Counter()
     for path in _visible_files(folder):
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES and missing_decoder(path) is None:

@@ -1,5 +1,7 @@
 """What all heads share: a linear classifier at every location of a feature map."""
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
@@ -9,6 +11,7 @@ from csra_lab.errors import ConfigError
 from csra_lab.heads.config import HeadConfig, whole
 from csra_lab.residual_attention import at_least_float32
 
+Head = TypeVar("Head", bound="ScoreMapHead")
 MAX_WEIGHTS = 2**29  # 2 GB; a file that asks for more is broken
 
 
@@ -53,8 +56,8 @@ class ScoreMapHead(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         for layer in self.modules():
-            if layer is not self and hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
+            if layer is not self and callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
 
     def read_labels(self, targets: ArrayLike) -> None:
         """Training calls this once, before its first step, with the (N, C) labels that it trains on: 1, 0 or -1.
@@ -170,7 +173,7 @@ def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(torch.get_autocast_dtype("cpu")) for t in tensors)
 
 
-def share_weights(source: ScoreMapHead, target: ScoreMapHead) -> ScoreMapHead:
+def share_weights(source: ScoreMapHead, target: Head) -> Head:
     """Give `target` the parameters of `source` (the same tensors, no copy)."""
     target.weight, target.bias = source.weight, source.bias
     return target.train(source.training)

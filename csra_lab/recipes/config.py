@@ -7,7 +7,7 @@ would do nothing (RandAugment on a frozen backbone), and `to_json` records only 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from csra_lab._io.validation import check_types
 from csra_lab.errors import ConfigError, CsraError
@@ -162,8 +162,8 @@ class Recipe:
             ConfigError: a field or an option that there is not, a value of another kind, or a change that would do
                 nothing, by name.
         """
-        whole = {name: changes.pop(name) for name in ("name", "why", "cost", "expected") if name in changes}
-        whole |= {part: changes.pop(part) for part in (*PARTS,) if part in changes}
+        about = ("name", "why", "cost", "expected")
+        whole: dict[str, Any] = {name: changes.pop(name) for name in (*about, *PARTS) if name in changes}
         head, loss = changes.pop("head", self.head), changes.pop("loss", self.loss)
         loss = create_loss(loss, unknown=self.loss.unknown) if isinstance(loss, str) else loss
         fields = {name: changes.pop(name) for name in list(changes) if name in PART_OF}
@@ -188,7 +188,7 @@ class Recipe:
         def used(part) -> dict:
             return {key: value for key, value in dataclasses.asdict(part).items() if key not in without_effect}
 
-        content = {"name": self.name, **{part: used(getattr(self, part)) for part in PARTS}}
+        content: dict[str, Any] = {"name": self.name, **{part: used(getattr(self, part)) for part in PARTS}}
         content["data"]["classes"] = list(self.data.classes)
         content["head"] = head_json(self.head)
         content["loss"] = {"kind": loss_kind(self.loss), **_lists(self.loss.config())}

@@ -8,6 +8,7 @@ for every CSRA recipe, an average-pooling twin that differs in the head and in n
 """
 
 import difflib
+from typing import Any
 
 from csra_lab.errors import ConfigError
 from csra_lab.recipes.config import Recipe, average_twin
@@ -105,7 +106,7 @@ def _paper_recipes() -> list[Recipe]:
 
 # --- From scratch -----------------------------------------------------------------------------------------------------
 
-_FROM_SCRATCH = {
+_FROM_SCRATCH: dict[str, Any] = {
     "image_size": 224,
     "weights": "none",
     "lam": 0.3,
@@ -119,7 +120,10 @@ _FROM_SCRATCH = {
     "crop_scale": 0.5,
 }
 _SCRATCH_RATES = {"resnet18": 1e-3, "resnet101": 1e-3, "vitb16": 3e-4, "vgg16": 3e-4}
-_SCRATCH_DATA = {"emoji": ("emoji-voc", {}), "paperdoll": ("paperdoll-wider", {"augmentation": "flip"})}
+_SCRATCH_DATA: dict[str, tuple[str, dict[str, Any]]] = {
+    "emoji": ("emoji-voc", {}),
+    "paperdoll": ("paperdoll-wider", {"augmentation": "flip"}),
+}
 _SMALL = {
     "resnet18": (20, "about 10 minutes on 2 cores"),
     "resnet101": (10, "17 minutes on one core"),

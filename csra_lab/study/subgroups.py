@@ -86,7 +86,7 @@ def gains(scores: dict[str, NDArray], pairs: list[tuple[str, str]], dataset: Mul
         for method, reference in pairs:
             a, b = (scores[m][:, seen][:, :, classes] for m in (reference, method))
             result = compare(a, b, targets[part], comparisons=int(bins_of[condition]) * len(pairs))
-            line = {"condition": condition, "bin": name, "label": method, "against": reference}
+            line: dict[str, object] = {"condition": condition, "bin": name, "label": method, "against": reference}
             line |= {"positives": int((targets == 1).sum()), "pictures": int(seen.sum())}
             lines.append(line | result.to_dict() | {"verdict": result.verdict(method, reference)})
     return pd.DataFrame(lines)

@@ -159,7 +159,7 @@ def _pick(rng: np.random.Generator, *choices):
 def _colour(rng: np.random.Generator, hue: tuple, saturation: tuple, value: tuple) -> Colour:
     """A colour from ranges of hue, saturation and value, all in 0..1."""
     h, s, v = (rng.uniform(*r) for r in (hue, saturation, value))
-    return np.float32(colorsys.hsv_to_rgb(h % 1, s, v)) * 255
+    return np.array(colorsys.hsv_to_rgb(h % 1, s, v), dtype=np.float32) * 255
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int, *, stretch: float = 1.0) -> np.ndarray:

@@ -70,7 +70,8 @@ def turned(polygon: np.ndarray, degrees: float) -> np.ndarray:
 
 def shade(colour: RGB, factor: float, *, lift: int = 0) -> RGB:
     """The colour made darker (factor below 1) or lighter, plus `lift` in each channel."""
-    return tuple(max(0, min(255, int(v * factor) + lift)) for v in colour)
+    red, green, blue = (max(0, min(255, int(v * factor) + lift)) for v in colour)
+    return red, green, blue
 
 
 def place(polygons: Sequence[np.ndarray], *, scale: float, lean: float, origin: Point) -> list[np.ndarray]:
@@ -112,7 +113,7 @@ def paint(shapes: Sequence[Shape]) -> tuple[Image.Image, int, int]:
     everything = np.concatenate([shape.points for shape in shapes if not shape.clipped])
     low = everything.min(axis=0) // UNIT - 1
     size = (everything.max(axis=0) // UNIT + 2 - low) * OVERSAMPLE
-    canvas = Image.new("RGBA", tuple(int(v) for v in size))
+    canvas = Image.new("RGBA", (int(size[0]), int(size[1])))
     for _, group in itertools.groupby(shapes, key=lambda shape: shape.layer):
         _paint_layer(canvas, list(group), low)
     return canvas.reduce(OVERSAMPLE), int(low[0]), int(low[1])

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab._io.cache import cache_folder, only_one
@@ -74,7 +75,7 @@ def _script_hidden() -> Iterator[None]:
     script is not needed.
     """
     main = sys.modules["__main__"]
-    hidden = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    hidden: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None
     try:
         yield
@@ -85,8 +86,12 @@ def _script_hidden() -> Iterator[None]:
 def _end_with_parent() -> None:
     """Let this process end when the one that started it is gone, even by a kill."""
 
+    parent = parent_process()
+    if parent is None:
+        return
+
     def watch():
-        parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

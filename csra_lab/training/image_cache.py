@@ -46,7 +46,7 @@ class ImageCache(Dataset):
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes side by side
             found = threads.map(read, range(len(dataset)))
             try:
-                pictures = list(watched(found, len(dataset), desc="reading", shown=progress))
+                pictures: list[np.ndarray | None] = list(watched(found, len(dataset), desc="reading", shown=progress))
             except BaseException:  # a bad picture, or Ctrl-C: do not read the rest first
                 threads.shutdown(cancel_futures=True)
                 raise

@@ -32,4 +32,5 @@ def join_processes() -> Accelerator:
 
 def no_exchange(module: nn.Module, *, wanted: bool) -> contextlib.AbstractContextManager:
     """Keep processes from exchanging gradients, where there are several and it is wanted."""
-    return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()
+    no_sync = getattr(module, "no_sync", None)
+    return no_sync() if wanted and no_sync is not None else contextlib.nullcontext()

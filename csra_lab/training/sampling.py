@@ -29,7 +29,7 @@ class SeededItems(Dataset):
         self.items, self.seed, self.transform = items, seed, transform
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items)  # type: ignore[arg-type]  # torch does not know it has one
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key

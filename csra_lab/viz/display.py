@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -75,13 +76,15 @@ def shown(chart: "Inline | Axes") -> Inline:
     """A chart as a page shows it. The figure may be changed before, and not after."""
     if isinstance(chart, Inline):
         return chart
-    if getattr(chart, "as_shown", None) is None:  # drawn once: the layout of a second drawing starts from the first
-        chart.as_shown = _shown(chart)
-    return chart.as_shown
+    drawn: Inline | None = getattr(chart, "as_shown", None)
+    if drawn is None:  # drawn once: the layout of a second drawing starts from the first
+        drawn = _shown(chart)
+        chart.as_shown = drawn  # type: ignore[attr-defined]
+    return drawn
 
 
 def _shown(chart: Axes) -> Inline:
-    figure, alt = chart.figure, getattr(chart, "alt", "")
+    figure, alt = cast(Figure, chart.figure), getattr(chart, "alt", "")
     height = figure.get_figheight()
     fixed = getattr(chart, "fixed_width", None)
     if fixed is not None:

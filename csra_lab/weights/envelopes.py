@@ -14,11 +14,12 @@ AVERAGED = ("ema_state_dict", "state_dict_ema", "model_ema", "params_ema", "ema"
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 _COUNTERS = ("n_averaged", "steps", "decay")  # beside the weights of averaged models
 
-SAFE_GLOBALS = [
+SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]  # what pickles of numbers name
+SAFE_GLOBALS: list[Any] = [
     argparse.Namespace,
     np.dtype,
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # written by NumPy 1
+    (SCALAR, "numpy._core.multiarray.scalar"),
+    (SCALAR, "numpy.core.multiarray.scalar"),  # written by NumPy 1
     *(type(np.dtype(kind)) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")),
 ]
 """What may lie beside tensors in a checkpoint and runs no code: numbers of NumPy, arguments of a command line."""

@@ -114,7 +114,9 @@ def installed_state_dict(name: str, model: nn.Module) -> dict[str, Tensor]:
     if not has_installed_weights(name):
         known = ", ".join(INSTALLED_WEIGHTS)
         raise ConfigError(f"no installed package holds weights for {name}; packages exist for {known}.")
-    folder = Path(importlib.util.find_spec(INSTALLED_WEIGHTS[name]).submodule_search_locations[0])
+    spec = importlib.util.find_spec(INSTALLED_WEIGHTS[name])  # found, and not imported
+    assert spec is not None  # as `has_installed_weights` says
+    folder = Path((spec.submodule_search_locations or [""])[0])
     files = sorted((folder / "models").glob("*.pth"))
     if len(files) != 1:
         raise CsraError(f"{folder} should hold one .pth file and holds {len(files)}; install the package again.")

@@ -63,7 +63,7 @@ class Explorer(anywidget.AnyWidget):
         return {name for name in self.traits(sync=True) if name not in inherited and not name.startswith("_")}
 
     def _repr_mimebundle_(self, **kwargs):
-        data, metadata = super()._repr_mimebundle_(**kwargs)
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         return {**data, "text/html": self.html()}, metadata
 
 
