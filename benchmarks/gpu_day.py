@@ -292,7 +292,6 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     """Run the parts that fit, in order; gives a row for each."""
     chosen = _options(argv)
     work = chosen.work or (chosen.out / "work" if chosen.tiny and chosen.out else Path("runs/gpu-day"))
-    work.mkdir(parents=True, exist_ok=True)
     if chosen.pack:
         splits = ("trainval", "test")
         sets = {s: load_dataset(REAL, chosen.pack, s, classes=VOC2012_PHOTOGRAPH_CLASSES) for s in splits}
@@ -300,10 +299,14 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
         return []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    tops = {name: ceilings(device, dtype, tiny=chosen.tiny) for name, dtype in kinds.items()}
+    if device.type == "cpu" and not chosen.tiny:
+        print("gpu_day needs a GPU; --tiny rehearses it on a CPU.")
+        return []
+    work.mkdir(parents=True, exist_ok=True)
     out = chosen.out or work / "results"
     out.mkdir(parents=True, exist_ok=True)
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    tops = {name: ceilings(device, dtype, tiny=chosen.tiny) for name, dtype in kinds.items()}
     day = Day(chosen.tiny, work, out, time.monotonic() + 60 * chosen.minutes, chosen.weights, device, tops)
     if chosen.tiny and not list(work.glob("pack-*.npz")):
         pack({s: _some_images(work / "toy", s) for s in ("trainval", "test")}, work, most=20_000)

@@ -12,6 +12,7 @@ draws.npz       BACKBONE-DATASET-HEAD-SEED -> (1 + R,) uint16: mAP on the test i
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import DataError, MissingFile
-from csra_lab.significance import draw_images, weighted_mAP
+from csra_lab.significance import critical_t, draw_images, weighted_mAP
 from csra_lab.study.experiments import METRICS
 from csra_lab.training.run_folder import read_evaluation
 
@@ -88,6 +89,19 @@ class GridRecord:
             comparisons=comparisons,
         )  # fmt: skip
         return measured
+
+    def one_seed_gain(self, backbone: str, dataset: str, confidence: float = 0.95) -> tuple[float, float, float] | None:
+        """CSRA's gain in a cell with a single seed, and its interval for other test images alone; None where it is not.
+
+        From the paired bootstrap. What another seed would give is not in it.
+        """
+        shared = set(self.seeds(backbone, dataset, "avg")) & set(self.seeds(backbone, dataset, "csra"))
+        if len(shared) != 1:
+            return None
+        average, attended = (self.draws[f"{backbone}-{dataset}-{head}-{min(shared)}"] for head in ("avg", "csra"))
+        gains, units = attended - average, self.about["test_sets"][dataset]["units"]
+        half = critical_t(confidence, 1, units - 1) * gains[1:].std(ddof=1) * math.sqrt(units / (units - 1))
+        return float(gains[0]), float(gains[0] - half), float(gains[0] + half)
 
 
 def gain(backbone: str) -> Claim:

@@ -125,6 +125,13 @@ def test_one_seed_has_no_interval_and_an_empty_cell_no_score(filled):
     record = read_record(filled[0] / "record")
     one = dataclasses.replace(record, results=record.results[record.results.seed == 0])
     assert one.measure(gain("test_vit"), "emoji-voc") is None
+    difference, low, high = one.one_seed_gain("test_vit", "emoji-voc")
+    draws = one.draws["test_vit-emoji-voc-csra-0"] - one.draws["test_vit-emoji-voc-avg-0"]
+    assert difference == draws[0]
+    assert (low + high) / 2 == pytest.approx(difference)
+    centred = draws[1:] - draws[1:].mean()
+    assert (np.abs(centred) <= (high - low) / 2).mean() == pytest.approx(0.955, abs=0.03)
+    assert record.one_seed_gain("test_vit", "emoji-voc") is None
     assert np.isnan(record.mAP("vitb16", "emoji-voc", "avg"))
     assert record.measure(gain("vitb16"), "emoji-voc") is None
 
