@@ -145,10 +145,11 @@ def _row(heading: str, case: Case, top: int | None, method: str) -> str:
 
 
 def _images(case: Case, method: str) -> dict[str, Image.Image]:
+    before, after = (f"{logit:.1f}".replace("-", "\N{MINUS SIGN}") for logit in case.logits)
     return {
         "photograph": case.image,
-        f"scores of “{case.label}”, mean {case.logits[0]:.1f}": overlay(case.image, case.scores.numpy()),
-        f"weights of {method}, logit {case.logits[1]:.1f}": overlay(
+        f"scores of “{case.label}”, mean {before}": overlay(case.image, case.scores.numpy()),
+        f"weights of {method}, logit {after}": overlay(
             case.image, case.weights.numpy(), limits=(0, case.weights.max().item())
         ),
     }
