@@ -53,7 +53,7 @@ def run_train(arguments: list[str]) -> None:
     ) -> None:
         """Train a classifier, choose its best epoch on held-out training images, and measure it on the test split.
 
-        --head NAME (csra, average, max, spatial, lse, gem, topk) and --loss NAME (bce, asl, focal, ...) choose others;
+        --head NAME (csra, average, max, class-queries, ...) and --loss NAME (bce, asl, focal, ...) choose others;
         their own options then take the place of those below.
 
         Args:

@@ -73,8 +73,8 @@ class LabelGraph(ScoreMapHead):
         self.graph.copy_(torch.from_numpy(graph))
 
     def classifiers(self) -> Tensor:
-        hidden = F.leaky_relu(self.graph @ self.first(self.weight[0]), 0.2)  # (C, hidden)
-        return (self.graph @ self.second(hidden))[None]  # (1, C, d)
+        hidden = F.leaky_relu(self.graph @ self.weight @ self.first.weight.T, 0.2)  # (1, C, hidden)
+        return self.graph @ hidden @ self.second.weight.T  # (1, C, d)
 
     def pool(self, scores: Tensor) -> Tensor:
         return csra_logits(scores, self.config.temperature, self.config.lam)

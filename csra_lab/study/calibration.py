@@ -1,8 +1,8 @@
-"""Whether a probability means what it says: calibration error, and the one number that mends most of it."""
+"""Whether a probability means what it says: calibration error, and the one or two numbers that mend most of it."""
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
 MAX_LOG_SCALE = 4.0  # temperatures from 1/55 to 55
@@ -46,16 +46,38 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     return float(np.exp(found.x))
 
 
+def fit_scale_and_shift(logits: ArrayLike, targets: ArrayLike) -> tuple[float, float]:
+    """The a and b for which a * logits + b have the smallest log loss: Platt scaling, two numbers for all classes.
+
+    Args:
+        logits: (N, C) of images that the head was not trained on. targets: (N, C) of 1, 0 and -1; -1 is left out.
+    """
+    logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
+    known = targets >= 0
+    z, y = logits[known], (targets[known] == 1).astype(np.float64)
+
+    def loss_and_slope(ab):
+        scaled = ab[0] * z + ab[1]
+        error = expit(scaled) - y
+        return np.mean(np.logaddexp(0, scaled) - y * scaled), np.array([np.mean(error * z), np.mean(error)])
+
+    a, b = minimize(loss_and_slope, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    return float(a), float(b)
+
+
 def calibration(held_out: ArrayLike, held_targets: ArrayLike, test: ArrayLike, targets: ArrayLike) -> dict[str, float]:
-    """Calibration of one head on test images, as it is and after temperature scaling on held-out images.
+    """Calibration of one head on test images: as it is, after temperature scaling, and after a scale and a shift.
+
+    The numbers that scale and shift are fitted to held-out images.
 
     Args:
         held_out, test: (M, C) and (N, C) logits. held_targets, targets: (M, C) and (N, C) of 1, 0 and -1.
 
     Returns:
-        ece, log_loss; temperature; ece_scaled, log_loss_scaled. Fractions, and nats for the losses.
+        ece, log_loss; temperature, ece_scaled, log_loss_scaled; scale, shift, ece_shifted, log_loss_shifted. Errors are
+        fractions, losses in nats.
     """
-    t = fit_temperature(held_out, held_targets)
+    t, (a, b) = fit_temperature(held_out, held_targets), fit_scale_and_shift(held_out, held_targets)
     test = np.asarray(test, dtype=np.float64)
     return {
         "ece": calibration_error(expit(test), targets),
@@ -63,4 +85,8 @@ def calibration(held_out: ArrayLike, held_targets: ArrayLike, test: ArrayLike, t
         "temperature": t,
         "ece_scaled": calibration_error(expit(test / t), targets),
         "log_loss_scaled": log_loss(test / t, targets),
+        "scale": a,
+        "shift": b,
+        "ece_shifted": calibration_error(expit(a * test + b), targets),
+        "log_loss_shifted": log_loss(a * test + b, targets),
     }

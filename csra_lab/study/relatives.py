@@ -11,7 +11,7 @@ tuning.csv        head, setting, learning rate, and held-out mAP after the last 
 results.csv       head, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
 classes.csv       class, positives in training and test, and each head's mean AP over the seeds
 claims.csv        each head against CSRA with its interval, over classes and over positives; from two runs of a kind on
-calibration.csv   head, calibration error and log loss before and after temperature scaling
+calibration.csv   head, calibration error and log loss before and after scaling, see `calibration.calibration`
 cost.csv          head, parameters, multiply-adds of one image, processor milliseconds of one training step
 """
 

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from csra_lab.study.calibration import calibration, calibration_error, fit_temperature, log_loss
+from csra_lab.study.calibration import (
+    calibration,
+    calibration_error,
+    fit_scale_and_shift,
+    fit_temperature,
+    log_loss,
+)
 
 
 def labels(scale, n=40000, seed=0):
@@ -45,3 +51,12 @@ def test_the_temperature_is_the_factor_that_is_wrong(scale):
 def test_log_loss_is_finite_where_logits_are_huge():
     assert log_loss([[1e4, -1e4]], [[1, 0]]) == 0
     assert log_loss([[1e4, 0.0]], [[0, -1]]) == 1e4
+
+
+def test_a_shift_that_no_temperature_mends_is_found():
+    logits, targets = labels(2.0)
+    scale, shift = fit_scale_and_shift(logits + 3, targets)
+    assert (scale, shift) == pytest.approx((0.5, -1.5), rel=0.06)
+    others, others_targets = labels(2.0, seed=1)
+    found = calibration(logits + 3, targets, others + 3, others_targets)
+    assert found["ece_shifted"] < 0.01 < 0.1 < found["ece_scaled"]
