@@ -1,5 +1,6 @@
 """What a classifier says of images: batches in constant memory, images read while the network works."""
 
+import reprlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,9 +84,10 @@ def predict_each(
     Args:
         unreadable: is told of each image that cannot be read, which is then left out; None raises the first such error.
     """
-    for name, value in (("batch_size", batch_size), ("top", top), ("workers", workers)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-            raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    for name, value, most in (("batch_size", batch_size, 10**6), ("top", top, 10**6), ("workers", workers, 256)):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and 1 <= value <= most):
+            raise ConfigError(f"{name} must be a whole number from 1 to {most:,}, not {reprlib.repr(value)}.")
     return _predict_each(model, iter(images), batch_size, top, workers, attention, score_maps, unreadable)
 
 

@@ -7,6 +7,7 @@ import tyro
 from csra_lab.cli import COMMANDS
 from csra_lab.cli.data import DATA_COMMANDS
 from csra_lab.cli.experiments import ablate_command
+from csra_lab.cli.runs import RUN_COMMANDS
 from csra_lab.recipes import RECIPES
 
 
@@ -21,6 +22,7 @@ def completion_command(shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.con
     """
     functions = {name: command.load() for name, command in COMMANDS.items()}
     functions |= {"train": _train, "ablate": ablate_command, "data": _choice(DATA_COMMANDS)}
+    functions["runs"] = _choice(RUN_COMMANDS)
     tyro.cli(_choice(functions), args=["--tyro-print-completion", shell], prog="csra-lab")
 
 

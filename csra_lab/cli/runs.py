@@ -165,7 +165,9 @@ def _same_test(a: Path, b: Path) -> tuple[Scored, Scored]:
 
 
 def _by_age(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("recipe.json"), key=lambda path: path.stat().st_mtime)
+    """The records of runs, at most three folders down, the newest last."""
+    found = [path for depth in range(4) for path in folder.glob("*/" * depth + "recipe.json")]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def _summary(run: Path, below: Path) -> dict:

@@ -25,7 +25,8 @@ FLAGS = {
               "--what"],
     "evaluate": ["--data", "--split", "--dataset", "--four-lines", "--ap", "--threshold", "--top-k", "--difficult",
                  "--server-format", "--out", "--batch-size", "--json", "--what"],
-    "predict": ["--threshold", "--attention", "--json", "--what"],
+    "predict": ["--threshold", "--attention", "--json", "--what", "--report", "--csv", "--batch-size", "--workers"],
+    "runs": ["--json", "--against", "--data", "--out", "--what"],
     "four-lines": ["--lambdas", "--image-size", "--weights", "--dataset", "--split", "--min-positives", "--limit"],
     "ablate": ["--data", "--out", "--sources", "--seeds", "--quiet"],
     "data": ["download", "prepare", "check", "--root", "--json", "--quiet"],
@@ -38,6 +39,7 @@ FIRST = {
     "four-lines": ["test_resnet", "resnet19", ""],
     "ablate": ["lam", "nope", "BROKEN", "EMPTY"],
     "data": ["check", "download", "wider", "imagenet"],
+    "runs": ["list", "compare EMPTY NOWHERE", "report BROKEN", "report MODEL", "lst", "list NOWHERE"],
     "": ["", "trian", "data"],
 }
 

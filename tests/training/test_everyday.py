@@ -22,7 +22,8 @@ def devkit(tmp_path_factory):
 
 
 def test_one_image_a_part_on_a_map_of_one_place(devkit, tmp_path):
-    recipe = get_recipe("voc2012-lite0-avg").replace(backbone="test_resnet", image_size=32, accumulate=8, **SMALL)
+    small = {"backbone": "test_resnet", "image_size": 32, "accumulate": 8, "freeze_statistics": False}
+    recipe = get_recipe("voc2012-lite0-avg").replace(**small, **SMALL)
     data = toy.load(devkit, "trainval")
     with pytest.raises(CsraError, match=r"single number to normalise by.*--freeze-statistics"):
         train(recipe, data, None, tmp_path / "run", progress=False)
