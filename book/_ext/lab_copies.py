@@ -1,7 +1,7 @@
 """Copies of the chapters for JupyterLab, in a folder that git ignores: running and saving one changes no source.
 
 A copy is a notebook whose text jupyterlab-myst renders. What only the build of the book knows is put in: citations,
-numbers of figures, and the values in sentences, from the last build. A copy that its reader changed is left alone.
+numbers of figures, and the values in sentences, from the last build. A copy that its reader edited is left alone.
 
     python book/_ext/lab_copies.py FOLDER
 """
@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from pybtex.database import parse_file
 
 BOOK = Path(__file__).parents[1]
-WRITTEN = ".written.json"  # name of a copy -> checksum of what was written
+WRITTEN = ".written.json"  # name of a copy -> checksum of the cells that were written
 LINK = re.compile(r"\[([^]]+)\]\((\w+)\.ipynb([^)]*)\)")
 SOLUTION = re.compile(r"^(:::\{solution-(?:start|end)\}.*?^:::)$", re.M | re.S)
 
@@ -28,24 +28,34 @@ SOLUTION = re.compile(r"^(:::\{solution-(?:start|end)\}.*?^:::)$", re.M | re.S)
 def write_copies(folder: Path, source: Path = BOOK) -> list[str]:
     """Write every chapter into `folder` as a notebook.
 
+    A copy that was opened, run or saved keeps its outputs while its chapter stays the same. One whose cells were edited
+    is left alone.
+
     Returns:
-        The names of copies that were changed since they were written, and stay as they are.
+        The names of copies that were edited.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / WRITTEN
     written = json.loads(record.read_text("utf-8")) if record.exists() else {}
-    changed, about = [], book_of(source)
-    for number, page in enumerate(chapters(source), 1):
-        copy = folder / f"{number:02}-{page}.ipynb"
-        if copy.exists() and checksum(copy) != written.get(copy.name):
-            changed.append(copy.name)
-            continue
-        notebook = jupytext.read(source / f"{page}.md", fmt="md:myst")
+    about, names = book_of(source), numbered(source)
+    copies = {}
+    for page, name in names.items():
         glue = source / f"_build/jupyter_execute/{page}.glue.json"
-        nbformat.write(copy_of(notebook, page, about | {"glued": glued(glue)}, numbered(source)), copy)
-        written[copy.name] = checksum(copy)
+        notebook = jupytext.read(source / f"{page}.md", fmt="md:myst")
+        copies[f"{name}.ipynb"] = copy_of(notebook, page, about | {"glued": glued(glue)}, names)
+    edited = []
+    for name in sorted({*copies, *written}):
+        path, new = folder / name, copies.get(name)
+        if path.exists() and checksum(nbformat.read(path, as_version=4)) != written.get(name):
+            edited.append(name)
+        elif new is None:  # the chapter has another number now, or is gone
+            path.unlink(missing_ok=True)
+            del written[name]
+        elif not path.exists() or checksum(new) != written[name]:
+            nbformat.write(new, path)
+            written[name] = checksum(new)
     record.write_text(json.dumps(written, indent=1), encoding="utf-8")
-    return changed
+    return edited
 
 
 def chapters(source: Path) -> list[str]:
@@ -60,8 +70,10 @@ def numbered(source: Path) -> dict[str, str]:
     return {page: f"{number:02}-{page}" for number, page in enumerate(chapters(source), 1)}
 
 
-def checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def checksum(notebook: NotebookNode) -> str:
+    """Of what a reader edits: the cells' sources, without outputs and metadata."""
+    cells = [[cell.cell_type, cell.source] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
 def book_of(source: Path) -> dict:
@@ -133,4 +145,4 @@ def _text(part: str, page: str, book: Book, titles: dict, names: dict[str, str])
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     for name in write_copies(target):
-        print(f"{target / name} has changes of yours and stays; delete it to get the chapter anew.")
+        print(f"{target / name} has edits of yours and stays; delete it to get the chapter anew.")

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from chapter_notebooks import plain_markdown
-from lab_copies import BOOK, WRITTEN, Book, Glued, book_of, chapters, write_copies
+from lab_copies import BOOK, WRITTEN, Book, Glued, book_of, chapters, checksum, write_copies
 
 from tests.browser import cannot
 
@@ -69,15 +69,37 @@ def test_every_solution_is_folded_and_nothing_else_is(copies):
             assert not re.search(r"^\*\*Exercise", cell.source, re.M)
 
 
-def test_a_copy_that_was_changed_stays_and_the_others_are_written_anew(tmp_path):
+def test_a_copy_that_was_edited_stays_and_one_that_was_run_keeps_its_outputs(tmp_path):
     write_copies(tmp_path)
-    mine, other = copy_named(tmp_path, CHAPTER), copy_named(tmp_path, RUN)
-    mine.write_text(mine.read_text() + "\n")
-    before = mine.read_bytes()
-    other.unlink()
+    mine, run, gone = (copy_named(tmp_path, page) for page in (CHAPTER, RUN, "metrics"))
+    for path in (mine, run):
+        notebook = nbformat.read(path, as_version=4)
+        code = next(c for c in notebook.cells if c.cell_type == "code")
+        code.outputs = [nbformat.v4.new_output("stream", text="ran")]
+        if path == mine:
+            code.source += "\nlam = 3"
+        nbformat.write(notebook, path)
+    before = mine.read_bytes(), run.read_bytes()
+    gone.unlink()
     assert write_copies(tmp_path) == [mine.name]
-    assert mine.read_bytes() == before
-    assert other.exists()
+    assert (mine.read_bytes(), run.read_bytes()) == before
+    assert gone.exists()
+
+
+def test_a_chapter_that_changed_or_moved_replaces_its_copy(tmp_path):
+    write_copies(tmp_path)
+    copy = copy_named(tmp_path, RUN)
+    moved = tmp_path / f"99-{RUN}.ipynb"
+    moved.write_bytes(copy.read_bytes())
+    record = json.loads((tmp_path / WRITTEN).read_text())
+    old = nbformat.read(copy, as_version=4)
+    old.cells[0].source = "as it was before"
+    nbformat.write(old, copy)
+    record |= {copy.name: checksum(old), moved.name: record[copy.name]}
+    (tmp_path / WRITTEN).write_text(json.dumps(record))
+    assert write_copies(tmp_path) == []
+    assert nbformat.read(copy, as_version=4).cells[0].source != "as it was before"
+    assert not moved.exists()
 
 
 def test_values_of_sentences_come_from_the_last_build_or_are_left_open():
@@ -143,7 +165,7 @@ def wait_for(holds, *, seconds: float) -> None:
 
 def open_chapter(browser, lab: str, copies: Path, page: str) -> None:
     browser.visit(f"{lab}/lab/tree/{copy_named(copies, page).name}", height=4000)
-    browser.page.wait_for_selector(".jp-Notebook .jp-MarkdownOutput h1", timeout=240_000)
+    browser.page.wait_for_selector(".jp-Notebook h1", timeout=240_000)
     browser.page.wait_for_function("document.querySelectorAll('.jp-DirListing-item').length > 0", timeout=240_000)
 
 
@@ -176,4 +198,5 @@ def test_opening_running_and_saving_changes_no_source(browser, lab, copies):
 
     wait_for(ran, seconds=240)
     assert sources() == before
-    assert write_copies(copies) == [copy.name]
+    assert write_copies(copies) == []
+    assert ran()
