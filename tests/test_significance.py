@@ -10,7 +10,7 @@ from scipy import stats
 
 from csra_lab.errors import CsraError
 from csra_lab.metrics import average_precision, multilabel_metrics
-from csra_lab.significance import bootstrap_mAP, compare, draw_images, seed_spread, weighted_mAP
+from csra_lab.significance import bootstrap_mAP, compare, critical_t, draw_images, seed_spread, weighted_mAP
 
 
 def draw(seed, arrays=2, images=40, classes=5, *, levels=None, ignore=0.0, prevalence=0.25):
@@ -343,3 +343,16 @@ def test_weights_that_do_not_fit(weights):
 def test_no_spread_of_one_run_or_of_a_failed_one(mAPs):
     with pytest.raises(CsraError, match="at least 2 finite mAPs"):
         seed_spread(mAPs)
+
+
+@pytest.mark.parametrize("comparisons", [1, 20, 400])
+def test_quantiles_of_t_are_those_of_closed_forms_and_of_its_density(comparisons):
+    alpha = 0.05 / comparisons
+    assert critical_t(0.95, comparisons, 1) == pytest.approx(1 / math.tan(math.pi * alpha / 2), rel=1e-8)
+    p = 1 - alpha / 2  # for 2 degrees of freedom
+    assert critical_t(0.95, comparisons, 2) == pytest.approx((2 * p - 1) / math.sqrt(2 * p * (1 - p)), rel=1e-8)
+    for freedom in (4, 4.5, 30, 1048):  # twice the integral of the density from t on
+        t, x = critical_t(0.95, comparisons, freedom), np.logspace(-8, 5, 200_001)
+        constant = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(math.pi * freedom) / 2
+        density = np.exp(constant - (freedom + 1) / 2 * np.log1p((t + x) ** 2 / freedom))
+        assert 2 * np.trapezoid(density, x) == pytest.approx(alpha, rel=1e-5)

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from csra_lab.errors import ConfigError
 from csra_lab.study.localization import Objects, Pairs, activation_maps, attention_maps, padded_rows
+
+TOUCHING = np.zeros((3, 3, 3), dtype=bool)  # of cells of (P, h, w): at their sides, and never from mask to mask
+TOUCHING[1] = [[False, True, False], [True, True, True], [False, True, False]]
 
 
 @dataclass(frozen=True)
@@ -55,35 +59,19 @@ def upsampled(maps: Tensor, size: int) -> Tensor:
 def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The connected parts of every mask; cells touch at their sides, not at corners.
 
-    A run is a stretch of neighbouring cells in a row. Each holds a number, at first its own; runs that touch take the
-    lesser of their numbers, and then the number that the run of this number holds, until nothing changes.
-
     Args:
         mask: (P, h, w).
 
     Returns:
-        (R, 4) the runs in order: mask, row, first column, and one past the last; and (R,) the part of each,
-        0 .. D - 1 in the order of their first runs.
+        (R, 4) the runs (stretches of neighbouring cells in a row) in order: mask, row, first column, and one past the
+        last; and (R,) the part of each, 0 .. D - 1 in the order of their first runs.
     """
-    before = np.pad(mask, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]  # is the left neighbour in the mask?
-    after = np.pad(mask, ((0, 0), (0, 0), (0, 1)))[:, :, 1:]
-    starts = mask & ~before
+    labels, _ = ndimage.label(mask, structure=TOUCHING)  # (P, h, w) 1 .. D, 0 outside the masks
+    starts = mask & ~np.pad(mask, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]  # the left neighbour is not in the mask
+    ends = mask & ~np.pad(mask, ((0, 0), (0, 0), (0, 1)))[:, :, 1:]
     picture, row, first = np.nonzero(starts)
-    runs = np.stack([picture, row, first, np.nonzero(mask & ~after)[2] + 1], axis=1)  # (R, 4)
-    run = np.cumsum(starts).reshape(mask.shape) - 1  # the run of each cell of the mask
-    touch = mask[:, 1:] & mask[:, :-1]
-    touch[:, :, 1:] &= starts[:, 1:, 1:] | starts[:, :-1, 1:]  # one cell is enough where two runs touch in many
-    upper, lower = run[:, :-1][touch], run[:, 1:][touch]
-    number = np.arange(len(runs))
-    while True:
-        least = np.minimum(number[upper], number[lower])
-        fresh = number.copy()
-        np.minimum.at(fresh, number[upper], least)
-        np.minimum.at(fresh, number[lower], least)
-        fresh = fresh[fresh]
-        if np.array_equal(fresh, number):
-            return runs, np.unique(number, return_inverse=True)[1]
-        number = fresh
+    runs = np.stack([picture, row, first, np.nonzero(ends)[2] + 1], axis=1)  # (R, 4)
+    return runs, labels[starts].astype(np.int64) - 1
 
 
 def parts_above(maps: Tensor, threshold: float, *, size: int = 56) -> Parts:
