@@ -320,7 +320,7 @@ class Trainer:
         return DataLoader(self.data.items, batch_sampler=self.batches(epoch), num_workers=workers, pin_memory=pin)
 
     def computing(self) -> dict:
-        """Keyword arguments of `compute_features` and `evaluate` that say how this run computes."""
+        """Keyword arguments of `cache_features` and `evaluate` that say how this run computes."""
         return {"device": self.device, "dtype": self.dtype, "workers": self.workers(), "progress": self.shows}
 
     def workers(self, *, training: bool = False) -> int:

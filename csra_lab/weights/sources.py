@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import pickle
+import re
 import struct
 import threading
 import zipfile
@@ -83,12 +84,20 @@ def _read_pickle_free(path: Path) -> dict[str, Tensor]:
     except CsraError:
         raise
     except _TORN as error:
+        if _no_memory_for(path, error):
+            raise CsraError(f"there is no memory left to read {path}; close other programs.") from error
         reason = f" ({_first_line(error)})" if begins_as_one else ""
         raise DataError(f"{path} is not a whole PyTorch checkpoint{reason}; fetch it again.") from error
     tensors = take_tensors(content, path)
     if not tensors:
         raise DataError(f"{path} holds no named tensors; give a checkpoint's state_dict.")
     return tensors
+
+
+def _no_memory_for(path: Path, error: BaseException) -> bool:
+    """Whether memory was refused for a tensor that the file can hold; a torn file asks for more than that."""
+    asked = re.search(r"you tried to allocate (\d+) bytes", str(error))
+    return asked is not None and int(asked[1]) <= path.stat().st_size
 
 
 # What torch.load and zipfile raise for files that are not whole.

@@ -342,3 +342,22 @@ def test_the_block_hands_on_clear_errors_and_translates_others(hub, closed_port)
     with pytest.raises(CsraError, match="a thing could not be fetched"), hub_access("a thing"):
         raise OSError("no route")
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+
+
+def test_a_want_of_memory_is_not_called_a_torn_file(tmp_path, monkeypatch):
+    torch.save(TENSORS, tmp_path / "a.pth")
+
+    def refuse(bytes_wanted):
+        def load(*_, **__):
+            raise RuntimeError(
+                f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {bytes_wanted} bytes."
+            )
+
+        return load
+
+    monkeypatch.setattr(torch, "load", refuse(2400))
+    with pytest.raises(CsraError, match="no memory left to read"):
+        read_state_dict(tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", refuse(10**15))  # no tensor of such a file
+    with pytest.raises(CsraError, match="not a whole"):
+        read_state_dict(tmp_path / "a.pth")
