@@ -55,7 +55,7 @@ def boxed(image: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Image.
     """
     large = image.convert("RGB").resize((scale * image.width, scale * image.height), Image.Resampling.LANCZOS)
     stripes = Image.fromarray(np.uint8(255 * (np.add.outer(range(large.height), range(large.width)) % 12 < 7)))
-    font, names = ImageFont.load_default(size=max(13, large.width // 14)), list(dict.fromkeys(b.name for b in boxes))
+    font, names = ImageFont.load_default(size=max(13, large.width // 20)), list(dict.fromkeys(b.name for b in boxes))
     corners = [tuple(round(scale * v) for v in (b.xmin, b.ymin, b.xmax, b.ymax)) for b in boxes]
     for box, (x0, y0, x1, y1) in zip(boxes, corners, strict=True):
         colour, framed = SERIES[names.index(box.name) % 4], large.copy()
