@@ -167,3 +167,17 @@ def test_metrics_explorer(page, choice):
     assert drive.number("threshold") == pytest.approx(0.25, abs=0.02)
     drive.choose("label", "2")
     check()
+
+
+@pytest.mark.parametrize(("name", "control"), [("index", "lam"), ("four_lines", "lam"), ("softmax_to_max", "T")])
+def test_a_page_opens_with_a_ranking_that_changes(html, browser, name, control):
+    browser.visit(f"{html.as_uri()}/{name}.html", width=390)
+    drive = Drive(browser, "Ranking explorer")
+    before = drive.texts(".lab-racer")
+    assert "is lost" in drive.shown("sentence")
+    drive.press(control, "End")
+    assert "climbs from place 14" in drive.shown("sentence")
+    assert drive.texts(".lab-racer") != before
+    inside = "root.querySelector('.lab-race').scrollHeight <= root.querySelector('.lab-race').clientHeight"
+    assert drive.ask(inside)  # no row is cut
+    assert browser.complaints == []
