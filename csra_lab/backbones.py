@@ -63,15 +63,15 @@ class Backbone(nn.Module):
         try:
             shape, used = self._trace()
         except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError, IndexError) as error:
-            own = cfg["input_size"][-1]
-            if image_size == own or not _gives_map(name, own):
+            native = cfg["input_size"][-1]
+            if image_size == native or not _gives_map(name, native):
                 raise ConfigError(
                     f"{name} gives no square map of features, which every head here reads; networks that do: "
                     f"{', '.join(WITH_MAPS)}."
                 ) from error
             reason = str(error).split("\n")[0]
             raise ConfigError(
-                f"{name} gives no feature map for images of {image_size} pixels ({reason}); try its own size, {own}."
+                f"{name} gives no feature map for images of {image_size} pixels ({reason}); try its own size, {native}."
             ) from error
         for part, module in list(model.named_children()):  # classifiers, VGG's fully connected layers
             if part not in used and any(True for _ in module.parameters()):
@@ -184,11 +184,12 @@ def load_timm(
         raise ConfigError(f"timm has no network {name!r}{hint}")
     cfg: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
     default_size = cfg.input_size[-1]
-    image_size = default_size if image_size is None else image_size
-    if isinstance(image_size, bool) or not isinstance(image_size, Integral) or not 1 <= image_size <= LARGEST_SIDE:
+    side: Any = default_size if image_size is None else image_size
+    if isinstance(side, bool) or not isinstance(side, Integral) or not 1 <= int(side) <= LARGEST_SIDE:
         raise ConfigError(
-            f"{name} cannot take images of {image_size!r} pixels; the size is a whole number from 32 to {LARGEST_SIDE}."
+            f"{name} cannot take images of {side!r} pixels; the size is a whole number from 32 to {LARGEST_SIDE}."
         )
+    image_size = int(side)
     with torch.device("meta"):
         draft: Any = timm.create_model(name)
     options: dict[str, Any] = {}
@@ -225,13 +226,14 @@ def load_backbone_state(
     """
     classifier = model.pretrained_cfg["classifier"]
     classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    kept = () if with_classifier else (*(f"{c}." for c in classifier), "pre_logits.")  # VGG's other linear layers
+    # "pre_logits" is VGG's other linear layers.
+    of_classifier = () if with_classifier else (*(f"{c}." for c in classifier), "pre_logits.")
     state = to_timm(state, model, model.pretrained_cfg["architecture"], source)
-    state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(kept)}
+    state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(of_classifier)}
     state |= {
         k: v
         for k, v in model.state_dict().items()
-        if k.startswith(kept) or (k.endswith("num_batches_tracked") and k not in state)
+        if k.startswith(of_classifier) or (k.endswith("num_batches_tracked") and k not in state)
     }
     load_state(model, state, source)
 

@@ -13,7 +13,7 @@ Where the seeds' own part is larger, that stands, so that no interval is narrowe
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -146,7 +146,7 @@ def claims_from_draws(
     for claim in claims:
         runs = _combined(claim, mAPs)  # (S, 1 + R)
         seen, draws = runs[:, 0], runs[:, 1:]
-        options = {"units": units, "confidence": confidence, "comparisons": comparisons}
+        options: dict[str, Any] = {"units": units, "confidence": confidence, "comparisons": comparisons}
         by_images, by_seeds, half = difference_errors([(seen, draws)], draws.mean(axis=0), **options)
         covers, run_error = "for other test images and seeds", math.sqrt(by_seeds)
         if all(label in again for label, _ in claim.terms):
@@ -166,7 +166,7 @@ def claims_from_draws(
 
 
 def _combined(claim: Claim, mAPs: Mapping[str, NDArray]) -> NDArray[np.float64]:
-    return sum(weight * mAPs[label] for label, weight in claim.terms)
+    return sum((weight * mAPs[label] for label, weight in claim.terms), start=np.zeros(()))
 
 
 def _check(used, scores: Mapping[str, ArrayLike], resampled: Mapping[str, ArrayLike]) -> None:

@@ -158,7 +158,8 @@ class MultiLabelClassifier(
             CsraError: an image that cannot be read, or see `iterate_predictions`.
         """
         one = isinstance(images, str | PathLike | Image.Image) or (isinstance(images, Tensor) and images.ndim == 3)
-        return list(iterate_predictions(self, [images] if one else images, **options))
+        several: Any = [images] if one else images
+        return list(iterate_predictions(self, several, **options))
 
     def with_head(self, head: ScoreMapHead) -> "MultiLabelClassifier":
         """This classifier with another head on the same backbone.
@@ -199,7 +200,9 @@ class MultiLabelClassifier(
         return self.with_head(_sharing(self.head.without_residual()).train(self.head.training))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options) -> "MultiLabelClassifier":
+    def from_pretrained(  # type: ignore[override]
+        cls, source: str | Path, **options
+    ) -> "MultiLabelClassifier":
         """A classifier that `save_pretrained` wrote, from its folder or from the hub.
 
         Args:
@@ -309,7 +312,7 @@ class MultiLabelClassifier(
         load_state(network.model, counters | state, path)
         with torch.no_grad():
             model.head.weight.copy_(found.head_weight)
-            if found.head_bias is not None:
+            if found.head_bias is not None and model.head.bias is not None:
                 model.head.bias.copy_(found.head_bias)
         return model.eval()
 
@@ -396,7 +399,7 @@ def imagenet_classifier(
     with torch.no_grad():
         if linear_in_the_mean:
             model.head.weight.copy_(linear.weight[None])
-            if linear.bias is not None:
+            if model.head.bias is not None:
                 model.head.bias.copy_(linear.bias)
             linear_in_the_mean = (model(probe) - expected).abs().max() <= 1e-3 * expected.abs().max()
     if not linear_in_the_mean:

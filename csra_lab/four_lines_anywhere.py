@@ -76,7 +76,7 @@ class FourLines(nn.Module):
         return self._run(*args, **kwargs)[1]
 
     def _run(self, *args, **kwargs) -> tuple[Any, Tensor]:
-        with _Recorder(keep=self._tail.length) as recorder:
+        with _Recorder(last=self._tail.length) as recorder:
             output = self.model(*args, **kwargs)
         return output, self._tail.score_maps(list(recorder.calls))
 
@@ -191,11 +191,11 @@ class _Call:
 
 
 class _Recorder(TorchFunctionMode):
-    """Records the torch functions called inside `with`, those that return a tensor; the last `keep` of them."""
+    """Records the torch functions called inside `with`, those that return a tensor; the `last` of them, or all."""
 
-    def __init__(self, keep: int | None = None):
+    def __init__(self, last: int | None = None):
         super().__init__()
-        self.calls: deque[_Call] = deque(maxlen=keep)
+        self.calls: deque[_Call] = deque(maxlen=last)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

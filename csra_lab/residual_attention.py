@@ -61,7 +61,7 @@ def csra_logits(scores: Tensor, temperatures: Temperatures, lam: float) -> Tenso
     """
     if scores.ndim != 4:
         raise ConfigError(f"csra_logits needs scores of shape (B, heads, C, N), not {tuple(scores.shape)}.")
-    temperatures = _for_heads(temperatures, scores.shape[1])
+    temperatures = for_heads(temperatures, scores.shape[1])
     wide = at_least_float32(scores)
     logits = wide.mean(dim=-1)  # (B, H, C)
     if lam != 0:
@@ -83,7 +83,7 @@ def attended_scores(scores: Tensor, temperatures: Temperatures) -> Tensor:
     Raises:
         CsraError: a temperature is negative, or there is not one for each head.
     """
-    temperatures = _for_heads(temperatures, scores.shape[1])
+    temperatures = for_heads(temperatures, scores.shape[1])
     wide = at_least_float32(scores)
     soft = [i for i, t in enumerate(temperatures) if not math.isinf(t)]
     if not soft:
@@ -257,7 +257,7 @@ def _take_heads(scores: Tensor, heads: list[int]) -> Tensor:
     return scores[:, first : last + 1] if last - first + 1 == len(heads) else scores[:, heads]
 
 
-def _for_heads(temperatures: Temperatures, heads: int) -> list[float]:
+def for_heads(temperatures: Temperatures, heads: int) -> list[float]:
     """The temperatures as a list of numbers, one for each head."""
     if isinstance(temperatures, Tensor):
         temperatures = temperatures.flatten().tolist()

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from csra_lab._io import strict_json
 from csra_lab.errors import ConfigError, DataError
+from csra_lab.metrics.functions import check_probabilities, checked
 
 THRESHOLDS_FILE = "thresholds.json"
 MIN_POSITIVES = 10
@@ -30,11 +31,9 @@ def choose_thresholds(
     Raises:
         CsraError: shapes that differ, scores that are no probabilities, or no positive at all.
     """
-    scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets)
-    if scores.ndim != 2 or scores.shape != targets.shape:
-        raise ConfigError(f"scores and targets must both be (images, classes), not {scores.shape} and {targets.shape}.")
-    if not ((scores >= 0) & (scores <= 1)).all():
-        raise ConfigError("thresholds are chosen on probabilities from 0 to 1, and some scores are outside.")
+    scores, targets = checked(scores, targets)
+    check_probabilities(scores, None)
+    scores = scores.astype(np.float64)
     if not (targets == 1).any():
         raise ConfigError("no target is 1, so there is no F1 to choose thresholds by.")
     overall = _best_threshold(scores.ravel(), targets.ravel())

@@ -64,7 +64,12 @@ def test_a_damaged_file_is_one_sentence(tmp_path, content, words):
 
 @pytest.mark.parametrize(
     ("scores", "targets", "words"),
-    [([[0.5]], [[0]], "no target"), ([[1.5]], [[1]], "outside"), ([0.5], [1], "both be"), ([[0.5]], [[1, 0]], "both")],
+    [
+        ([[0.5]], [[0]], "no target"),
+        ([[1.5]], [[1]], "must be probabilities"),
+        ([0.5], [1], "both be"),
+        ([[0.5]], [[1, 0]], "both"),
+    ],
 )
 def test_wrong_arrays_are_refused(scores, targets, words):
     with pytest.raises(CsraError, match=words):

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def write(path: str | Path, value: object, *, indent: int = 2, nan: Literal["ref
         fresh.write_text(text, encoding="utf-8")
 
 
-def plain(value: object, *, nan: Literal["refuse", "null"] = "refuse", where: str = "the value") -> object:
+def plain(value: object, *, nan: Literal["refuse", "null"] = "refuse", where: str = "the value") -> Any:
     """A value in the types that JSON has."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()

@@ -121,8 +121,8 @@ def download(name: str, root: str | Path, *, progress: bool = True) -> Path:
     final, archives, unpacking = root / source.folder, root / f".{name}.download", root / f".{name}.unpacking"
     with _readable_disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-    with _readable_disk_errors(root), only_one(final, lock=root / f".{name}.lock") as mine:
-        if mine:
+    with _readable_disk_errors(root), only_one(final, lock=root / f".{name}.lock") as first:
+        if first:
             archives.mkdir(exist_ok=True)
             shutil.rmtree(unpacking, ignore_errors=True)  # left by a run that was killed
             _check_space(source, root, archives)

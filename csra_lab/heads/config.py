@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
 from csra_lab.errors import ConfigError
+from csra_lab.residual_attention import for_heads
 
 PAPER_TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1.0,),
@@ -149,12 +150,7 @@ def temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tupl
         values = tuple(float(t) for t in temperatures)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"temperatures must be numbers or 'inf', not {temperatures!r}.") from error
-    if len(values) != heads:
-        raise ConfigError(f"{len(values)} temperatures were given for {heads} heads; give one for each head.")
-    for t in values:
-        if not t >= 0:
-            raise ConfigError(f"a temperature must be a number from 0 to infinity, not {t}.")
-    return values
+    return tuple(for_heads(values, heads))
 
 
 def whole(name: str, value: int) -> int:

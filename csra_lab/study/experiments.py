@@ -70,7 +70,7 @@ def run_plans(
     data: Path | None = None,
     out: Path,
     cache: Path | None = None,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
     progress: bool = True,
 ) -> list[Path]:
     """Carry out plans, source by source: plans on one source share its features and train all their heads together.
@@ -78,7 +78,7 @@ def run_plans(
     Args:
         sources: only these keys of `SOURCES`; None for all that the plans name. data: folder of the photographs.
         out: folder of the records. cache: folder of the kept features; the lab's cache if left out.
-        say: is given a table after each plan.
+        report: is given a table after each plan.
 
     Returns:
         The folders of the records.
@@ -97,7 +97,7 @@ def run_plans(
             rows = plan_rows(plan, name, trained, maps)
             folder = out / plan.name / name
             comparisons = write_record(folder, plan, name, rows, sets, seconds)
-            say(f"{plan.name} on {name}: {plan.question}\n\n{table(rows, sets, comparisons)}\n\n{folder}\n")
+            report(f"{plan.name} on {name}: {plan.question}\n\n{table(rows, sets, comparisons)}\n\n{folder}\n")
             folders.append(folder)
     return folders
 

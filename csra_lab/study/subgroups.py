@@ -60,7 +60,7 @@ def targets_by_condition(
             name = f"{low} or more" if math.isinf(high) else f"{low}" if last == low else f"{low} to {last}"
             outside = (numbers < low) | (numbers >= high)
             bins[condition, name] = np.where(outside[:, None], -1, targets)
-    return {key: kept.astype(np.int8) for key, kept in bins.items() if (kept == 1).sum() >= MIN_POSITIVES}
+    return {key: of_bin.astype(np.int8) for key, of_bin in bins.items() if (of_bin == 1).sum() >= MIN_POSITIVES}
 
 
 def gains(scores: dict[str, NDArray], pairs: list[tuple[str, str]], dataset: MultiLabelDataset) -> pd.DataFrame:

@@ -29,8 +29,8 @@ def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = No
         build: fills the folder it is given.
     """
     folder = (root or cache_folder()) / name
-    with only_one(folder) as mine:
-        if mine:
+    with only_one(folder) as first:
+        if first:
             clear_leftovers(folder)
             with atomic_write(folder) as fresh:
                 fresh.mkdir()

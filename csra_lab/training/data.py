@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def prepare(
         processes: that share this machine's memory. computing: device, dtype, workers and progress of the run.
     """
     train_set, size = parts.train_set, recipe.model.image_size
-    pixels = {"mean": model.mean, "std": model.std}
+    pixels: dict[str, Any] = {"mean": model.mean, "std": model.std}
     targets = train_set.targets[parts.held_out]
     if recipe.model.freeze_backbone:
         maps = cache_features(model.backbone, train_set, **pixels, mirror=True, **computing)
@@ -88,8 +89,8 @@ def prepare(
     scale = plan.crop_scale if plan.augmentation == "crop" else 1.0
     images = train_set.for_size(size, crop_scale=scale)
     validation = images.subset(parts.held_out).with_transform(eval_transform(size, **pixels))
-    items, transform, crops = _images(recipe, images.subset(parts.fit), pixels, processes, computing)
-    return TrainingData(SeededItems(items, recipe.run.seed, transform), validation, targets, crops)
+    read, transform, crops = _images(recipe, images.subset(parts.fit), pixels, processes, computing)
+    return TrainingData(SeededItems(read, recipe.run.seed, transform), validation, targets, crops)
 
 
 def _images(
@@ -97,7 +98,7 @@ def _images(
 ) -> tuple[Dataset, Callable | None, Crops | None]:
     """The training images, read or from memory, what a loader is to do with each, and where they are cut."""
     plan, size, device = recipe.optimisation, recipe.model.image_size, computing["device"]
-    crop = {"crop_scale": (plan.crop_scale, 1.0), "crop_ratio": (1 / plan.crop_ratio, plan.crop_ratio)}
+    crop: dict[str, Any] = {"crop_scale": (plan.crop_scale, 1.0), "crop_ratio": (1 / plan.crop_ratio, plan.crop_ratio)}
     crop = crop if plan.augmentation == "crop" else {"crop_scale": None}
     transform = train_transform(size, **crop, randaugment=plan.randaugment, **pixels)
     fitting = recipe.data.image_cache == "auto" and fits(images, device, processes=processes)

@@ -51,12 +51,12 @@ def predict_scores(
         raise ConfigError("there is nothing to evaluate: the data set is empty.")
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
-    mine = range(rank, len(inputs), world)
-    loader = DataLoader(Subset(inputs, mine) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
+    places = range(rank, len(inputs), world)
+    loader = DataLoader(Subset(inputs, places) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
     training = network.training
     for_inference(network)
     parts = []
-    with progress_bar(len(mine), desc="scoring", shown=progress) as bar:
+    with progress_bar(len(places), desc="scoring", shown=progress) as bar:
         for batch, _ in loader:
 
             def run(count: int, batch=batch) -> torch.Tensor:
@@ -180,4 +180,5 @@ def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np
         CsraError: scores that are not finite.
     """
     (found,) = model.predict(picture, attention=True)
+    assert found.attention is not None  # it was asked for
     return found.probabilities.astype(np.float32), found.attention

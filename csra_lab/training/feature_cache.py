@@ -142,8 +142,8 @@ def cache_features(
     key = _fingerprint(backbone, dataset, shape, str(computing.get("dtype")), pixels)
     folder = root / f"{dataset.name}-{dataset.split}-{backbone.name}-{backbone.image_size}px-{key}"
     if not folder.is_dir():
-        with only_one(folder) as mine:
-            if mine:
+        with only_one(folder) as first:
+            if first:
                 part = folder.with_name(folder.name + ".part")
                 _say(
                     progress,

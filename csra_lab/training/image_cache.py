@@ -7,6 +7,7 @@ products a batch.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class ImageCache(Dataset):
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes side by side
             found = threads.map(read, range(len(dataset)))
             try:
-                pictures: list[np.ndarray | None] = list(watched(found, len(dataset), desc="reading", shown=progress))
+                pictures: list[Any] = list(watched(found, len(dataset), desc="reading", shown=progress))
             except BaseException:  # a bad picture, or Ctrl-C: do not read the rest first
                 threads.shutdown(cancel_futures=True)
                 raise
@@ -118,14 +119,14 @@ class Crops:
     """Crops of pictures whose bytes are on a device, resized and normalised there.
 
     Args:
-        kept: the pictures. device: where their bytes go.
+        cache: the images. device: where their bytes go.
         image_size: S. mean, std: per channel, on the 0-1 scale.
     """
 
-    def __init__(self, kept: ImageCache, device: torch.device, image_size: int, *, mean, std):
-        self.pixels = kept.pixels.to(device).view(-1, 3)
-        self.starts = (kept.starts // 3).to(device)  # in pixels
-        self.widths = kept.sizes[:, 1].to(device)
+    def __init__(self, cache: ImageCache, device: torch.device, image_size: int, *, mean, std):
+        self.pixels = cache.pixels.to(device).view(-1, 3)
+        self.starts = (cache.starts // 3).to(device)  # in pixels
+        self.widths = cache.sizes[:, 1].to(device)
         self.image_size = image_size
         self.mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
         self.std = 255 * torch.tensor(std, device=device).view(3, 1, 1)

@@ -116,8 +116,8 @@ def sample_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
     ranked = sorted(set(names), key=lambda name: mix_seed(0, "keep", name))
     if count > len(ranked):
         raise ConfigError(f"subset is {count}, but {dataset.name} {dataset.split} has {len(ranked)}; lower it.")
-    kept = set(ranked[:count])
-    return np.flatnonzero([name in kept for name in names])
+    chosen = set(ranked[:count])
+    return np.flatnonzero([name in chosen for name in names])
 
 
 def image_names(dataset: MultiLabelDataset) -> list[str]:
