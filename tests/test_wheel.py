@@ -1,5 +1,6 @@
 """An installed wheel is the product: it does everything in an empty folder, with no source tree and no network."""
 
+import collections
 import os
 import subprocess
 import sys
@@ -8,9 +9,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 from PIL import Image
 from skimage import data
+
+import csra_lab
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = """
@@ -81,6 +85,25 @@ if __name__ == "__main__":
         raise AssertionError("there is no data/ here")
 """
 
+# The cells of a notebook as Jupyter runs them, but for the process of a kernel.
+CELLS = """
+import csra_lab
+import matplotlib
+import nbformat
+import sys
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+
+assert csra_lab.__file__.startswith(INSTALLED), csra_lab.__file__
+matplotlib.use("agg")
+torch.set_num_threads(1)
+shell = InteractiveShell.instance()
+for cell in nbformat.read(sys.argv[1], as_version=4).cells:
+    if cell.cell_type == "code":
+        shell.run_cell(cell.source, store_history=True).raise_error()
+"""
+CHAPTERS = ("photographs", "interpretation", "when_it_goes_wrong")
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
@@ -146,26 +169,51 @@ def test_pip_installs_the_wheel_into_a_fresh_environment(built, tmp_path):
     assert "cat" in run(programs / "csra-lab", "predict", "photo.jpg")
 
 
-def test_an_installed_wheel_does_everything_in_an_empty_folder(built, tmp_path):
-    _, wheel = built
-    installed, patched, empty = (tmp_path / name for name in ("installed", "patched", "empty"))
-    with zipfile.ZipFile(wheel) as pack:  # what an installer does with a wheel of pure Python
-        pack.extractall(installed)
+@pytest.fixture
+def installed(built, tmp_path):
+    """An empty folder, and a function that runs Python there with the wheel and without the source tree."""
+    unpacked, patched, empty = (tmp_path / name for name in ("installed", "patched", "empty"))
+    with zipfile.ZipFile(built[1]) as pack:  # what an installer does with a wheel of pure Python
+        pack.extractall(unpacked)
     patched.mkdir()
     empty.mkdir()
     (patched / "sitecustomize.py").write_text(SITE.replace("SOURCE", repr(str(ROOT))))
-    Image.fromarray(data.chelsea()).save(empty / "photo.jpg")
-    (empty / "work.py").write_text(EVERYTHING.replace("INSTALLED", repr(str(installed))))
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "CSRA_LAB_", "XDG_", "HF_"))}
-    setting = {
-        "PYTHONPATH": os.pathsep.join([str(patched), str(installed)]),
-        "CSRA_LAB_CACHE": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "work.py"], cwd=empty, env={**inherited, **setting}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "cat" in next(line for line in done.stdout.splitlines() if line.startswith("photo.jpg"))
-    assert sysconfig.get_path("purelib") not in str(installed)
+    inherited |= {"PYTHONPATH": os.pathsep.join([str(patched), str(unpacked)]), "OMP_NUM_THREADS": "1"}
+
+    def python(program: str, *arguments: str, **setting: str) -> str:
+        (empty / "work.py").write_text(program.replace("INSTALLED", repr(str(unpacked))))
+        setting = {**inherited, "CSRA_LAB_CACHE": str(tmp_path / "cache"), **setting}
+        command = [sys.executable, "work.py", *arguments]
+        done = subprocess.run(command, cwd=empty, env=setting, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        return done.stdout
+
+    return empty, python
+
+
+def test_an_installed_wheel_does_everything_in_an_empty_folder(installed):
+    empty, python = installed
+    Image.fromarray(data.chelsea()).save(empty / "photo.jpg")
+    shown = python(EVERYTHING)
+    assert "cat" in next(line for line in shown.splitlines() if line.startswith("photo.jpg"))
     assert (empty / "runs/emoji-lite0-csra/model").is_dir()
+
+
+@pytest.mark.skipif(not os.environ.get("CSRA_LAB_FRESH"), reason="CSRA_LAB_FRESH=1 runs chapters in an empty folder")
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_downloaded_notebook_runs_in_an_empty_folder(installed, tmp_path, chapter):
+    """The records that it reads are fetched from the repository; a folder here has its archive of this version."""
+    jupytext, notebooks = pytest.importorskip("jupytext"), pytest.importorskip("chapter_notebooks")
+    empty, python = installed
+    archive = tmp_path / f"repository/archive/refs/tags/v{csra_lab.__version__}.tar.gz"
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w:gz", compresslevel=1) as pack:
+        pack.add(ROOT / "data", "csra-lab/data")
+    values, names = collections.defaultdict(lambda: "0"), collections.defaultdict(lambda: ("", ""))
+    book = notebooks.Book(glued=values, citations=names, repository="https://example.org/csra-lab")
+    notebook = notebooks.chapter_notebook(jupytext.read(ROOT / f"book/{chapter}.md"), chapter, book)
+    nbformat.write(notebook, empty / f"{chapter}.ipynb")
+    python(CELLS, f"{chapter}.ipynb", CSRA_LAB_REPOSITORY=(tmp_path / "repository").as_uri())
+    reads_records = "recorded(" in (ROOT / f"book/{chapter}.md").read_text("utf-8")
+    assert (tmp_path / f"cache/data-{csra_lab.__version__}").is_dir() == reads_records

@@ -51,7 +51,12 @@ def recorded(name: str = "") -> Path:
 
 
 def repository() -> str:
-    """The address of the repository, from `project.urls` of pyproject.toml; "" where none is set."""
+    """The address of the repository, from `project.urls` of pyproject.toml; "" where none is set.
+
+    CSRA_LAB_REPOSITORY names another, such as the copy of a classroom: `http:` or `file:`.
+    """
+    if "CSRA_LAB_REPOSITORY" in os.environ:
+        return os.environ["CSRA_LAB_REPOSITORY"].rstrip("/").removesuffix(".git")
     try:
         urls = importlib.metadata.metadata("csra-lab").get_all("Project-URL") or []
     except importlib.metadata.PackageNotFoundError:
@@ -80,7 +85,7 @@ def _fetched_data() -> Path:
         if not url:
             raise MissingFile(
                 "recorded runs lie in the folder data/ of csra-lab's repository, and this installation does not know "
-                "its address; start Python inside a copy of the repository."
+                "its address; start Python inside a copy of the repository, or set CSRA_LAB_REPOSITORY to it."
             )
         tag = f"v{version}"
         archive = f"/-/archive/{tag}/data.tar.gz" if "gitlab" in url else f"/archive/refs/tags/{tag}.tar.gz"

@@ -78,6 +78,11 @@ def test_elsewhere_the_version_is_fetched_once(nowhere, monkeypatch, server):
     assert recorded("runs/lam/results.csv") == path
 
 
+def test_a_copy_of_the_repository_can_be_named(nowhere, monkeypatch, server):
+    monkeypatch.setenv("CSRA_LAB_REPOSITORY", (nowhere / "served").as_uri() + "/")
+    assert recorded("runs/lam/results.csv").read_text() == "a\n1\n"
+
+
 def test_no_address_and_a_wrong_one_are_one_sentence(nowhere, monkeypatch, server):
     monkeypatch.setattr(resources, "repository", lambda: "")
     with pytest.raises(MissingFile, match="copy of the repository"):
