@@ -1,7 +1,6 @@
 """A file is whole or it is not there, whatever goes wrong while it is written."""
 
 import errno
-import fcntl
 import os
 import resource
 
@@ -216,6 +215,7 @@ def test_files_are_readable_by_whom_the_user_lets_read(tmp_path, umask):
 
 def test_files_are_flushed_as_windows_demands(tmp_path, monkeypatch):
     """Windows flushes only what was opened for writing, and opens no folder: a stand-in refuses both."""
+    fcntl = pytest.importorskip("fcntl")  # there is none on Windows, which needs no stand-in
     flush, flushed = os.fsync, []
 
     def as_windows(handle):
