@@ -169,15 +169,24 @@ def open_chapter(browser, lab: str, copies: Path, page: str) -> None:
     browser.page.wait_for_function("document.querySelectorAll('.jp-DirListing-item').length > 0", timeout=240_000)
 
 
+def below_solutions(path: Path) -> list[bool]:
+    """Which cells lie below the heading of a solution, up to the next heading."""
+    below, hidden = False, []
+    for cell in nbformat.read(path, as_version=4).cells:
+        heading = cell.cell_type == "markdown" and cell.source.startswith("#")
+        hidden.append(below and not heading)
+        below = bool(cell.metadata.get("jp-MarkdownHeadingCollapsed")) if heading else below
+    return hidden
+
+
 def test_notes_are_rendered_and_solutions_closed(browser, lab, copies):
     open_chapter(browser, lab, copies, CHAPTER)
     note = browser.page.wait_for_selector("aside:has-text('After this chapter you can')", timeout=240_000)
     assert "read a classifier" in note.inner_text()
     assert ":::" not in browser.evaluate("document.querySelector('.jp-Notebook').innerText")
-    folded = (
-        "document.querySelectorAll('.jp-Notebook .jp-collapsedHeader, .jp-Notebook .jp-show-hiddenCellsButton').length"
-    )
-    browser.page.wait_for_function(f"{folded} > 0", timeout=240_000)
+    cells = "jupyterapp.shell.currentWidget.content.widgets"
+    browser.page.wait_for_function(f"window.jupyterapp && {cells}.some((cell) => cell.isHidden)", timeout=240_000)
+    assert browser.evaluate(f"{cells}.map((cell) => cell.isHidden)") == below_solutions(copy_named(copies, CHAPTER))
     listed = browser.evaluate("[...document.querySelectorAll('.jp-DirListing-itemText')].map((e) => e.textContent)")
     assert listed == [p.name for p in sorted(copies.glob("*.ipynb"))]
 
