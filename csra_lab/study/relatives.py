@@ -3,14 +3,14 @@
 Each head has two settings of its own (`RELATIVES`) and three learning rates each, with more where the best is an end of
 them (`own_best.tune`); the setting and rate with the best mAP on held-out training images are then used for all runs:
 with seeds, on all training images, and on bootstrap samples of them with a seed each. Every step is saved as it ends,
-and the record is written again after each run, so that a run that was stopped goes on and a record tells how many runs
-it has. It is a folder:
+so that a study that was stopped goes on. Its record is written after tuning, and again after each run from the second
+on; `runs` in it says how many it has. It is a folder, of which the first two files are there from the start:
 
 run.json          question, heads with their settings, runs, data, versions
 tuning.csv        head, setting, learning rate, and held-out mAP after the last epoch (fractions)
 results.csv       head, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
 classes.csv       class, positives in training and test, and each head's mean AP over the seeds
-claims.csv        each head against CSRA with its interval, over classes and over positives; from two runs of a kind on
+claims.csv        each head against CSRA with its interval, over classes and over positives
 calibration.csv   head, calibration error and log loss before and after scaling, see `calibration.calibration`
 cost.csv          head, parameters, multiply-adds of one image, processor milliseconds of one training step
 """
@@ -113,6 +113,8 @@ def run_relatives(
     """
     sets, maps = source_features(SOURCES[source], Path(data) if data else None, cache=cache, progress=False)
     study = Study(source, sets, maps, Path(out) / f"{source}.part", relatives, epochs, say)
+    if not (Path(out) / source).exists():
+        study.write(Path(out) / source, 0)
     for run in range(runs):
         for kind in ("seed", "resample"):
             study.scores(kind, run)
@@ -148,9 +150,8 @@ class Study:
         together = [name for name, relative in relatives.items() if not relative.alone]
         alone = [[name] for name, relative in relatives.items() if relative.alone]
         self.passes = [names for names in (together, *alone) if names]
-        self.tuning = pd.concat(
-            [self._table(f"tuning-{names[0]}", lambda n=names: self._tune(n)) for names in self.passes]
-        )
+        tuned = [self._table(f"tuning-{names[0]}", lambda n=names: self._tune(n)) for names in self.passes]
+        self.tuning = pd.concat(tuned, ignore_index=True)
         self.own = {name: self._best(name) for name in relatives}
 
     def recipe(self, name: str, setting: str) -> Recipe:
@@ -171,27 +172,30 @@ class Study:
         return {name: found[name] for name in self.relatives}
 
     def write(self, folder: Path, runs: int) -> None:
-        """Write the record of the first `runs` runs of each kind."""
-        logits = {kind: [self.scores(kind, run) for run in range(runs)] for kind in ("seed", "resample")}
-        stacked = {
-            kind: {name: _sigmoid(np.stack([each[name] for each in of_kind])) for name in self.relatives}
-            for kind, of_kind in logits.items()
-        }
-        targets = self.sets[self.split].targets
-        tables = {
-            "tuning": self.tuning,
-            "results": _results(stacked, targets),
-            "classes": _classes(stacked["seed"], self.sets["trainval"], self.sets[self.split]),
-            "claims": _claims(stacked["seed"], stacked["resample"], targets),
-            "calibration": self._calibration(),
-            "cost": self._table("cost", self._cost),
-        }
+        """Write the record of the first `runs` runs of each kind; below two, of the tuning alone."""
+        tables = {"tuning": self.tuning} | (self._measured(runs) if runs > 1 else {})
         with atomic_write(folder) as path:
             path.mkdir(parents=True)
             strict_json.write(path / "run.json", self._about(runs), indent=1)
             for name, table in tables.items():
                 table.to_csv(path / f"{name}.csv", index=False, float_format="%.6g")
         self.say(f"{self.source}: record of {runs} runs")
+
+    def _measured(self, runs: int) -> dict[str, pd.DataFrame]:
+        """The tables that need runs."""
+        logits = {kind: [self.scores(kind, run) for run in range(runs)] for kind in ("seed", "resample")}
+        stacked = {
+            kind: {name: _sigmoid(np.stack([each[name] for each in of_kind])) for name in self.relatives}
+            for kind, of_kind in logits.items()
+        }
+        targets = self.sets[self.split].targets
+        return {
+            "results": _results(stacked, targets),
+            "classes": _classes(stacked["seed"], self.sets["trainval"], self.sets[self.split]),
+            "claims": _claims(stacked["seed"], stacked["resample"], targets),
+            "calibration": self._calibration(),
+            "cost": self._table("cost", self._cost),
+        }
 
     # --- steps --------------------------------------------------------------------------------------------------------
 

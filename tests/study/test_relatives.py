@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
+from csra_lab import recorded
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.heads import HEADS, create_head
 from csra_lab.study import relatives
 from csra_lab.study.calibration import MAX_LOG_SCALE
+from csra_lab.study.own_best import LADDER
 from csra_lab.study.relatives import AVERAGE, CSRA, RELATIVES, run_relatives, step_time
 from csra_lab.training.feature_cache import FeatureMaps
 
@@ -45,7 +47,7 @@ def record(source, tmp_path_factory):
         patch.setattr(relatives, "SOURCES", {"photographs": dataclasses.replace(relatives.SOURCES["emoji"])})
         patch.setattr("csra_lab.study.own_best.LADDER", (1e-3, 3e-3, 1e-2))
         run_relatives("photographs", out, relatives=FEW, runs=1, epochs=1, say=said.append)
-        assert not (out / "photographs").exists()  # one run has no interval
+        assert sorted(path.name for path in (out / "photographs").iterdir()) == ["run.json", "tuning.csv"]
         first = len(said)
         folder = run_relatives("photographs", out, relatives=FEW, runs=2, epochs=1, say=said.append)
         assert not any("tuning" in line or "-0-" in line for line in said[first:])  # nothing is done twice
@@ -102,3 +104,13 @@ def test_four_lines_divided_by_one_plus_lam_rank_as_before_and_are_scaled_alike(
 def test_a_larger_head_takes_longer():
     small, large = (step_time(create_head("average", 64, c), (16, 64, 7, 7)) for c in (1, 2000))
     assert 0 < small < large
+
+
+@pytest.mark.parametrize("folder", sorted((recorded("runs") / "relatives").iterdir()), ids=lambda folder: folder.name)
+def test_no_recorded_best_rate_is_at_an_edge(folder):
+    about = pd.read_json(folder / "run.json", typ="series")
+    for (name, setting), tried in pd.read_csv(folder / "tuning.csv").groupby(["head", "setting"]):
+        assert setting in about.settings[name]
+        best = tried.head_lr[tried.held_out_mAP.idxmax()]
+        assert best in (LADDER[0], LADDER[-1]) or tried.head_lr.min() < best < tried.head_lr.max()
+    assert (about.runs > 1) == (folder / "claims.csv").is_file()
