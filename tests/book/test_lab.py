@@ -164,8 +164,8 @@ def wait_for(holds, *, seconds: float) -> None:
 
 
 def open_chapter(browser, lab: str, copies: Path, page: str) -> None:
-    browser.visit(f"{lab}/lab/tree/{copy_named(copies, page).name}", height=4000)
-    browser.page.wait_for_selector(".jp-Notebook h1", timeout=240_000)
+    browser.visit(f"{lab}/lab/tree/{copy_named(copies, page).name}?reset", height=4000)
+    browser.page.wait_for_selector(".jp-Notebook h1", state="attached", timeout=240_000)
     browser.page.wait_for_function("document.querySelectorAll('.jp-DirListing-item').length > 0", timeout=240_000)
 
 
