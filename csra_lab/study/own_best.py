@@ -209,6 +209,7 @@ class Steps:
         return np.load(path, allow_pickle=False)
 
     def remove(self) -> None:
+        """Remove the files, once the record is written."""
         shutil.rmtree(self.folder)
 
 
