@@ -128,7 +128,11 @@ def record_multiplicity(
 def image_features(
     backbone: Backbone, images: Iterable[Image.Image], targets: NDArray, *, batch_size: int = 32
 ) -> FeatureMaps:
-    """Feature maps of images, as in testing."""
+    """Feature maps of N images, as in testing: (N, 1, d, h, w) float16.
+
+    Args:
+        images: N of them, RGB. targets: (N, C), passed on.
+    """
     transform = eval_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
     backbone = backbone.eval().to(memory_format=torch.channels_last)
     parts = []

@@ -354,7 +354,11 @@ def _trained_scores(recipes: Mapping[str, Recipe], seed: int, features: FeatureM
 
 
 def results_table(scores: Mapping[str, NDArray], again: Mapping[str, NDArray], targets: NDArray) -> pd.DataFrame:
-    """method, kind of run, number, and mAP over classes and over positives (fractions)."""
+    """method, kind of run, number, and mAP over classes and over positives (fractions).
+
+    Args:
+        scores, again: method -> (S, N, C) of S seeds, and (K, N, C) of K resampled training sets. targets: (N, C).
+    """
     once = np.ones((1, len(targets)), dtype=np.int64)
     lines = []
     for kind, part in (("seed", scores), ("resample", again)):

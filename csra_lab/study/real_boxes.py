@@ -301,7 +301,12 @@ def measure_real_boxes(
 def write_real_boxes(
     out: Path, values, thresholds, pairs: Pairs, best, run: dict, *, weights: NDArray, detection=None
 ) -> None:
-    """Write the record: run.json, results.csv, comparisons.csv, and found.npz with the boxes and the best cells."""
+    """Write the record: run.json, results.csv, comparisons.csv, and found.npz with the boxes and the best cells.
+
+    Args:
+        values, thresholds, pairs, best: see `measure_real_boxes`. run: what run.json holds besides.
+        weights: (R, N) how often each test image is drawn. detection: see `detection_values`.
+    """
     with atomic_write(out) as path:
         path.mkdir()
         strict_json.write(path / "run.json", run | {"thresholds": thresholds}, indent=1)
