@@ -93,8 +93,8 @@ def test_what_is_recorded_is_what_was_built(kind, option, value, monkeypatch, tm
 
     plan = Plan("test", "?", ("emoji",), (Entry("one", {"head": kind, **options}),))
     assert getattr(plan.recipe(plan.entries[0], 0, "emoji").head, option) == value
-    asked = recipe_of_the_command_line(monkeypatch, START.name, "--head", kind,
-                                          *(flag for name, each in options.items() for flag in flags(name, each)))  # fmt: skip
+    given = [flag for name, each in options.items() for flag in flags(name, each)]
+    asked = recipe_of_the_command_line(monkeypatch, START.name, "--head", kind, *given)
     assert asked.to_json() == written
 
     torch.manual_seed(0)

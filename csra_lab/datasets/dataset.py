@@ -87,7 +87,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         self.box_reader = box_reader
         self._root = root  # the folder of the set, where `keys` begin; None for the deepest that holds all images
         self._keys: tuple[str, ...] | None = None
-        self._last_image = None  # (path, image): neighbouring persons share a photograph, so WIDER keeps one
+        self._last_image: tuple[Path, Image.Image] | None = None
         if targets.shape != (len(self.ids), len(self.classes)) or len(self.paths) != len(self.ids):
             raise ConfigError(
                 f"{name} {split}: {len(self.ids)} ids, {len(self.paths)} paths and {len(self.classes)} classes do not "
@@ -181,7 +181,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
             )
         corners = [turn_corners((b.xmin, b.ymin, b.xmax, b.ymax), size, orientation) for b in boxes]
         return [
-            dataclasses.replace(box, **dict(zip(("xmin", "ymin", "xmax", "ymax"), four, strict=True)))
+            dataclasses.replace(box, xmin=four[0], ymin=four[1], xmax=four[2], ymax=four[3])
             for box, four in zip(boxes, corners, strict=True)
         ]
 
@@ -289,8 +289,9 @@ def join_splits(parts: Sequence[MultiLabelDataset], split: str) -> MultiLabelDat
     other.split, other.ids, other._keys = split, tuple(taken), None
     other.paths = [parts[p].paths[row] for p, row in places]
     other.targets = np.array([parts[p].targets[row] for p, row in places], dtype=np.int8)
-    if first.crops is not None:
-        other.crops = np.array([parts[p].crops[row] for p, row in places])
+    crops = [part.crops for part in parts if part.crops is not None]
+    if len(crops) == len(parts):
+        other.crops = np.array([crops[p][row] for p, row in places])
     return other
 
 

@@ -7,7 +7,13 @@ from csra_lab.errors import CsraError
 from csra_lab.metrics import MultilabelMetrics, average_precision, multilabel_metrics
 from csra_lab.metrics.accumulate import MAX_LOGIT, histograms
 
-OPTIONS = [{}, {"top_k": 2, "threshold": 0.3}, {"top_k": 2}, {"ap": "voc11"}, {"ap": "envelope", "classes": list("abcde")}]
+OPTIONS = [
+    {},
+    {"top_k": 2, "threshold": 0.3},
+    {"top_k": 2},
+    {"ap": "voc11"},
+    {"ap": "envelope", "classes": list("abcde")},
+]
 
 
 def draw(seed=0, images=97, classes=5):

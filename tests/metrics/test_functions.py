@@ -102,7 +102,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("options", [{}, {"threshold": 0.3}, {"top_k": 1}, {"top_k": 3}, {"top_k": 3, "threshold": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"threshold": 0.3}, {"top_k": 1}, {"top_k": 3}, {"top_k": 3, "threshold": 0.5}], ids=str
+)
 @pytest.mark.parametrize("ap", DEFINITIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_every_number_is_the_literal_one(case, ap, options):
