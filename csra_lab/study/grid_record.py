@@ -170,7 +170,7 @@ def write_record(
         "test_sets": {name: _test_set(dataset) for name, dataset in test_sets.items()},
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
     }
-    draws = {run.name: np.load(out / run.name / "draws.npy") for run in runs}
+    draws = {run.name: np.load(out / run.name / "draws.npy", allow_pickle=False) for run in runs}
     with atomic_write(record) as folder:
         folder.mkdir()
         strict_json.write(folder / "run.json", content, indent=1)
