@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,9 +30,6 @@ from csra_lab.errors import DataError, MissingFile
 from csra_lab.significance import critical_t, draw_images, weighted_mAP
 from csra_lab.study.experiments import METRICS
 from csra_lab.training.run_folder import read_evaluation
-
-if TYPE_CHECKING:
-    from csra_lab.study.grid import Grid, Run
 
 RESAMPLES = 1000
 UNIT = 65_535
@@ -131,11 +128,12 @@ def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
 
 
 def write_record(
-    grid: "Grid", runs: Sequence["Run"], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
+    grid: Any, runs: Sequence[Any], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
     """Write the record of the finished runs of a grid, whole or not at all.
 
     Args:
+        grid, runs: a `grid.Grid` and those of its `grid.Run` that are finished.
         out: folder of the runs. test_sets: data set -> the items that its runs were scored on.
     """
     results, classes, histories, environments = [], [], [], []
