@@ -51,7 +51,8 @@ class Inline:
         other = shown(other)
         parts = "".join(part.html.removeprefix(ROW).removesuffix("</div>") for part in (self, other))
         pngs = [part.png for part in (self, other) if part.png is not None]
-        return Inline(f"{ROW}{parts}</div>", f"{self.alt} {other.alt}", lambda: _beside([png() for png in pngs]))
+        png = (lambda: _beside([each() for each in pngs])) if pngs else None  # two tables have none
+        return Inline(f"{ROW}{parts}</div>", f"{self.alt} {other.alt}", png)
 
 
 class PageAxes(Axes):

@@ -76,3 +76,10 @@ def test_tiles_say_in_words_what_they_show():
     assert "set &lt;a&gt;" in shown.html
     assert "\N{MINUS SIGN}1.5" in shown.html
     assert shown.alt == "set <a>: -1.5 points, -2.0 to -1.0"
+
+
+def test_two_tables_beside_each_other_have_no_png():
+    from csra_lab.viz.display import Inline
+
+    both = Inline("<table></table>", "one") + Inline("<table></table>", "two")
+    assert set(both._repr_mimebundle_()) == {"text/html"}
