@@ -19,19 +19,19 @@ PAGE = """<!DOCTYPE html>
 <link rel="stylesheet" href="../_static/lab.css">
 <style>
 body {{ margin: 0; font: 20px/1.4 system-ui, sans-serif; color: #1b1f24; background: #fff; }}
-section {{ display: none; box-sizing: border-box; min-height: 100vh; padding: 4vh 6vw; }}
-section:target, section.shown {{ display: grid; align-content: center; gap: 2vh; }}
+body > section {{ display: none; box-sizing: border-box; min-height: 100vh; padding: 4vh 6vw; }}
+body > section:target, body > section.shown {{ display: grid; align-content: center; gap: 2vh; }}
 section h1 {{ margin: 0; font-size: 1.6rem; }}
 section .lab-row, section .lab-gallery {{ max-width: 1100px; }}
 section svg.lab-wide {{ width: min(100%, 1000px) !important; max-height: 60vh; }}
 section p {{ margin: 0; max-width: 60em; }}
 nav {{ position: fixed; right: 1rem; bottom: .6rem; color: #5f6673; font-size: .8rem; }}
-@media print {{ section {{ display: grid; page-break-after: always; }} nav {{ display: none; }} }}
+@media print {{ body > section {{ display: grid; page-break-after: always; }} nav {{ display: none; }} }}
 </style></head><body>
 {slides}
 <nav aria-live="polite"></nav>
 <script>
-const slides = [...document.querySelectorAll("section")];
+const slides = [...document.querySelectorAll("body > section")];
 let now = Math.max(0, slides.findIndex((s) => "#" + s.id === location.hash));
 function show(k) {{
   now = Math.min(Math.max(k, 0), slides.length - 1);

@@ -69,7 +69,7 @@ def test_slides_take_a_figure_and_its_caption(tmp_path):
 @pytest.mark.parametrize("number", range(1, len(SESSIONS) + 1))
 def test_built_slides_show_every_figure_with_no_network(html, address, browser, number):
     browser.visit(f"{address}/slides/session-{number}.html")
-    names = browser.evaluate("[...document.querySelectorAll('section')].map((s) => s.id)")
+    names = browser.evaluate("[...document.querySelectorAll('body > section')].map((s) => s.id)")
     assert names == ["title", *SESSIONS[number - 1]["figures"]]
     browser.page.keyboard.press("ArrowRight")
     assert browser.evaluate("document.querySelectorAll('section.shown').length") == 1
