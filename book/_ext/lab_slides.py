@@ -16,6 +16,7 @@ from sphinx.errors import ExtensionError
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-theme="light"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="../_static/favicon.svg">
 <link rel="stylesheet" href="../_static/lab.css">
 <style>
 body {{ margin: 0; font: 20px/1.4 system-ui, sans-serif; color: #1b1f24; background: #fff; }}
