@@ -27,8 +27,9 @@ from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.study.experiments import describe, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
-from csra_lab.study.own_best import AVERAGE, CSRA, Steps, bootstrap, measured_claims, results_table, tune
+from csra_lab.study.own_best import AVERAGE, CSRA, bootstrap, measured_claims, results_table, tune
 from csra_lab.study.plans import BASE, FOUR_LINES, SOURCES, Source
+from csra_lab.study.steps import Steps
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_logits
 from csra_lab.training.sampling import hold_out
@@ -98,7 +99,7 @@ def run_backbone_gains(
         own = {method: recipe.replace(head_lr=float(best[method])) for method, recipe in recipes.items()}
         for part, kind, runs in ((scores, "seed", seeds), (again, "resample", resamples)):
             stacked = [
-                steps.scores(
+                steps.array(
                     f"{name}-{kind}-{run}",
                     lambda o=own, b=best, m=maps, k=kind, n=run, s=split: _scores(o, b[TUNED], m, k, n, s),
                 )
@@ -168,7 +169,7 @@ def _tune(recipes: Mapping[str, Recipe], maps: Mapping[str, FeatureMaps], fit, h
     tuned = tune(recipes, dict.fromkeys(recipes, START), train, fit, held_out, say=log)
     best = max(tuned[AVERAGE], key=tuned[AVERAGE].get)
     (trained,) = train_heads([recipes[AVERAGE].replace(head_lr=best)], train, fit=fit)
-    held = FeatureMaps(train.maps[torch.from_numpy(held_out)], train.targets[held_out])
+    held = train.subset(held_out)
     lines = score_heads([trained.head.with_four_lines(lam) for lam in FOUR_LINES], held)
     tuned[TUNED] = {
         lam: float(np.nanmean(average_precision(scores, held.targets)))

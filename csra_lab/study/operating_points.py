@@ -63,7 +63,7 @@ def record_operating_points(
     ]
     train, test = maps["trainval"], maps[where.splits[0]]
     heads = [t.head for t in train_heads(recipes, train, fit=fit)]
-    held = FeatureMaps(train.maps[torch.from_numpy(held_out)], train.targets[held_out])
+    held = train.subset(held_out)
     lines, lams = with_four_lines(heads[:seeds], held)
     draws = draw_images(len(test), resamples=resamples)
     weights = np.concatenate([np.ones((1, len(test)), draws.dtype), draws])

@@ -16,9 +16,7 @@ scores.npz    ids, targets, classes, and (seeds, N, C) float16 logits of the met
 """
 
 import dataclasses
-import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -31,13 +29,13 @@ from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import DataError
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import draw_images, weighted_mAP
 from csra_lab.study.experiments import describe, photograph_groups, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.plans import BASE, SOURCES
+from csra_lab.study.steps import Steps
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_logits
 from csra_lab.training.sampling import hold_out
@@ -141,14 +139,14 @@ def run_own_best(
         for seed in range(seeds)
     ]
     scores = [
-        steps.scores(f"seed-{run}", lambda run=run: _trained_scores(own, run, train, None, maps[split]))
+        steps.array(f"seed-{run}", lambda run=run: _trained_scores(own, run, train, None, maps[split]))
         for run in range(seeds)
     ]
     headline = {name: own[name] for name, method in methods.items() if method.headline}
     again: dict[str, list[NDArray]] = {name: [] for name in methods}
     for run in range(resamples + MORE_RESAMPLES * bool(headline)):
         wanted = own if run < resamples else headline
-        drawn = steps.scores(
+        drawn = steps.array(
             f"resample-{run}",
             lambda run=run, m=wanted: _trained_scores(m, run, train, bootstrap(len(train), run), maps[split]),
         )
@@ -171,46 +169,6 @@ def run_own_best(
     )  # fmt: skip
     steps.remove()
     return folder
-
-
-class Steps:
-    """What a run has done so far, a file a step.
-
-    Args:
-        folder: of these files. plan: as JSON; a folder of another plan is not used.
-    """
-
-    def __init__(self, folder: Path, plan: dict, say: Callable[[str], None]):
-        self.folder, self.say = folder, say
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "plan.json"
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != strict_json.plain(plan):
-            raise DataError(f"{folder} holds the steps of other methods; remove it, or give another --out.")
-        strict_json.write(file, plan)
-
-    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """The table of a step, from its file or made now."""
-        path = self.folder / f"{name}.csv"
-        if not path.is_file():
-            table = make()
-            with atomic_write(path) as file:
-                table.to_csv(file, index=False)
-            self.say(f"{path.parent.stem}: {name}")
-        return pd.read_csv(path)
-
-    def scores(self, name: str, make: Callable[[], NDArray]) -> NDArray:
-        """The (methods, N, C) scores of a step, from its file or made now."""
-        path = self.folder / f"{name}.npy"
-        if not path.is_file():
-            scores = make()
-            with atomic_write(path) as file, file.open("wb") as stream:
-                np.save(stream, scores)
-            self.say(f"{path.parent.stem}: {name}")
-        return np.load(path, allow_pickle=False)
-
-    def remove(self) -> None:
-        """Remove the files, once the record is written."""
-        shutil.rmtree(self.folder)
 
 
 def tune(

@@ -28,21 +28,21 @@ from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
-from csra_lab.claims import Claim, measure_claims
+from csra_lab.claims import Claim
 from csra_lab.cost import model_cost
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.heads import ScoreMapHead, build_head
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.residual_attention import residual_max
-from csra_lab.significance import weighted_mAP
 from csra_lab.study.calibration import calibration
 from csra_lab.study.experiments import describe, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
-from csra_lab.study.own_best import LADDER, bootstrap, tune
+from csra_lab.study.own_best import LADDER, bootstrap, measured_claims, results_table, tune
 from csra_lab.study.plans import BASE, SOURCES
+from csra_lab.study.steps import Steps
 from csra_lab.training.feature_cache import FeatureMaps
-from csra_lab.training.run_folder import environment, to_exact_logits
+from csra_lab.training.run_folder import environment, from_logits, to_exact_logits
 from csra_lab.training.sampling import hold_out
 
 CSRA, AVERAGE = "CSRA", "average"
@@ -145,12 +145,14 @@ class Study:
         self.split = SOURCES[source].splits[0]
         self.sets, self.maps, self.train = sets, maps, maps["trainval"]
         self.fit, self.held_out = hold_out(sets["trainval"], 0.2)
-        self.steps = steps
-        steps.mkdir(parents=True, exist_ok=True)
+        plan = {
+            name: {s: self.recipe(name, s).to_json() for s in relative.settings} for name, relative in relatives.items()
+        }
+        self.steps = Steps(steps, plan, say)
         together = [name for name, relative in relatives.items() if not relative.alone]
         alone = [[name] for name, relative in relatives.items() if relative.alone]
         self.passes = [names for names in (together, *alone) if names]
-        tuned = [self._table(f"tuning-{names[0]}", lambda n=names: self._tune(n)) for names in self.passes]
+        tuned = [self.steps.table(f"tuning-{names[0]}", lambda n=names: self._tune(n)) for names in self.passes]
         self.tuning = pd.concat(tuned, ignore_index=True)
         self.own = {name: self._best(name) for name in relatives}
 
@@ -167,7 +169,7 @@ class Study:
         """Head -> (N, C) float32 logits on the test images of one run, a "seed" or a "resample"."""
         found = {}
         for names in self.passes:
-            logits = self._array(f"{kind}-{run}-{names[0]}", lambda n=names: self._run(n, kind, run))
+            logits = self.steps.array(f"{kind}-{run}-{names[0]}", lambda n=names: self._run(n, kind, run))
             found |= dict(zip(names, logits, strict=True))
         return {name: found[name] for name in self.relatives}
 
@@ -185,16 +187,18 @@ class Study:
         """The tables that need runs."""
         logits = {kind: [self.scores(kind, run) for run in range(runs)] for kind in ("seed", "resample")}
         stacked = {
-            kind: {name: _sigmoid(np.stack([each[name] for each in of_kind])) for name in self.relatives}
+            kind: {name: from_logits(np.stack([each[name] for each in of_kind])) for name in self.relatives}
             for kind, of_kind in logits.items()
         }
         targets = self.sets[self.split].targets
+        results = results_table(stacked["seed"], stacked["resample"], targets)
+        claims = [Claim.difference(name, CSRA) for name in self.relatives if name != CSRA]
         return {
-            "results": _results(stacked, targets),
+            "results": results.rename(columns={"method": "head"}),
             "classes": _classes(stacked["seed"], self.sets["trainval"], self.sets[self.split]),
-            "claims": _claims(stacked["seed"], stacked["resample"], targets),
+            "claims": measured_claims(stacked["seed"], results, targets, claims),
             "calibration": self._calibration(),
-            "cost": self._table("cost", self._cost),
+            "cost": self.steps.table("cost", self._cost),
         }
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -211,9 +215,7 @@ class Study:
 
     def _best(self, name: str) -> Recipe:
         tried = self.tuning[self.tuning["head"] == name]
-        best = (
-            tried.loc[tried.held_out_mAP.idxmax()] if tried.index.is_unique else tried.iloc[tried.held_out_mAP.argmax()]
-        )
+        best = tried.loc[tried.held_out_mAP.idxmax()]
         return self.recipe(name, best.setting).replace(head_lr=float(best.head_lr))
 
     def _run(self, names: Sequence[str], kind: str, run: int) -> NDArray:
@@ -223,13 +225,15 @@ class Study:
         return to_exact_logits(score_heads([t.head for t in trained], self.maps[self.split])).astype(np.float32)
 
     def _calibration(self) -> pd.DataFrame:
-        parts = [self._table(f"calibration-{names[0]}", lambda n=names: self._calibrate(n)) for names in self.passes]
+        parts = [
+            self.steps.table(f"calibration-{names[0]}", lambda n=names: self._calibrate(n)) for names in self.passes
+        ]
         return pd.concat(parts)
 
     def _calibrate(self, names: Sequence[str]) -> pd.DataFrame:
         """Each head trained without the held-out images, which then choose its temperature."""
         trained = train_heads([self.own[name] for name in names], self.train, fit=self.fit)
-        held = FeatureMaps(self.train.maps[self.held_out], self.train.targets[self.held_out])
+        held = self.train.subset(self.held_out)
         test = self.maps[self.split]
         lines = []
         for name, each in zip(names, trained, strict=True):
@@ -265,24 +269,6 @@ class Study:
             "environment": environment(torch.device("cpu")),
         }
 
-    def _table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        path = self.steps / f"{name}.csv"
-        if not path.is_file():
-            table = make()
-            with atomic_write(path) as file:
-                table.to_csv(file, index=False)
-            self.say(f"{self.source}: {name}")
-        return pd.read_csv(path)
-
-    def _array(self, name: str, make: Callable[[], NDArray]) -> NDArray:
-        path = self.steps / f"{name}.npy"
-        if not path.is_file():
-            array = make()
-            with atomic_write(path) as file, file.open("wb") as stream:
-                np.save(stream, array)
-            self.say(f"{self.source}: {name}")
-        return np.load(path, allow_pickle=False)
-
 
 def step_time(head: ScoreMapHead, shape: tuple[int, int, int, int], *, repeats: int = 9) -> float:
     """Median processor time of forward and backward on features of this shape (B, d, h, w), in milliseconds.
@@ -313,33 +299,6 @@ def _four_lines(head: ScoreMapHead, held: FeatureMaps, test: FeatureMaps) -> lis
             held_logits, test_logits = (each / divisor for each in logits)
             lines.append({"head": name} | calibration(held_logits, held.targets, test_logits, test.targets))
     return lines
-
-
-def _sigmoid(logits: NDArray) -> NDArray:
-    return 1 / (1 + np.exp(-logits.astype(np.float64).clip(-700, 700)))
-
-
-def _results(scores: Mapping[str, Mapping[str, NDArray]], targets: NDArray) -> pd.DataFrame:
-    once = np.ones((1, len(targets)), dtype=np.int64)
-    lines = []
-    for kind, heads in scores.items():
-        for name, runs in heads.items():
-            classes, positives = (
-                weighted_mAP(runs, targets, once, mean_over=m)[:, 0] for m in ("classes", "positives")
-            )
-            for number in range(len(runs)):
-                lines.append((name, kind, number, classes[number], positives[number]))
-    return pd.DataFrame(lines, columns=["head", "kind", "number", "mAP", "mAP_by_positives"])
-
-
-def _claims(scores: Mapping[str, NDArray], again: Mapping[str, NDArray], targets: NDArray) -> pd.DataFrame:
-    """Every head against CSRA, over classes and over positives; all intervals hold together."""
-    claims, lines = [Claim.difference(name, CSRA) for name in scores if name != CSRA], []
-    for mean_over in ("classes", "positives"):
-        options = {"resampled": again, "mean_over": mean_over, "comparisons": 2 * len(claims)}
-        for claim in measure_claims(claims, scores, targets, **options):
-            lines.append(dataclasses.asdict(claim) | {"verdict": claim.verdict()})
-    return pd.DataFrame(lines)
 
 
 def _classes(scores: Mapping[str, NDArray], train: MultiLabelDataset, test: MultiLabelDataset) -> pd.DataFrame:

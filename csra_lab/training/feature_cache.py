@@ -71,6 +71,10 @@ class FeatureMaps(Dataset):
         """
         return FeatureItems(self, np.asarray(indices), views)
 
+    def subset(self, indices: np.ndarray) -> "FeatureMaps":
+        """The items at (n,) `indices`, in that order."""
+        return FeatureMaps(self.maps[torch.from_numpy(indices)], self.targets[indices])
+
     def drawn_views(self, indices: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         """The views that `SeededItems` draws for these items: (n,) integers."""
         views = self.maps.shape[1]

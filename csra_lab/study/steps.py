@@ -1,0 +1,54 @@
+"""A long study in steps: each is saved as it ends, so that a run that was stopped goes on there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from csra_lab._io import strict_json
+from csra_lab._io.atomic_write import atomic_write
+from csra_lab.errors import DataError
+
+
+class Steps:
+    """What a run has done so far, a file a step.
+
+    Args:
+        folder: of these files. plan: as JSON; a folder of another plan is not used.
+    """
+
+    def __init__(self, folder: Path, plan: dict, say: Callable[[str], None]):
+        self.folder, self.say = folder, say
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "plan.json"
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != strict_json.plain(plan):
+            raise DataError(f"{folder} holds the steps of other methods; remove it, or give another --out.")
+        strict_json.write(file, plan)
+
+    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The table of a step, from its file or made now."""
+        path = self.folder / f"{name}.csv"
+        if not path.is_file():
+            table = make()
+            with atomic_write(path) as file:
+                table.to_csv(file, index=False)
+            self.say(f"{path.parent.stem}: {name}")
+        return pd.read_csv(path)
+
+    def array(self, name: str, make: Callable[[], NDArray]) -> NDArray:
+        """The array of a step, of any shape, from its file or made now."""
+        path = self.folder / f"{name}.npy"
+        if not path.is_file():
+            array = make()
+            with atomic_write(path) as file, file.open("wb") as stream:
+                np.save(stream, array)
+            self.say(f"{path.parent.stem}: {name}")
+        return np.load(path, allow_pickle=False)
+
+    def remove(self) -> None:
+        """Remove the files, once the record is written."""
+        shutil.rmtree(self.folder)
