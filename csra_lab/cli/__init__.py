@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from csra_lab._io.notice import notices_as_lines
@@ -138,6 +138,27 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, names, n=1)
     return f", did you mean {near[0]}" if near else ""
+
+
+def run_group(group: str, commands: Mapping[str, Callable], usages: Iterable[str], arguments: list[str]) -> None:
+    """Run one of a group's commands, such as `data check`; without arguments, or for help, say which there are.
+
+    Args:
+        commands: name -> the function that tyro reads. usages: a line each, without `csra-lab GROUP`.
+
+    Raises:
+        CsraError: a name that is no command of the group.
+    """
+    import tyro
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: " + "\n       ".join(f"csra-lab {group} {usage}" for usage in usages))
+        sys.exit(0 if arguments else 2)
+    name = arguments[0]
+    if name not in commands:
+        near = nearest(name, commands)
+        raise ConfigError(f"there is no command '{group} {name}'{near}; there are {', '.join(commands)}.")
+    tyro.cli(commands[name], args=arguments[1:], prog=f"csra-lab {group} {name}")
 
 
 def _sentence(error: Exception) -> str | None:

@@ -7,22 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from csra_lab.cli import nearest
+from csra_lab.cli import run_group
 from csra_lab.cli.output import as_json
 from csra_lab.errors import ConfigError, MissingFile
 
 
 def run_data(arguments: list[str]) -> None:
     """`csra-lab data download NAME --root DIR`, `data prepare NAME` and `data check FOLDER`."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        usages = ("download NAME --root DIR", "prepare NAME [--root DIR]", "check FOLDER")
-        print("usage: " + "\n       ".join(f"csra-lab data {usage}" for usage in usages))
-        sys.exit(0 if arguments else 2)
-    name = arguments[0]
-    if name not in DATA_COMMANDS:
-        near = nearest(name, DATA_COMMANDS)
-        raise ConfigError(f"there is no command 'data {name}'{near}; there are {', '.join(DATA_COMMANDS)}.")
-    tyro.cli(DATA_COMMANDS[name], args=arguments[1:], prog=f"csra-lab data {name}")
+    usages = ("download NAME --root DIR", "prepare NAME [--root DIR]", "check FOLDER")
+    run_group("data", DATA_COMMANDS, usages, arguments)
 
 
 def prepare_command(name: Annotated[str, tyro.conf.Positional], root: Path | None = None, quiet: bool = False) -> None:

@@ -1,7 +1,6 @@
 """`csra-lab runs`: what finished and unfinished runs gave, two of them side by side, and one as a page."""
 
 import json as json_format
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +11,11 @@ import tyro
 
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.catalog import load_dataset
+from csra_lab.cli import run_group
 from csra_lab.cli.html import Page, curve, thumbnail
 from csra_lab.cli.output import as_json, as_table
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import ConfigError, CsraError, MissingFile
+from csra_lab.errors import CsraError, MissingFile
 from csra_lab.heads import config_kind
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
@@ -27,17 +27,8 @@ MISSES = 24  # images of a report
 
 def run_runs(arguments: list[str]) -> None:
     """`csra-lab runs list [DIR]`, `csra-lab runs compare A B`, `csra-lab runs report RUN`."""
-    from csra_lab.cli import nearest
-
-    if not arguments or arguments[0] in ("-h", "--help"):
-        usages = ("list [DIR]", "compare A B", "report RUN [--against OTHER] [--data DIR] [--out FILE]")
-        print("usage: " + "\n       ".join(f"csra-lab runs {usage}" for usage in usages))
-        sys.exit(0 if arguments else 2)
-    name = arguments[0]
-    if name not in RUN_COMMANDS:
-        near = nearest(name, RUN_COMMANDS)
-        raise ConfigError(f"there is no command 'runs {name}'{near}; there are {', '.join(RUN_COMMANDS)}.")
-    tyro.cli(RUN_COMMANDS[name], args=arguments[1:], prog=f"csra-lab runs {name}")
+    usages = ("list [DIR]", "compare A B", "report RUN [--against OTHER] [--data DIR] [--out FILE]")
+    run_group("runs", RUN_COMMANDS, usages, arguments)
 
 
 def list_command(folder: Annotated[Path, tyro.conf.Positional] = Path("runs"), json: bool = False) -> None:
