@@ -28,7 +28,7 @@ from csra_lab.recipes import Recipe
 from csra_lab.study.experiments import describe, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, bootstrap, measured_claims, results_table, tune
-from csra_lab.study.plans import BASE, FOUR_LINES, SOURCES, Source
+from csra_lab.study.plans import FOUR_LINES, SOURCES, Source
 from csra_lab.study.steps import Steps
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_logits
@@ -158,9 +158,8 @@ def _source(source: str, network: Network, weights: Path | None) -> Source:
 
 
 def _recipes(source: Source) -> dict[str, Recipe]:
-    fields = {"dataset": source.dataset, "backbone": source.backbone, "image_size": source.image_size}
     heads = {AVERAGE: {"head": "average"}, CSRA: {"head": "csra"}}
-    return {m: BASE.replace(name=m, **fields, classes=source.classes, **changes) for m, changes in heads.items()}
+    return {method: source.recipe(method, **changes) for method, changes in heads.items()}
 
 
 def _tune(recipes: Mapping[str, Recipe], maps: Mapping[str, FeatureMaps], fit, held_out, log) -> pd.DataFrame:

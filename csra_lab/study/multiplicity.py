@@ -31,7 +31,7 @@ from csra_lab.metrics import average_precision
 from csra_lab.study.experiments import source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
-from csra_lab.study.plans import BASE, SOURCES
+from csra_lab.study.plans import SOURCES
 from csra_lab.synthetic.emoji_voc import VENDORS, EmojiObject, arrange, draw
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_logits
@@ -90,9 +90,8 @@ def record_multiplicity(
     """
     source = SOURCES["emoji"]
     _, maps = source_features(source, None, cache=cache)
-    fields = {"dataset": source.dataset, "backbone": source.backbone, "image_size": source.image_size}
     recipes = [
-        BASE.replace(name=name, **fields, classes=(), **METHODS[name].changes, head_lr=rates[name], seed=seed)
+        source.recipe(name, **METHODS[name].changes, head_lr=rates[name], seed=seed)
         for name in HEADS
         for seed in range(seeds)
     ]

@@ -25,7 +25,7 @@ from csra_lab.significance import difference_errors, draw_images
 from csra_lab.study.experiments import describe, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
-from csra_lab.study.plans import BASE, FOUR_LINES, SOURCES
+from csra_lab.study.plans import FOUR_LINES, SOURCES
 from csra_lab.thresholds import choose_thresholds
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment
@@ -55,11 +55,8 @@ def record_operating_points(
     where = SOURCES[source]
     sets, maps = source_features(where, data, cache=cache)
     fit, held_out = hold_out(sets["trainval"], 0.2)
-    fields = {"dataset": where.dataset, "backbone": where.backbone, "image_size": where.image_size}
     recipes = [
-        BASE.replace(name=name, **fields, classes=where.classes, **METHODS[name].changes, seed=seed)
-        for name in (AVERAGE, CSRA)
-        for seed in range(seeds)
+        where.recipe(name, **METHODS[name].changes, seed=seed) for name in (AVERAGE, CSRA) for seed in range(seeds)
     ]
     train, test = maps["trainval"], maps[where.splits[0]]
     heads = [t.head for t in train_heads(recipes, train, fit=fit)]

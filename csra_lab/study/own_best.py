@@ -34,7 +34,7 @@ from csra_lab.recipes import Recipe
 from csra_lab.significance import draw_images, weighted_mAP
 from csra_lab.study.experiments import describe, photograph_groups, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
-from csra_lab.study.plans import BASE, SOURCES
+from csra_lab.study.plans import SOURCES
 from csra_lab.study.steps import Steps
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_logits
@@ -286,9 +286,7 @@ def _neighbours(i: int) -> range:
 
 
 def _recipe(source: str, name: str, method: Method) -> Recipe:
-    where = SOURCES[source]
-    fields = {"dataset": where.dataset, "backbone": where.backbone, "image_size": where.image_size}
-    return BASE.replace(name=name, **fields, classes=where.classes, **method.changes)
+    return SOURCES[source].recipe(name, **method.changes)
 
 
 def _tuning_table(tuned: Mapping[str, Mapping[float, float]]) -> pd.DataFrame:

@@ -42,6 +42,11 @@ class Source:
     train_split: str = "trainval"
     by_photograph: bool = False
 
+    def recipe(self, name: str, /, **changes) -> Recipe:
+        """`BASE` on this source's images and backbone; `changes` are fields of a recipe."""
+        of_the_source = {"dataset": self.dataset, "backbone": self.backbone, "image_size": self.image_size}
+        return BASE.replace(**{"name": name, **of_the_source, "classes": self.classes, **changes})
+
 
 _PHOTOGRAPHS = Source("voc2012", classes=VOC2012_PHOTOGRAPH_CLASSES)
 
@@ -107,15 +112,8 @@ class Plan:
 
     def recipe(self, entry: Entry, seed: int, source: str) -> Recipe:
         """The whole recipe of a row's run."""
-        where = SOURCES[source]
-        fields = {
-            "dataset": where.dataset,
-            "backbone": where.backbone,
-            "image_size": where.image_size,
-            "classes": where.classes,
-        }
-        changes = {"name": f"{self.name}: {entry.label}", **fields, **self.base, **entry.changes, "seed": seed}
-        return BASE.replace(**changes)
+        changes = {**self.base, **entry.changes, "seed": seed}
+        return SOURCES[source].recipe(f"{self.name}: {entry.label}", **changes)
 
 
 BASE = RECIPES["voc2012-lite0-csra"].replace(

@@ -52,7 +52,7 @@ from csra_lab.study.localization import (
     peaks,
     points_inside,
 )
-from csra_lab.study.plans import BASE, SOURCES
+from csra_lab.study.plans import SOURCES
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment
 
@@ -79,12 +79,10 @@ def record_real_boxes(
     """
     source = SOURCES["photographs"]
     sets, features = source_features(source, data, cache=cache)
-    fields = {"dataset": source.dataset, "classes": source.classes, "image_size": source.image_size}
     recipes = {
-        name: [BASE.replace(name=name, backbone=source.backbone, seed=seed, **fields, **changes)
-               for seed in range(seeds)]
-        for name, changes in ((AVERAGE, {"head": "average"}), (CSRA, {"head": "csra"}))
-    }  # fmt: skip
+        name: [source.recipe(name, head=kind, seed=seed) for seed in range(seeds)]
+        for name, kind in ((AVERAGE, "average"), (CSRA, "csra"))
+    }
     heads = {name: [t.head for t in train_heads(r, features["trainval"])] for name, r in recipes.items()}
     objects = {split: objects_of(sets[split]) for split in ("trainval", "test")}
     values, thresholds, pairs, best = measure_real_boxes(heads, features, objects)

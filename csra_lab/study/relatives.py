@@ -158,12 +158,9 @@ class Study:
 
     def recipe(self, name: str, setting: str) -> Recipe:
         """The recipe of a head with one of its settings."""
-        where, relative = SOURCES[self.source], self.relatives[name]
-        return BASE.replace(
-            name=f"{name}, {setting}", dataset=where.dataset, backbone=where.backbone, image_size=where.image_size,
-            classes=where.classes, epochs=self.epochs, head=relative.head,
-            **{"normalize": False} | dict(relative.shared) | relative.settings[setting],
-        )  # fmt: skip
+        relative = self.relatives[name]
+        options = {"normalize": False} | dict(relative.shared) | relative.settings[setting]
+        return SOURCES[self.source].recipe(f"{name}, {setting}", epochs=self.epochs, head=relative.head, **options)
 
     def scores(self, kind: str, run: int) -> dict[str, NDArray]:
         """Head -> (N, C) float32 logits on the test images of one run, a "seed" or a "resample"."""

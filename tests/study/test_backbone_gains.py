@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.study import backbone_gains, own_best
+from csra_lab.study import backbone_gains, own_best, plans
 from csra_lab.study.backbone_gains import AVERAGE, CSRA, FIXED, METHODS, NETWORKS, TUNED, Network, claims_of
 from csra_lab.training.feature_cache import FeatureMaps
 
@@ -42,7 +42,7 @@ def record(tmp_path_factory):
         patch.setattr(backbone_gains, "source_features", source_features)
         patch.setattr(own_best, "LADDER", (1e-2, 3e-2, 1e-1))
         patch.setattr(backbone_gains, "START", 3e-2)
-        patch.setattr(backbone_gains, "BASE", backbone_gains.BASE.replace(epochs=4, warmup_epochs=0.0))
+        patch.setattr(plans, "BASE", plans.BASE.replace(epochs=4, warmup_epochs=0.0))
         return backbone_gains.run_backbone_gains(
             "photographs", tmp_path_factory.mktemp("gains"), networks=networks, seeds=2, resamples=2, log=lambda _: None
         )

@@ -9,7 +9,7 @@ import torch
 
 from csra_lab.backbones import create_backbone
 from csra_lab.datasets.voc import VOC_CLASSES
-from csra_lab.study import multiplicity
+from csra_lab.study import multiplicity, plans
 from csra_lab.study.multiplicity import (
     AVERAGE,
     COUNTS,
@@ -68,7 +68,7 @@ def test_a_record_holds_its_claims(tmp_path, monkeypatch):
             torch.stack([torch.full((1, 16, 2, 2), np.asarray(image).mean() / 255) for image in images]).half(), targets
         ),
     )  # fmt: skip
-    monkeypatch.setattr(multiplicity, "BASE", multiplicity.BASE.replace(epochs=1, warmup_epochs=0.0))
+    monkeypatch.setattr(plans, "BASE", plans.BASE.replace(epochs=1, warmup_epochs=0.0))
     multiplicity.record_multiplicity(
         tmp_path / "r", dict.fromkeys(HEADS, 1e-3), scenes=40, seeds=2, resamples=20, log=lambda _: None
     )

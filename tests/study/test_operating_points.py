@@ -8,6 +8,7 @@ import torch
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.study import operating_points as study
+from csra_lab.study import plans
 from csra_lab.study.calibration import calibration_error
 from csra_lab.study.operating_points import CALIBRATION, CSRA, HALF, LINES, MEASURED, PER_CLASS
 from csra_lab.training.feature_cache import FeatureMaps
@@ -47,7 +48,7 @@ def record(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         sets = dict.fromkeys(("trainval", "test"), dataset), dict.fromkeys(("trainval", "test"), features)
         patch.setattr(study, "source_features", lambda *_, **__: sets)
-        patch.setattr(study, "BASE", study.BASE.replace(epochs=3, warmup_epochs=0.0, head_lr=0.03))
+        patch.setattr(plans, "BASE", plans.BASE.replace(epochs=3, warmup_epochs=0.0, head_lr=0.03))
         return study.record_operating_points("photographs", tmp_path_factory.mktemp("points"), seeds=2, resamples=40)
 
 

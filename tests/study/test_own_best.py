@@ -11,7 +11,7 @@ from csra_lab import recorded
 from csra_lab.claims import Claim
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import CsraError
-from csra_lab.study import own_best
+from csra_lab.study import own_best, plans
 from csra_lab.study.own_best import AVERAGE, CSRA, LADDER, METHODS, bootstrap, measured_claims, read_own_best, tune
 from csra_lab.training.feature_cache import FeatureMaps
 
@@ -71,7 +71,7 @@ def record(features, tmp_path_factory):
         patch.setattr(own_best, "source_features", lambda *_, **__: (sets, maps))
         patch.setattr(own_best, "LADDER", (1e-3, 3e-3, 1e-2))
         patch.setattr(own_best, "MORE_RESAMPLES", 2)
-        patch.setattr(own_best, "BASE", own_best.BASE.replace(epochs=1, warmup_epochs=0.0))
+        patch.setattr(plans, "BASE", plans.BASE.replace(epochs=1, warmup_epochs=0.0))
         claims = [Claim.difference(CSRA, AVERAGE)]
         options = {"methods": methods, "claims": claims, "seeds": 2, "resamples": 3}
 

@@ -10,7 +10,7 @@ import torch
 from csra_lab import recorded
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.heads import HEADS, create_head
-from csra_lab.study import relatives
+from csra_lab.study import plans, relatives
 from csra_lab.study.calibration import MAX_LOG_SCALE
 from csra_lab.study.own_best import LADDER
 from csra_lab.study.relatives import AVERAGE, CSRA, RELATIVES, run_relatives, step_time
@@ -43,7 +43,7 @@ def record(source, tmp_path_factory):
     out, said = tmp_path_factory.mktemp("relatives"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relatives, "source_features", lambda *_, **__: source)
-        patch.setattr(relatives, "BASE", relatives.BASE.replace(warmup_epochs=0.0))
+        patch.setattr(plans, "BASE", plans.BASE.replace(warmup_epochs=0.0))
         patch.setattr(relatives, "SOURCES", {"photographs": dataclasses.replace(relatives.SOURCES["emoji"])})
         patch.setattr("csra_lab.study.own_best.LADDER", (1e-3, 3e-3, 1e-2))
         run_relatives("photographs", out, relatives=FEW, runs=1, epochs=1, say=said.append)
