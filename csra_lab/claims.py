@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from csra_lab.errors import ConfigError
-from csra_lab.significance import critical_t, difference_errors, draw_images, weighted_mAP
+from csra_lab.significance import critical_t, difference_errors, draw_images, once_and_drawn, weighted_mAP
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def measure_claims(
     num_images = np.shape(targets)[0]
     weights = draw_images(num_images, groups=groups, resamples=resamples, seed=seed)
     units = num_images if groups is None else len(np.unique(np.asarray(groups)))
-    rows = np.concatenate([np.ones((1, num_images), weights.dtype), weights])  # the images as they are, then the draws
+    rows = once_and_drawn(weights)
     mAPs = {label: weighted_mAP(scores[label], targets, rows, mean_over=mean_over) for label in used}  # (S, 1 + R)
     again = {k: weighted_mAP(resampled[k], targets, rows[:1], mean_over=mean_over) for k in used if k in resampled}
     return claims_from_draws(

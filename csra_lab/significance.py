@@ -262,6 +262,11 @@ def draw_images(
     return weights
 
 
+def once_and_drawn(weights: NDArray) -> NDArray:
+    """(R, N) draws, see `draw_images` -> (1 + R, N): every image once, then the draws."""
+    return np.concatenate([np.ones_like(weights[:1]), weights])
+
+
 def weighted_mAP(
     scores: ArrayLike, targets: ArrayLike, weights: ArrayLike, *, mean_over: Literal["classes", "positives"] = "classes"
 ) -> NDArray[np.float64]:

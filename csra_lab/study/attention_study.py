@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead, config_kind
-from csra_lab.significance import difference_errors, draw_images
+from csra_lab.significance import difference_errors, draw_images, once_and_drawn
 from csra_lab.study.detection import Detections, boxes_of, detection_precision, localised, outcomes
 from csra_lab.study.experiments import describe, plan_recipes, source_features
 from csra_lab.study.head_stack import train_heads
@@ -298,8 +298,8 @@ def _find(heads, scores, temperature, threshold, pairs: Pairs, objects: Objects,
         image, label = np.nonzero(probability > LEAST_PROBABILITY)
         corners = boxes_of(maps[image, label], temperature, threshold, size=FINE)
         detections = Detections(image, label, corners, probability[image, label])
-        once_and_drawn = np.concatenate([np.ones((1, objects.num_images), weights.dtype), weights])  # (1 + R, N)
-        precision.append(np.nanmean(detection_precision(detections, objects, weights=once_and_drawn), axis=1))
+        of_rows = detection_precision(detections, objects, weights=once_and_drawn(weights))  # (1 + R, C)
+        precision.append(np.nanmean(of_rows, axis=1))
     seen, drawn = np.array(precision)[:, 0], np.array(precision)[:, 1:]
     return Found(np.stack(boxes), np.stack(fates), seen, drawn)
 

@@ -27,7 +27,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import DataError, MissingFile
-from csra_lab.significance import critical_t, draw_images, weighted_mAP
+from csra_lab.significance import critical_t, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import METRICS
 from csra_lab.training.run_folder import read_evaluation
 
@@ -120,8 +120,7 @@ def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Cla
 def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
     """Write the mAP of a scored run on the test items and on bootstrap draws of their images, into its folder."""
     run = read_evaluation(folder)
-    weights = draw_images(len(test_set), groups=np.array(test_set.keys), resamples=RESAMPLES)
-    rows = np.concatenate([np.ones((1, len(test_set)), weights.dtype), weights])
+    rows = once_and_drawn(draw_images(len(test_set), groups=np.array(test_set.keys), resamples=RESAMPLES))
     mAPs = weighted_mAP(run.scores, run.targets, rows)  # (1 + R,)
     with atomic_write(folder / "draws.npy") as path, open(path, "wb") as file:
         np.save(file, np.round(UNIT * mAPs).astype(np.uint16))

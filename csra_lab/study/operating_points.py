@@ -21,7 +21,7 @@ from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead
 from csra_lab.metrics import average_precision
-from csra_lab.significance import difference_errors, draw_images
+from csra_lab.significance import difference_errors, draw_images, once_and_drawn
 from csra_lab.study.experiments import describe, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
@@ -62,8 +62,7 @@ def record_operating_points(
     heads = [t.head for t in train_heads(recipes, train, fit=fit)]
     held = train.subset(held_out)
     lines, lams = with_four_lines(heads[:seeds], held)
-    draws = draw_images(len(test), resamples=resamples)
-    weights = np.concatenate([np.ones((1, len(test)), draws.dtype), draws])
+    weights = once_and_drawn(draw_images(len(test), resamples=resamples))
     methods = {AVERAGE: heads[:seeds], LINES: lines, CSRA: heads[seeds:]}
     found = operating_points(methods, held, test, weights)
     run = {
@@ -108,11 +107,11 @@ def operating_points(
     for name, heads in methods.items():
         on_held, on_test = score_heads(heads, held), score_heads(heads, test)  # (S, n, C), (S, N, C)
         chosen = [choose_thresholds(scores, held.targets) for scores in on_held]
+        errors = [drawn_calibration(scores, test.targets, weights) for scores in on_test]  # no threshold moves these
         for kind, limits in ((HALF, [0.5] * len(heads)), (PER_CLASS, chosen)):
             found[name, kind] = np.stack([
-                np.stack([*drawn_metrics(scores >= limit, test.targets, weights),
-                          drawn_calibration(scores, test.targets, weights)])
-                for scores, limit in zip(on_test, limits, strict=True)
+                np.stack([*drawn_metrics(scores >= limit, test.targets, weights), error])
+                for scores, limit, error in zip(on_test, limits, errors, strict=True)
             ])  # fmt: skip
     return found
 

@@ -31,7 +31,7 @@ from csra_lab.claims import Claim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
-from csra_lab.significance import draw_images, weighted_mAP
+from csra_lab.significance import draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import describe, photograph_groups, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.plans import SOURCES
@@ -226,8 +226,7 @@ def measured_claims(
         results: mAPs of the resampled training sets, see `results_table`.
         groups, resamples: how the test images are drawn, see `measure_claims`.
     """
-    weights = draw_images(len(targets), groups=groups, resamples=resamples)
-    rows = np.concatenate([np.ones((1, len(targets)), weights.dtype), weights])  # (1 + R, N)
+    rows = once_and_drawn(draw_images(len(targets), groups=groups, resamples=resamples))
     again = results[results.kind == "resample"].sort_values("number").groupby("method")
     used = dict.fromkeys(label for claim in claims for label, _ in claim.terms)
     lines = []

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead
-from csra_lab.significance import draw_images
+from csra_lab.significance import draw_images, once_and_drawn
 from csra_lab.study.attention_study import (
     FINE,
     LEAST_PROBABILITY,
@@ -204,7 +204,7 @@ def detection_values(
     Args:
         thresholds: way -> threshold of its boxes. weights: (R, N) how often each image is drawn.
     """
-    once_and_drawn = np.concatenate([np.ones((1, objects.num_images), weights.dtype), weights])  # (1 + R, N)
+    rows = once_and_drawn(weights)
     found: dict[tuple[str, str], list[NDArray]] = {}
     for way, (name, t) in WAYS.items():
         for head in heads[name]:
@@ -215,7 +215,7 @@ def detection_values(
             corners = boxes_of(maps[image, label], t, thresholds[way], size=FINE)
             detections = Detections(image, label, corners, probability[image, label])
             for least in OVERLAPS:
-                precision = detection_precision(detections, objects, least=least, weights=once_and_drawn)
+                precision = detection_precision(detections, objects, least=least, weights=rows)
                 found.setdefault((way, f"mAP {least:g}"), []).append(np.nanmean(precision, axis=1))
     return {key: (np.array(runs)[:, 0], np.array(runs)[:, 1:]) for key, runs in found.items()}
 
