@@ -39,7 +39,8 @@ from csra_lab.cost import model_cost
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import CsraError
 from csra_lab.recipes import RECIPES, VOC2012_PHOTOGRAPH_CLASSES
-from csra_lab.study.grid import Grid, GridRunner, drawn_grid
+from csra_lab.study.grid import Grid, drawn_grid
+from csra_lab.study.grid_runner import GridRunner
 from csra_lab.synthetic.emoji_voc import prepare_emoji_voc
 from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
 from csra_lab.training.loop import train

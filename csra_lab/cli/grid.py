@@ -39,7 +39,8 @@ def grid_command(
         status: Only say what is done and what is not.
         quiet: Show no progress.
     """
-    from csra_lab.study.grid import GRIDS, GridRunner, paper_grid, under_way
+    from csra_lab.study.grid import GRIDS, paper_grid
+    from csra_lab.study.grid_runner import GridRunner, under_way
 
     folders = _folders(data)
     name = name or ("paper" if folders else "small")

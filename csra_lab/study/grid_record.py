@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +28,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import DataError, MissingFile
 from csra_lab.significance import critical_t, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import METRICS
+from csra_lab.study.grid import Grid, Run
 from csra_lab.training.run_folder import read_evaluation
 
 RESAMPLES = 1000
@@ -127,12 +127,12 @@ def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
 
 
 def write_record(
-    grid: Any, runs: Sequence[Any], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
+    grid: Grid, runs: Sequence[Run], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
     """Write the record of the finished runs of a grid, whole or not at all.
 
     Args:
-        grid, runs: a `grid.Grid` and those of its `grid.Run` that are finished.
+        grid, runs: a grid, and those of its runs that are finished.
         out: folder of the runs. test_sets: data set -> the items that its runs were scored on.
     """
     results, classes, histories, environments = [], [], [], []
@@ -187,16 +187,16 @@ def read_record(folder: Path) -> GridRecord:
     if not (folder / "run.json").is_file():
         raise MissingFile(f"{folder} holds no record of a grid; `csra-lab grid` writes one.")
     try:
-        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("results", "classes", "history")]
+        results, classes, history = (pd.read_csv(folder / f"{name}.csv") for name in ("results", "classes", "history"))
         with np.load(folder / "draws.npz", allow_pickle=False) as stored:
             draws = {name: stored[name] / UNIT for name in stored.files}
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        names = {f"{row.backbone}-{row.dataset}-{row.head}-{row.seed}" for row in tables[0].itertuples()}
+        names = {f"{row.backbone}-{row.dataset}-{row.head}-{row.seed}" for row in results.itertuples()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{folder} does not hold the record of a grid ({error}).") from error
     if set(draws) != names:
         raise DataError(f"{folder}: results.csv and draws.npz hold different runs; run `csra-lab grid` again.")
-    return GridRecord(about, *tables, draws)
+    return GridRecord(about, results, classes, history, draws)
 
 
 def _history(history: pd.DataFrame, key: Mapping) -> pd.DataFrame:

@@ -16,8 +16,10 @@ from csra_lab.metrics import multilabel_metrics
 from csra_lab.recipes import RECIPES
 from csra_lab.significance import draw_images, weighted_mAP
 from csra_lab.study import grid as module
-from csra_lab.study.grid import GRIDS, GridRunner, Run, drawn_grid, finished, paper_grid
+from csra_lab.study import grid_runner
+from csra_lab.study.grid import GRIDS, Run, drawn_grid, paper_grid
 from csra_lab.study.grid_record import UNIT, backbone_claims, gain, read_record, write_draws
+from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
 from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
 from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
@@ -167,7 +169,7 @@ def test_a_speed_is_inferred_from_another_backbone(tmp_path):
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, data, monkeypatch):
-    real = module.train
+    real = grid_runner.train
 
     def train(recipe, *arguments, **options):
         if recipe.run.seed == 0 and recipe.data.dataset == "emoji-voc" and recipe.optimisation.epochs == 1:
@@ -175,7 +177,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, data, monkeypatch):
         return real(recipe, *arguments, **options)
 
     grid = dataclasses.replace(BOTH, pretraining={})
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(grid_runner, "train", train)
     there = GridRunner(grid, tmp_path / "runs", data=data, say=lambda line: None, progress=False)
     with pytest.raises(ConfigError, match="no"):
         there.fill([Run("test_resnet", d, "avg", 0) for d in grid.datasets])

@@ -1,0 +1,194 @@
+"""A grid being filled: `csra-lab grid` goes on where it stopped, and what is finished is recorded as it ends."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from csra_lab.catalog import DRAWN, load_dataset
+from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import ConfigError, CsraError
+from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
+from csra_lab.study.grid import Grid, Run, pretraining_folder
+from csra_lab.study.grid_record import write_draws, write_record
+from csra_lab.study.pretraining import load_scenes
+from csra_lab.training.loop import train
+from csra_lab.training.sampling import sample_images
+
+FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is scored
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run came to its end there; what is under way holds its state."""
+    return (folder / "history.csv").exists() and not (folder / "state.pt").exists()
+
+
+def under_way(folder: Path) -> bool:
+    """Whether a run has begun there and not ended."""
+    return (folder / "recipe.json").exists() and not finished(folder)
+
+
+class GridRunner:
+    """A grid being filled.
+
+    Args:
+        grid: what to run. out: folder of the runs. record: folder of the record; OUT/record if left out.
+        data: data set -> folder; EmojiVOC and PaperdollWIDER are drawn in the cache where it has none.
+        loaded: (data set, split) -> items, for what is read already.
+        root: where the scenes of pretraining lie; the cache if left out.
+        keep_models: keep the weights of fine-tuned runs, 45 to 350 MB each, after they are scored.
+        say: is given a line after each run. progress: show bars.
+
+    Raises:
+        ConfigError: a folder missing for a data set that is not drawn.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        out: Path,
+        *,
+        record: Path | None = None,
+        data: Mapping[str, Path] | None = None,
+        loaded: Mapping[tuple[str, str], MultiLabelDataset] | None = None,
+        root: Path | None = None,
+        keep_models: bool = False,
+        say: Callable[[str], None] = print,
+        progress: bool = True,
+    ):
+        self.grid, self.out, self.record = grid, Path(out), Path(record or Path(out) / "record")
+        self.folders: dict[str, Path | None] = {**dict.fromkeys(DRAWN), **(data or {})}
+        self._sets = dict(loaded or {})
+        missing = [d for d in grid.datasets if d not in self.folders and not any(d == name for name, _ in self._sets)]
+        if missing:
+            raise ConfigError(f"say where {missing[0]} lies: --data {missing[0]} FOLDER.")
+        self.root, self.keep_models, self.say, self.progress = root, keep_models, say, progress
+
+    def fill(self, runs: Sequence[Run] | None = None, *, deadline: float = float("inf")) -> list[Run]:
+        """Carry out what is not finished, and record each run as it ends.
+
+        Args:
+            runs: which, in which order; all of the grid if left out.
+            deadline: on the clock of `time.monotonic`: no run is started that would end after it, by the speed seen.
+
+        Returns:
+            The runs that are still open.
+
+        Raises:
+            CsraError: after all others are done, what stopped the first that failed.
+        """
+        wanted = list(self.grid.runs() if runs is None else runs)
+        self.update_record()
+        failed: CsraError | None = None
+        for run in wanted:
+            if self.is_done(run) or not self._fits(run, deadline):
+                continue
+            try:
+                self._carry_out(run)
+            except CsraError as error:
+                failed = failed or error
+                self.say(f"{run.name}: {error}")
+            self.say(self.progress_line(wanted))
+        if failed is not None:
+            raise failed
+        return [run for run in wanted if not self.is_done(run)]
+
+    def is_done(self, run: Run) -> bool:
+        """Whether a run is finished and scored."""
+        return (self.out / run.name / "metrics.json").exists() and finished(self.out / run.name)
+
+    def pretrain(self, backbone: str) -> None:
+        """Pretrain a backbone on drawn scenes, unless that is done."""
+        folder = pretraining_folder(self.out, backbone)
+        if not self.grid.pretraining or finished(folder):
+            return
+        train(self.grid.pretraining[backbone], self._scenes(), None, folder, progress=self.progress)
+        self.say(f"{folder.name}: done")
+
+    def update_record(self) -> None:
+        """Record every finished run that is in the folder."""
+        done = [run for run in self.grid.runs() if self.is_done(run)]
+        for run in done:
+            if not (self.out / run.name / "draws.npy").exists():
+                write_draws(self.out / run.name, self.test_set(run))
+        if done:
+            write_record(self.grid, done, self.out, self.record, {run.dataset: self.test_set(run) for run in done})
+
+    def test_set(self, run: Run) -> MultiLabelDataset:
+        """The test items that a run is scored on."""
+        recipe, count = self.grid.recipes[run.backbone, run.dataset], self.grid.test_items
+        dataset = self._load(run.dataset, recipe.data.test_split)
+        return dataset if count is None else dataset.subset(range(min(count, len(dataset))))
+
+    def progress_line(self, runs: Sequence[Run]) -> str:
+        """How many runs are done, and how long the others will take at the speed seen so far."""
+        left = [run for run in runs if not self.is_done(run)]
+        seconds = [known for run in left if (known := self.seconds(run)) is not None]
+        line = f"{len(runs) - len(left)} of {len(runs)} runs are done"
+        if left and len(seconds) == len(left):
+            waiting = {run.backbone for run in left}
+            line += f", about {(sum(seconds) + sum(map(self.pretraining_seconds, waiting))) / 60:.0f} minutes are left"
+        return line
+
+    def seconds(self, run: Run) -> float | None:
+        """How long a run will take; None before anything was measured."""
+        recipe, speed = self.grid.recipes[run.backbone, run.dataset], self.speed(run.backbone)
+        if speed is None:
+            return None
+        train_set = self._load(run.dataset, recipe.data.train_split)
+        count = recipe.data.subset
+        items = len(train_set) if count is None else len(sample_images(train_set, count))
+        return (items * recipe.optimisation.epochs + FORWARD_SHARE * len(self.test_set(run))) / speed
+
+    def pretraining_seconds(self, backbone: str) -> float:
+        """How long the pretraining of a backbone will still take; 0 where it is done or its speed is not known."""
+        speed, recipe = self.speed(backbone), self.grid.pretraining.get(backbone)
+        if recipe is None or speed is None or finished(pretraining_folder(self.out, backbone)):
+            return 0.0
+        return self.grid.scenes * recipe.optimisation.epochs / speed
+
+    def speed(self, backbone: str) -> float | None:
+        """Training images a second: measured in this folder, or inferred from another backbone's multiply-adds."""
+        seen = {b: self._measured_speed(b) for b in self.grid.backbones}
+        if seen[backbone] is not None:
+            return seen[backbone]
+        cost = {b: GIGA_MULTIPLY_ADDS.get((b, 224)) for b in self.grid.backbones}
+        own = cost[backbone]
+        others = [speed * c / own for b, speed in seen.items() if own and speed and (c := cost[b])]
+        return min(others, default=None)
+
+    def _measured_speed(self, backbone: str) -> float | None:
+        files = sorted(self.out.glob(f"{backbone}-*/history.csv"))
+        speeds = [pd.read_csv(path).images_per_second.median() for path in files]
+        return float(np.median(speeds)) if speeds else None
+
+    def _fits(self, run: Run, deadline: float) -> bool:
+        seconds = self.seconds(run) if deadline < float("inf") else None
+        needed = 0.0 if seconds is None else seconds + self.pretraining_seconds(run.backbone)
+        return time.monotonic() + needed <= deadline
+
+    def _carry_out(self, run: Run) -> None:
+        self.pretrain(run.backbone)
+        recipe, folder = self.grid.recipe(run, self.out), self.out / run.name
+        train_set = self._load(run.dataset, recipe.data.train_split)
+        result = train(recipe, train_set, self.test_set(run), folder, progress=self.progress)
+        assert result.metrics is not None  # there is a test set
+        self.say(f"{run.name}: mAP {100 * result.metrics.mAP:.1f} on {len(self.test_set(run)):,} test items")
+        if not self.keep_models:
+            shutil.rmtree(folder / "model")
+        self.update_record()
+
+    def _load(self, dataset: str, split: str) -> MultiLabelDataset:
+        if (dataset, split) not in self._sets:
+            self._sets[dataset, split] = load_dataset(dataset, self.folders[dataset], split)
+        return self._sets[dataset, split]
+
+    def _scenes(self) -> MultiLabelDataset:
+        if ("scenes", "trainval") not in self._sets:
+            size = next(iter(self.grid.pretraining.values())).model.image_size
+            scenes = load_scenes(self.grid.scenes, image_size=size, root=self.root, progress=self.progress)
+            self._sets["scenes", "trainval"] = scenes
+        return self._sets["scenes", "trainval"]
