@@ -1,5 +1,6 @@
 """`csra-lab runs`: what finished and unfinished runs gave, two of them side by side, and one as a page."""
 
+import dataclasses
 import json as json_format
 from collections.abc import Iterator
 from datetime import datetime
@@ -98,10 +99,9 @@ def report_command(
     """
     out = run / "report.html" if out is None else out
     recipe, scored = read_recipe(run), read_evaluation(run)
-    page = f"{recipe.name}: {run.name}"
     images = _test_set(recipe, data, scored)
     with atomic_write(out) as fresh:
-        page = Page(fresh, page)
+        page = Page(fresh, f"{recipe.name}: {run.name}")
         page.open()
         try:
             _write_summary(page, run, recipe, scored)
@@ -120,8 +120,7 @@ def interval(a: Scored, b: Scored) -> dict[str, float]:
 
     One run each says nothing of other seeds; `csra_lab.significance.compare` does, of several.
     """
-    rows = np.array([{image: row for row, image in enumerate(b.ids)}[image] for image in a.ids])
-    scores = np.stack([a.scores, b.scores[rows]])  # (2, N, C)
+    scores = np.stack([a.scores, _in_order_of(a, b).scores])  # (2, N, C)
     drawn = 100 * bootstrap_mAP(scores, a.targets, resamples=1000)  # (2, R)
     low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
     seen = [100 * float(np.nanmean(average_precision(each, a.targets))) for each in scores]
@@ -149,10 +148,16 @@ def _same_test(a: Path, b: Path) -> tuple[Scored, Scored]:
     for what, x, y in (("classes", first.classes, second.classes), ("test images", first.ids, second.ids)):
         if set(x) != set(y) or (what == "classes" and x != y):
             raise CsraError(f"{a} and {b} have different {what}, so their scores cannot be compared image by image.")
-    rows = {image: row for row, image in enumerate(second.ids)}
-    if (second.targets[[rows[image] for image in first.ids]] != first.targets).any():
+    if (_in_order_of(first, second).targets != first.targets).any():
         raise CsraError(f"{a} and {b} were measured against different labels; evaluate both again with --out.")
     return first, second
+
+
+def _in_order_of(first: Scored, second: Scored) -> Scored:
+    """The second, its images in the order of the first, which has the same ones."""
+    place = {image: row for row, image in enumerate(second.ids)}
+    rows = [place[image] for image in first.ids]
+    return dataclasses.replace(second, ids=first.ids, scores=second.scores[rows], targets=second.targets[rows])
 
 
 def _by_age(folder: Path) -> list[Path]:
@@ -198,7 +203,8 @@ def _test_set(recipe: Recipe, data: Path | None, scored: Scored) -> MultiLabelDa
         return None
     source = recipe.data
     found = load_dataset(source.dataset, data, source.test_split, absent=source.absent, unknown=source.unknown)
-    absent = next((image for image in scored.ids if image not in set(found.ids)), None)
+    there = set(found.ids)
+    absent = next((image for image in scored.ids if image not in there), None)
     if absent is not None:
         raise CsraError(
             f"{found.name} {found.split} in {data} has no image {absent}; give the folder of this run's data."
