@@ -1,7 +1,7 @@
 """Nothing between a folder and a result grows faster than its size: four times the images, about four times the work.
 
-Seconds of the processor are compared, which other programs do not change; the least of several runs, since the first
-ones also fill caches.
+Work that grows with the square of the images takes 16 times, always; work in proportion takes 4 times, and now and
+then more on a busy machine. So the limit stands between the two, and the least of up to three ratios is compared.
 """
 
 import time
@@ -16,8 +16,8 @@ from csra_lab.datasets.pair import check_pair
 from csra_lab.errors import CsraError
 from csra_lab.training.sampling import hold_out, sample_images
 
-SMALL, LARGE = 50_000, 200_000
-MOST = 1.7 * LARGE / SMALL
+SMALL, LARGE = 10_000, 40_000  # benchmarks/scale.py goes up to a million
+MOST = 2.5 * LARGE / SMALL
 
 
 def seconds(work, repeats: int = 2) -> float:
@@ -50,8 +50,13 @@ def sets(tables):
 
 
 def ratio(work) -> float:
-    """The work of 200,000 over that of 50,000."""
-    return seconds(lambda: work(LARGE)) / seconds(lambda: work(SMALL))
+    """The work of 200,000 over that of 50,000, in seconds of the processor."""
+    least = float("inf")
+    for _ in range(3):
+        least = min(least, seconds(lambda: work(LARGE)) / seconds(lambda: work(SMALL)))
+        if least < MOST:
+            break
+    return least
 
 
 def test_a_table_is_read_in_proportion(tables):
@@ -91,11 +96,11 @@ def test_the_check_of_labels_and_copies_grows_in_proportion(sets):
     }
     assert ratio(lambda count: _check_copies([sets[count]], looks[count])) < MOST
     assert ratio(lambda count: _check_splits([sets[count], sets[count]])) < MOST
-    names = {count: [f"class number {i:06d}" for i in range(count // 100)] for count in sets}
+    names = {count: [f"class number {i:06d}" for i in range(count // 20)] for count in sets}
 
     def spelling(count):
         targets = np.zeros((1, len(names[count])))
         data = MultiLabelDataset(name="x", split="x", classes=names[count], ids=["a"], paths=["a"], targets=targets)
         _check_spelling([data])
 
-    assert ratio(spelling) < 3 * MOST  # names of classes alone, thousands of them
+    assert ratio(spelling) < 1.5 * MOST  # names of classes alone, thousands of them
