@@ -1,7 +1,6 @@
 """What a run says when a batch is too small for batch norm, what it writes for TensorBoard, and which list it reads."""
 
 import builtins
-from typing import ClassVar
 
 import pytest
 import torch
@@ -31,28 +30,28 @@ def test_one_image_a_part_on_a_map_of_one_place(devkit, tmp_path):
     assert result.history.train_loss.notna().all()
 
 
-class Events:
-    """In place of torch's `SummaryWriter`."""
-
-    written: ClassVar[dict] = {}
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def add_scalar(self, name, value, epoch):
-        self.written[name, epoch] = value
-
-
 def test_tensorboard_gets_every_number_of_the_history(tmp_path):
-    history = [{"epoch": 1, "train_loss": 0.5, "validation_mAP": None}, {"epoch": 2, "train_loss": 0.4}]
-    write_history(Events, tmp_path, history)
-    assert Events.written == {("train_loss", 1): 0.5, ("train_loss", 2): 0.4}
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from torch.utils.tensorboard import SummaryWriter
+
+    history = [
+        {"epoch": 1, "train_loss": 0.5, "validation_mAP": None},
+        {"epoch": 2, "train_loss": 0.4, "validation_mAP": 0.25},
+    ]
+    write_history(SummaryWriter, tmp_path / "events", history[:1])
+    write_history(SummaryWriter, tmp_path / "events", history)  # a second time replaces the first
+    events = accumulator.EventAccumulator(str(tmp_path / "events")).Reload()
+    read = {tag: [(e.step, round(e.value, 6)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert read == {"train_loss": [(1, 0.5), (2, 0.4)], "validation_mAP": [(2, 0.25)]}
+
+
+def test_a_run_writes_its_history_for_tensorboard(devkit, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = get_recipe("voc2012-lite0-avg").replace(backbone="test_resnet", image_size=64, **SMALL)
+    out = tmp_path / "run"
+    result = train(recipe, toy.load(devkit, "trainval"), None, out, progress=False, tensorboard=True)
+    events = accumulator.EventAccumulator(str(out / "tensorboard")).Reload()
+    assert events.Scalars("train_loss")[0].value == pytest.approx(result.history.train_loss[0], rel=1e-5)
 
 
 def test_tensorboard_that_is_not_installed_is_said_before_anything_else(devkit, tmp_path, monkeypatch):
