@@ -90,7 +90,9 @@ def test_make_help_lists_every_target():
     assert phony == TARGETS == ["help", "book", "notebooks", "test", "test-oldest", "lab", "lint", "bench", "clean"]
 
 
-@pytest.mark.parametrize("path", [ROOT / ".ci/run", *WORKFLOWS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / ".ci/run", *(p for p in WORKFLOWS if p.name != "windows.yml")], ids=lambda path: path.name
+)
 def test_machines_run_what_people_run(path):
     text = path.read_text("utf-8")
     called = re.findall(r"^\s*(?:- )?(?:run: )?make (\w+)", text, re.MULTILINE)
@@ -104,6 +106,16 @@ def test_ci_runs_lint_tests_and_book():
     assert os.access(run, os.X_OK)
     assert re.findall(r"^make (\w+)", run.read_text("utf-8"), re.MULTILINE) == ["lint", "test", "book"]
     subprocess.run(["bash", "-n", str(run)], check=True)
+
+
+def test_linux_macos_and_windows_are_tested():
+    matrix = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text("utf-8"))["jobs"]["test"]["strategy"][
+        "matrix"
+    ]
+    assert {*matrix["system"], *(more["system"] for more in matrix["include"])} == {"ubuntu-latest", "macos-latest"}
+    windows = yaml.safe_load((ROOT / ".github/workflows/windows.yml").read_text("utf-8"))["jobs"]["test"]
+    assert windows["runs-on"] == "windows-latest"
+    assert [step["run"].split()[2] for step in windows["steps"] if "run" in step] == ["pip", "pytest"]
 
 
 def test_the_oldest_python_is_tested():
