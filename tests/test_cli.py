@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 import zlib
 
 import pytest
@@ -77,6 +78,21 @@ def test_train_writes_a_run_and_prints_its_metrics(devkit, tmp_path, capsys):
     value = 100 * json.loads((out / "metrics.json").read_text())["mAP"]
     assert f"{value:.2f}" in text
     assert "images/s" in text
+
+
+def test_five_steps_lead_from_the_command_to_the_optimiser(devkit, tmp_path, monkeypatch):
+    """main, command, train, epoch, step: the plan of the package asks for no more."""
+    calls = []
+
+    def step(self, *arguments, **options):
+        frames = [f for f in traceback.extract_stack() if "csra_lab/" in f.filename.replace(os.sep, "/")]
+        calls.append([f.name for f in frames])
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    options = ["--out", str(tmp_path / "x"), *TOY, "--optimizer", "sgd", "--quiet"]
+    main(["train", "voc2012-lite0-avg", "--data", str(devkit), *options])
+    assert calls
+    assert set(map(tuple, calls)) == {("main", "run_train", "train", "train_epoch", "step")}
 
 
 def test_evaluate_prints_the_metrics_as_json(run, devkit, capsys):

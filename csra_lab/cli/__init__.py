@@ -9,7 +9,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from csra_lab._io.notice import notices_as_lines
@@ -96,9 +97,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         sys.exit(0 if arguments else 2)
+    with errors_in_one_sentence(debug=debug), notices_as_lines():
+        command = load_command(arguments[0])
+        command(arguments[1:])
+
+
+def load_command(name: str) -> Callable[[list[str]], object]:
+    """What runs a command, given the arguments that follow its name.
+
+    Raises:
+        ConfigError: there is no such command; the nearest is named.
+    """
+    if name not in COMMANDS:
+        near = nearest(name, COMMANDS)
+        raise ConfigError(f"there is no command {name!r}{near}; the commands are {', '.join(COMMANDS)}.")
+    function = COMMANDS[name].load()
+    if function.__name__.startswith("run_"):
+        return function
+    import tyro  # needed only here, and it takes as long as all else of `--help`
+
+    return lambda arguments: tyro.cli(function, args=arguments, prog=f"csra-lab {name}")
+
+
+@contextmanager
+def errors_in_one_sentence(*, debug: bool) -> Iterator[None]:
+    """End the process with one sentence on standard error where the reader can mend what is wrong.
+
+    Args:
+        debug: also show what led to the error.
+    """
     try:
-        with notices_as_lines():
-            run(arguments[0], arguments[1:])
+        yield
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         sys.stdout = None
         sys.exit(0)
@@ -112,24 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             traceback.print_exception(error)
         _fail(sentence)
-
-
-def run(name: str, arguments: list[str]) -> None:
-    """Run one command with the arguments that follow its name.
-
-    Raises:
-        ConfigError: there is no such command; the nearest is named.
-    """
-    if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
-        raise ConfigError(f"there is no command {name!r}{near}; the commands are {', '.join(COMMANDS)}.")
-    function = COMMANDS[name].load()
-    if function.__name__.startswith("run_"):
-        function(arguments)
-    else:
-        import tyro  # needed only here, and it takes as long as all else of `--help`
-
-        tyro.cli(function, args=arguments, prog=f"csra-lab {name}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import tyro
 from csra_lab.catalog import load_dataset
 from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
-from csra_lab.datasets import write_voc_predictions
+from csra_lab.datasets import MultiLabelDataset, write_voc_predictions
 from csra_lab.datasets.pair import match_classes
 from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
@@ -33,6 +33,20 @@ def run_train(arguments: list[str]) -> None:
     if arguments[0] == "--list":
         print(_recipe_table(arguments[1:]))
         return
+    recipe, data, options = _parse(arguments)
+    train_set, test_set = _splits(recipe.data, data)
+    from csra_lab.training.loop import train  # it takes seconds to import, and bad input has been told by now
+
+    labelled = test_set if (test_set.targets >= 0).any() else None
+    result = train(recipe, train_set, labelled, **options)
+    if not int(os.environ.get("RANK", 0)):
+        if result.metrics is not None:
+            print(metrics_table(result.metrics, f"{test_set.name} {test_set.split}, {len(test_set)} images"))
+        print(f"model: {result.folder / 'model'}")
+
+
+def _parse(arguments: list[str]) -> tuple[Recipe, Path | None, dict]:
+    """The recipe that a command line means, the folder of its data, and the keyword arguments of `train`."""
     recipe, rest = get_recipe(arguments[0]), arguments[1:]
     head, rest = _taken(rest, "--head")
     loss, rest = _taken(rest, "--loss")
@@ -50,7 +64,7 @@ def run_train(arguments: list[str]) -> None:
         out: Path = Path("runs") / recipe.name,
         quiet: bool = False,
         tensorboard: bool = False,
-    ) -> None:
+    ) -> tuple[Recipe, Path | None, dict]:
         """Train a classifier, choose its best epoch on held-out training images, and measure it on the test split.
 
         --head NAME (csra, average, max, class-queries, ...) and --loss NAME (bce, asl, focal, ...) choose others;
@@ -68,10 +82,19 @@ def run_train(arguments: list[str]) -> None:
             for field in dataclasses.fields(before):
                 if getattr(before, field.name) != getattr(after, field.name):
                     changes[field.name] = getattr(after, field.name)
-        changed = start.replace(head=head, loss=loss, **changes)
-        train_command(changed, data=data, out=out, quiet=quiet, tensorboard=tensorboard)
+        options = {"out": out, "progress": not quiet, "tensorboard": tensorboard}
+        return start.replace(head=head, loss=loss, **changes), data, options
 
-    tyro.cli(command, args=rest, prog=f"csra-lab train {recipe.name}")
+    return tyro.cli(command, args=rest, prog=f"csra-lab train {recipe.name}")
+
+
+def _splits(source: DataConfig, folder: Path | None) -> tuple[MultiLabelDataset, MultiLabelDataset]:
+    """The training and the test split that a recipe names."""
+    options = {"classes": source.classes or None, "absent": source.absent, "unknown": source.unknown}
+    return (
+        load_dataset(source.dataset, folder, source.train_split, **options),
+        load_dataset(source.dataset, folder, source.test_split, **options),
+    )
 
 
 def _named(head: HeadConfig) -> HeadConfig:
@@ -90,25 +113,6 @@ def _taken(arguments: list[str], flag: str) -> tuple[str, list[str]]:
         if argument.startswith(f"{flag}="):
             return argument.removeprefix(f"{flag}="), arguments[:i] + arguments[i + 1 :]
     return "", arguments
-
-
-def train_command(
-    recipe: Recipe, *, data: Path | None, out: Path, quiet: bool = False, tensorboard: bool = False
-) -> None:
-    """Train a recipe and print what came out."""
-    from csra_lab.training.loop import train  # accelerate takes seconds to import, and no other command needs it
-
-    source = recipe.data
-    options = {"classes": source.classes or None, "absent": source.absent, "unknown": source.unknown}
-    train_set = load_dataset(source.dataset, data, source.train_split, **options)
-    test_set = load_dataset(source.dataset, data, source.test_split, **options)
-    labelled = test_set if (test_set.targets >= 0).any() else None
-    result = train(recipe, train_set, labelled, out, progress=not quiet, tensorboard=tensorboard)
-    if int(os.environ.get("RANK", 0)):
-        return
-    if result.metrics is not None:
-        print(metrics_table(result.metrics, f"{test_set.name} {test_set.split}, {len(test_set)} images"))
-    print(f"model: {out / 'model'}")
 
 
 def _recipe_table(words: Sequence[str] = ()) -> str:
