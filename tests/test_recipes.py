@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csra_lab import MultiLabelClassifier, create_classifier
-from csra_lab.cli import train as cli
+from csra_lab.cli.train import read_options
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import HEADS, head_config, head_json
 from csra_lab.recipes import RECIPES, Recipe, get_recipe
@@ -71,15 +71,12 @@ def flags(option: str, value) -> list[str]:
     return [f"--{option.replace('_', '-')}", *map(str, values)]
 
 
-def recipe_of_the_command_line(monkeypatch, *arguments: str) -> Recipe:
-    taken = []
-    monkeypatch.setattr(cli, "train_command", lambda recipe, **_: taken.append(recipe))
-    cli.run_train(list(arguments))
-    return taken[0]
+def recipe_of_the_command_line(*arguments: str) -> Recipe:
+    return read_options(list(arguments))[0]
 
 
 @pytest.mark.parametrize(("kind", "option", "value"), CASES)
-def test_what_is_recorded_is_what_was_built(kind, option, value, monkeypatch, tmp_path):
+def test_what_is_recorded_is_what_was_built(kind, option, value, tmp_path):
     options = {option: value} | NEEDS.get((kind, option), {})
     recipe = START.replace(head=kind, **options)
     assert getattr(recipe.head, option) == value
@@ -94,7 +91,7 @@ def test_what_is_recorded_is_what_was_built(kind, option, value, monkeypatch, tm
     plan = Plan("test", "?", ("emoji",), (Entry("one", {"head": kind, **options}),))
     assert getattr(plan.recipe(plan.entries[0], 0, "emoji").head, option) == value
     given = [flag for name, each in options.items() for flag in flags(name, each)]
-    asked = recipe_of_the_command_line(monkeypatch, START.name, "--head", kind, *given)
+    asked = recipe_of_the_command_line(START.name, "--head", kind, *given)
     assert asked.to_json() == written
 
     torch.manual_seed(0)
@@ -162,15 +159,15 @@ def test_what_a_change_makes_useless_goes_back_to_its_default():
     assert Recipe.from_json(frozen.to_json()) == dataclasses.replace(frozen, why="", cost="", expected="")
 
 
-def test_unknown_labels_of_the_data_are_not_those_of_the_loss(monkeypatch):
-    recipe = recipe_of_the_command_line(monkeypatch, "folder-lite0-csra", "--unknown", "0", "--loss.unknown", "ignore")
+def test_unknown_labels_of_the_data_are_not_those_of_the_loss():
+    recipe = recipe_of_the_command_line("folder-lite0-csra", "--unknown", "0", "--loss.unknown", "ignore")
     assert (recipe.data.unknown, recipe.loss.unknown) == ("0", "ignore")
 
 
-def test_the_command_line_sets_fields_of_every_part(monkeypatch):
+def test_the_command_line_sets_fields_of_every_part():
     arguments = ("--lam 0.3 --num-heads 4 --image-size 288 --epochs 3 --subset 100 --seed 5 --loss asl "
                  "--loss.gamma-negative 2").split()  # fmt: skip
-    recipe = recipe_of_the_command_line(monkeypatch, START.name, *arguments)
+    recipe = recipe_of_the_command_line(START.name, *arguments)
     expected = START.replace(lam=0.3, num_heads=4, image_size=288, epochs=3, subset=100, seed=5, loss="asl")
     loss = dataclasses.replace(expected.loss, gamma_negative=2.0)
     assert recipe.to_json() == expected.replace(loss=loss).to_json()

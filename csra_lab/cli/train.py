@@ -33,7 +33,7 @@ def run_train(arguments: list[str]) -> None:
     if arguments[0] == "--list":
         print(_recipe_table(arguments[1:]))
         return
-    recipe, data, options = _parse(arguments)
+    recipe, data, options = read_options(arguments)
     train_set, test_set = _splits(recipe.data, data)
     from csra_lab.training.loop import train  # it takes seconds to import, and bad input has been told by now
 
@@ -45,7 +45,7 @@ def run_train(arguments: list[str]) -> None:
         print(f"model: {result.folder / 'model'}")
 
 
-def _parse(arguments: list[str]) -> tuple[Recipe, Path | None, dict]:
+def read_options(arguments: list[str]) -> tuple[Recipe, Path | None, dict]:
     """The recipe that a command line means, the folder of its data, and the keyword arguments of `train`."""
     recipe, rest = get_recipe(arguments[0]), arguments[1:]
     head, rest = _taken(rest, "--head")
