@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+PROCESSES ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 BUILT := book/_build
@@ -39,7 +40,7 @@ notebooks: book ## write the executed chapters as notebooks, for Jupyter and Col
 	@echo 'The notebooks are in $(CURDIR)/$(BUILT)/html/notebooks'
 
 test: $(READY) ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 # A second environment: as large as the first, and made anew each time.
 test-oldest: ## run all tests with the oldest versions that are allowed

@@ -3,17 +3,38 @@
 import os
 import random
 import socket
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
 from tests.browser import chromium
+from tests.tally import TALLY, write_sections
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)  # the networks here are tiny: threads cost more than they bring, above all on a busy machine
 
 LOCAL = {"", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()}
+
+
+def pytest_configure(config):
+    config.stash[TALLY] = Counter()
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one tells
+        session.config.workeroutput["tally"] = list(session.config.stash[TALLY].items())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    for key, count in getattr(node, "workeroutput", {}).get("tally", ()):
+        node.config.stash[TALLY][tuple(key)] += count
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    write_sections(terminalreporter, config.stash[TALLY])
 
 
 @pytest.fixture(autouse=True)

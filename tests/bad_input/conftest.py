@@ -2,15 +2,14 @@
 
 import contextlib
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from csra_lab.errors import CsraError
+from tests.tally import TALLY
 
-TALLY = pytest.StashKey[dict]()
 MEMORY = 200  # MB that one small file may make us use
 SECONDS = 20  # of work, for one file
 
@@ -24,28 +23,12 @@ class Case:
     check: object = None
 
 
-def pytest_configure(config):
-    config.stash[TALLY] = {}
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    counts = config.stash.get(TALLY, {})
-    if counts:
-        terminalreporter.section("bad input: what was tried")
-        for kind, count in sorted(counts.items()):
-            tried, read, refused = count["tried"], count["read"], count["refused"]
-            terminalreporter.write_line(f"{kind:24} {tried:5} tried, {refused:5} refused, {read:5} read")
-        tried, read, refused = (sum(c[k] for c in counts.values()) for k in ("tried", "read", "refused"))
-        terminalreporter.write_line(f"{'together':24} {tried:5} tried, {refused:5} refused, {read:5} read")
-
-
 @pytest.fixture(scope="session")
 def tally(request):
     """`tally(kind, outcome)` counts one input that was "read" or "refused"."""
 
     def count(kind: str, outcome: str) -> None:
-        counter = request.config.stash[TALLY].setdefault(kind, Counter())
-        counter.update(("tried", outcome))
+        request.config.stash[TALLY].update(("bad input: what was tried", kind, each) for each in ("tried", outcome))
 
     return count
 

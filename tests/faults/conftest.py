@@ -6,27 +6,12 @@ import os
 import random
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.faults.work import run_until
-
-TALLY = pytest.StashKey[Counter]()
-
-
-def pytest_configure(config):
-    config.stash[TALLY] = Counter()
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    counts = config.stash.get(TALLY, Counter())
-    if counts:
-        terminalreporter.section("faults: what was injected")
-        for kind, count in sorted(counts.items()):
-            terminalreporter.write_line(f"{kind:32} {count:4}")
-        terminalreporter.write_line(f"{'together':32} {sum(counts.values()):4}")
+from tests.tally import TALLY
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +19,7 @@ def inject(request):
     """`inject(kind)` counts one fault."""
 
     def count(kind: str, number: int = 1) -> None:
-        request.config.stash[TALLY][kind] += number
+        request.config.stash[TALLY]["faults: what was injected", kind, "injected"] += number
 
     return count
 
