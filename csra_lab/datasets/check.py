@@ -25,6 +25,9 @@ DARK, FLAT = 0.02, 0.01
 """Of pixels from 0 to 1: an image whose mean or whose spread is below shows nothing."""
 
 
+Level = Literal["error", "warning", "fine"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at. An "error" spoils training or its measurement, a "warning" may.
@@ -32,7 +35,7 @@ class Finding:
     `files` are all images it is about, as paths; the message names only some.
     """
 
-    level: Literal["error", "warning", "fine"]
+    level: Level
     message: str
     files: tuple[str, ...] = ()
 
@@ -122,17 +125,17 @@ def _check_annotations(splits: list[MultiLabelDataset]) -> list[Finding]:
         for image_id in dataset.ids:
             path = dataset.box_reader.folder / f"{image_id}.xml"
             try:
-                names = read_voc_labels(path) if path.is_file() else ()
+                names = set(read_voc_labels(path)) if path.is_file() else set()
             except CsraError as error:
                 broken.append(Finding("error", str(error), (str(path),)))
                 continue
-            for name in set(names) - set(dataset.classes):
+            for name in names - set(dataset.classes):
                 if name.casefold() in folded:
                     files.setdefault((name, folded[name.casefold()]), []).append(str(path))
     found = broken[:5]
     if len(broken) > 5:
-        paths = tuple(finding.files[0] for finding in broken[5:])
-        found.append(Finding("error", f"{len(paths)} more annotations cannot be read; --json names them.", paths))
+        rest = tuple(finding.files[0] for finding in broken[5:])
+        found.append(Finding("error", f"{len(rest)} more annotations cannot be read; --json names them.", rest))
     for (there, here), paths in sorted(files.items()):
         message = f"{len(paths)} annotations write the class {there!r} and the lists {here!r}; write both the same way."
         found.append(Finding("error", message, tuple(paths)))
@@ -297,7 +300,7 @@ def _check_copies(splits: list[MultiLabelDataset], looks: dict[str, _Look]) -> l
                 contradicting.append((path, twin))
             else:
                 repeated.append((path, twin))
-    sentences = (
+    sentences: tuple[tuple[Level, list[tuple[str, str]], str], ...] = (
         ("error", across, "pictures are in two splits under two names"),
         ("error", contradicting, "pictures are there twice in one split with other labels"),
         ("warning", repeated, "pictures are there twice in one split"),

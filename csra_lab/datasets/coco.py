@@ -124,8 +124,8 @@ def read_instances(
         rows = _positions([o["image_id"] for o in objects], [image["id"] for image in images], "image_id", path)
         crowd = np.array([o.get("iscrowd", 0) in (1, True) for o in objects], dtype=bool)  # (M,)
         boxed = np.array([bool(o.get("bbox")) for o in objects], dtype=bool)  # (M,)
-        xywh = [[_number(v) for v in o["bbox"]] for o in objects if o.get("bbox")]
-        xywh = np.array(xywh, dtype=np.float64).reshape(-1, 4)  # (boxed, 4)
+        sides = [[_number(v) for v in o["bbox"]] for o in objects if o.get("bbox")]
+        xywh = np.array(sides, dtype=np.float64).reshape(-1, 4)  # (boxed, 4)
         if len(xywh) != boxed.sum() or any(o.get("iscrowd", 0) not in (0, 1) for o in objects):
             raise ValueError("a bbox is not four numbers, or iscrowd is not 0 or 1")
     except CsraError:
@@ -176,7 +176,9 @@ def _number(value: float) -> float:
 
 def _side(value: object) -> int:
     """A width or height as the file states it; 0 for one that is none."""
-    return int(value) if type(value) in (int, float) and 0 < value < 1e9 else 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(value) if 0 < value < 1e9 else 0
 
 
 def _positions(values: Sequence, known: Sequence, what: str, path: Path) -> np.ndarray:

@@ -54,7 +54,8 @@ def load_table(
     if tags is None:
         classes, targets = _class_columns(header, rows, path, convention)
     else:
-        classes, targets = _tags(rows, tags, _all_tags(root, header, tags), path)
+        classes = _all_tags(root, header, tags)
+        targets = _tags(rows, tags, classes, path)
     names = _image_names([(number, row[0]) for number, row in rows], root, path)
     dataset = MultiLabelDataset(
         name=root.resolve().name,
@@ -190,7 +191,7 @@ def _all_tags(root: Path, header: list[str], separator: str) -> list[str]:
     return sorted(found)
 
 
-def _tags(rows: Rows, separator: str, classes: Sequence[str], path: Path) -> tuple[Sequence[str], np.ndarray]:
+def _tags(rows: Rows, separator: str, classes: Sequence[str], path: Path) -> np.ndarray:
     columns = {tag: c for c, tag in enumerate(classes)}
     odd = next((tag for tag in classes if not is_plain(tag)), None)
     if odd is not None:
@@ -203,7 +204,7 @@ def _tags(rows: Rows, separator: str, classes: Sequence[str], path: Path) -> tup
     for i, (_, row) in enumerate(rows):
         for tag in _split_tags(row[1], separator):
             targets[i, columns[tag]] = 1
-    return classes, targets
+    return targets
 
 
 def _image_names(cells: list[tuple[int, str]], root: Path, path: Path) -> list[str]:

@@ -68,16 +68,17 @@ def stated_convention(default: LabelConvention, absent: str | None, unknown: str
     """
     if absent is None and unknown is None:
         return default
-    said = {"absent": _values(absent, "absent"), "unknown": _values(unknown, "unknown")}
-    for name, other in (("absent", "unknown"), ("unknown", "absent")):
-        if said[name] is None:
-            said[name] = tuple(v for v in getattr(default, name) if v not in said[other])
-    both = set(said["absent"]) & set(said["unknown"])
+    means_absent, means_unknown = _values(absent, "absent"), _values(unknown, "unknown")
+    if means_absent is None:
+        means_absent = tuple(v for v in default.absent if v not in (means_unknown or ()))
+    if means_unknown is None:
+        means_unknown = tuple(v for v in default.unknown if v not in means_absent)
+    both = set(means_absent) & set(means_unknown)
     if both:
         raise ConfigError(f"{min(both)} cannot be both absent and unknown; name it in one of the two.")
-    if not said["absent"]:
+    if not means_absent:
         raise ConfigError(f"With unknown {unknown!r} no value says absent; name one with absent (--absent -1).")
-    return LabelConvention(said["absent"], said["unknown"], default.where, stated=True)
+    return LabelConvention(means_absent, means_unknown, default.where, stated=True)
 
 
 def check_negatives(dataset: MultiLabelDataset, convention: LabelConvention) -> MultiLabelDataset:

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from tqdm import tqdm
 
@@ -53,23 +53,28 @@ _TORN = (
 )  # fmt: skip
 
 
-def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     """(name, open file) of every member, None for a folder. CsraError for a link, a device, or an unknown format."""
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as pack:
-            for info in pack.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise DataError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
-                yield info.filename, None if info.is_dir() else pack.open(info)
-    else:
-        with tarfile.open(archive) as pack:
-            for info in pack:
-                if not (info.isreg() or info.isdir()):
-                    raise DataError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
-                if info.issparse():  # a few bytes can be a file that fills the disk
-                    raise DataError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
-                yield _filtered(info, archive), None if info.isdir() else pack.extractfile(info)
+    return _zip_members(archive) if archive.suffix == ".zip" else _tar_members(archive)
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with zipfile.ZipFile(archive) as pack:
+        for info in pack.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"The archive {archive} holds {info.filename!r}, a link or device; do not use it.")
+            yield info.filename, None if info.is_dir() else pack.open(info)
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with tarfile.open(archive) as pack:
+        for info in pack:
+            if not (info.isreg() or info.isdir()):
+                raise DataError(f"The archive {archive} holds {info.name!r}, a link or device; do not use it.")
+            if info.issparse():  # a few bytes can be a file that fills the disk
+                raise DataError(f"The archive {archive} holds {info.name!r}, a file with holes; do not use it.")
+            yield _filtered(info, archive), None if info.isdir() else pack.extractfile(info)
 
 
 def _filtered(info: tarfile.TarInfo, archive: Path) -> str:

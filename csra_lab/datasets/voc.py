@@ -244,8 +244,8 @@ def _read_ids(path: Path, folder: Path | None = None) -> tuple[str, ...]:
         if i not in stems or not is_plain(i):
             raise DataError(f"{path}, line {number}: {i!r} is not an image id; write one plain file stem a line.")
     if len(set(ids)) != len(ids):
-        seen: set[str] = set()
-        number, i = next((n, i) for n, i in enumerate(ids, start=1) if i in seen or seen.add(i))
+        first: dict[str, int] = {}
+        number, i = next((n, i) for n, i in enumerate(ids, start=1) if first.setdefault(i, n) != n)
         raise DataError(f"{path}, line {number}: {i!r} is listed twice; remove one.")
     return ids
 

@@ -30,9 +30,11 @@ class VocBoxes:
     def size(self, image_id: str) -> tuple[int, int] | None:
         """(width, height) that the annotation states; None where it states none."""
         size = _parse_xml(self.folder / f"{image_id}.xml").find("size")
+        if size is None:
+            return None
         try:
-            width, height = (int(float(size.findtext(side))) for side in ("width", "height"))
-        except (AttributeError, TypeError, ValueError, OverflowError):
+            width, height = (int(float(size.findtext(side, ""))) for side in ("width", "height"))
+        except (ValueError, OverflowError):
             return None
         return (width, height) if width > 0 and height > 0 else None  # some tools write 0 x 0
 
@@ -49,15 +51,14 @@ def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
     boxes = []
     for number, item in _objects(path):
         name = (item.findtext("name") or "").strip()
-        corners = item.find("bndbox")
         if len(item.findall("name")) > 1 or len(item.findall("bndbox")) > 1:
             raise DataError(f"{path}: object {number} has two names or two boxes; make two objects of it.")
         try:
-            texts = [corners.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")]
+            texts = [item.findtext(f"bndbox/{k}", "") for k in ("xmin", "ymin", "xmax", "ymax")]
             if any("_" in text for text in texts):  # which Python takes for a digit's neighbour
                 raise ValueError
             xmin, ymin, xmax, ymax = map(float, texts)
-        except (AttributeError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise DataError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from error
         inside = all(abs(v) <= 1e6 for v in (xmin, ymin, xmax, ymax))  # of any picture; NaN is not
         if not is_plain(name) or not inside or xmax < xmin or ymax < ymin:

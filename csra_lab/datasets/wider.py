@@ -92,7 +92,7 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
 
 def _box(person: object, where: str) -> list[float]:
     try:
-        if not all(type(v) in (int, float) for v in person["bbox"]):
+        if not isinstance(person, dict) or not all(type(v) in (int, float) for v in person["bbox"]):
             raise TypeError
         x, y, w, h = (float(v) for v in person["bbox"])
     except (TypeError, KeyError, ValueError, OverflowError) as error:
