@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from csra_lab.errors import CsraError
 
+Module = TypeVar("Module", bound=nn.Module)
 Result = TypeVar("Result")
 
 
@@ -23,7 +24,7 @@ def is_convolutional(module: nn.Module) -> bool:
     return any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in module.modules())
 
 
-def for_inference(module: nn.Module) -> nn.Module:
+def for_inference(module: Module) -> Module:
     """The module in evaluation mode, a convolutional one with its weights in `channels_last` memory.
 
     Values stay the same. The module itself is changed and returned.

@@ -26,6 +26,9 @@ class FromPixels(nn.Module):
     The resize is that of the model's transform: bilinear, antialiased, to a square, rounded to whole values.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: MultiLabelClassifier):
         super().__init__()
         self.model, self.side = model, model.image_size
@@ -122,6 +125,7 @@ def export_onnx(model: MultiLabelClassifier, path: str | Path, *, with_resize: b
     with contextlib.redirect_stdout(io.StringIO()):  # torch reports its progress there
         graph = export_program(model, with_resize=with_resize)
         program = torch.onnx.export(graph, dynamo=True, input_names=[name], output_names=["logits"])
+    assert program is not None  # as with dynamo=True
     program.model.metadata_props.update(_metadata(model, with_resize))
     with atomic_write(path) as fresh:
         program.save(fresh)

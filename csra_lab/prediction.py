@@ -8,18 +8,34 @@ from dataclasses import dataclass
 from itertools import islice
 from numbers import Integral
 from os import PathLike
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from csra_lab.backbones import Backbone
 from csra_lab.datasets.images import open_image
 from csra_lab.device import fit_in_memory, for_inference, reading_threads, to_device
 from csra_lab.errors import ConfigError, CsraError
+from csra_lab.heads import ScoreMapHead
 
 ImageInput = str | PathLike | Image.Image | Tensor
 """A file, a PIL image, or a (3, S, S) tensor that `model.transform` made."""
+
+
+class Classifier(Protocol):
+    """What is asked of a `MultiLabelClassifier` here, whose own file imports this one."""
+
+    backbone: Backbone
+    head: ScoreMapHead
+    classes: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def features(self, images: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class Prediction:
 
 
 def iterate_predictions(
-    model: nn.Module,
+    model: Classifier,
     images: Iterable[ImageInput],
     *,
     batch_size: int = 32,
@@ -69,7 +85,7 @@ def iterate_predictions(
 
 
 def predict_each(
-    model: nn.Module,
+    model: Classifier,
     images: Iterable[ImageInput],
     *,
     batch_size: int = 32,
@@ -105,7 +121,8 @@ def _predict_each(model, remaining, batch_size, top, workers, attention, score_m
         try:
             read_ahead()
             while waiting:
-                sources, inputs = [], []
+                sources: list[ImageInput] = []
+                inputs: list[Tensor] = []
                 while waiting and len(inputs) < batch_size:
                     source, reading = waiting.popleft()
                     try:
@@ -140,7 +157,7 @@ def _to_input(image: ImageInput, transform: Callable[[Image.Image], Tensor], siz
 
 
 def _predict_batch(
-    model: nn.Module, inputs: Tensor, top: int | None, attention: bool, score_maps: bool
+    model: Classifier, inputs: Tensor, top: int | None, attention: bool, score_maps: bool
 ) -> list[Prediction]:
     def run(count: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         features = model.features(to_device(inputs[:count], model.device))

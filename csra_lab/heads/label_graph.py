@@ -57,6 +57,7 @@ class LabelGraph(ScoreMapHead):
 
     Config = LabelGraphConfig
     config: LabelGraphConfig
+    graph: Tensor
 
     def __init__(self, in_features: int, num_classes: int, **options):
         super().__init__(in_features, num_classes, **options)

@@ -29,6 +29,11 @@ class SyncedMultilabelMetrics(Metric):
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
+    scores: list[Tensor]
+    targets: list[Tensor]
+    images: Tensor
+    counts: Tensor
+    histograms: Tensor
 
     def __init__(
         self, num_classes: int, *, bins: int | None = None, threshold=None, top_k=None, ap="average", **kwargs
@@ -61,11 +66,8 @@ class SyncedMultilabelMetrics(Metric):
         """mAP, CP, CR, CF1, CF1_macro, OP, OR and OF1 as scalars, and (C,) per_class_AP, float64 on the CPU."""
         metrics = self._new()
         if self.options["bins"] is None:
-            if isinstance(self.scores, Tensor):  # synchronised: already one tensor
-                metrics.update(_array(self.scores), _array(self.targets))
-            else:
-                for scores, targets in zip(self.scores, self.targets, strict=True):
-                    metrics.update(_array(scores), _array(targets))
+            for scores, targets in zip(_batches(self.scores), _batches(self.targets), strict=True):
+                metrics.update(_array(scores), _array(targets))
         else:
             metrics.num_images = int(self.images)
             metrics.counts, metrics.histograms = _array(self.counts), _array(self.histograms)
@@ -77,6 +79,11 @@ class SyncedMultilabelMetrics(Metric):
 
     def _new(self) -> MultilabelMetrics:
         return MultilabelMetrics(self.num_classes, **self.options)
+
+
+def _batches(state: list[Tensor] | Tensor) -> list[Tensor]:
+    """What a state holds: a tensor a batch, or once it is synchronised one of all."""
+    return [state] if isinstance(state, Tensor) else state
 
 
 def _array(tensor: Tensor) -> np.ndarray:

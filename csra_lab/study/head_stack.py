@@ -72,18 +72,17 @@ def train_heads(
             )
     fit = np.arange(len(features)) if fit is None else fit
     held_out = np.arange(0) if held_out is None else held_out
-    passes: dict[Hashable, list[int]] = {}
+    passes: dict[tuple[int, int, int], list[int]] = {}
     for i, recipe in enumerate(recipes):
         plan = recipe.optimisation
         passes.setdefault((recipe.run.seed, plan.batch_size, plan.epochs), []).append(i)
-    results: list[TrainedHead | None] = [None] * len(recipes)
+    results: dict[int, TrainedHead] = {}
     steps = sum(epochs * (len(fit) // batch_size) for _, batch_size, epochs in passes)
     with progress_bar(steps, unit="step", desc=f"{len(recipes)} heads", shown=progress, leave=True) as bar:
         for group in passes.values():
             trained = _train_together([recipes[i] for i in group], features, fit, held_out, device, bar)
-            for i, result in zip(group, trained, strict=True):
-                results[i] = result
-    return results
+            results |= zip(group, trained, strict=True)
+    return [results[i] for i in range(len(recipes))]
 
 
 def score_heads(
@@ -102,6 +101,12 @@ class HeadStack(nn.Module):
         groups: one key for each head; heads of one key have their weights in one parameter, for the optimiser.
     """
 
+    a: Tensor
+    b: Tensor
+    map_rows: Tensor
+    average_rows: Tensor
+    sum_of: Tensor
+
     def __init__(self, heads: Sequence[ScoreMapHead], groups: Sequence[Hashable] | None = None):
         super().__init__()
         sizes = {(head.in_features, head.num_classes) for head in heads}
@@ -112,14 +117,14 @@ class HeadStack(nn.Module):
             raise ConfigError("heads computed together have no bias; make them with bias=False.")
         self.kinds = [copy.deepcopy(head) for head in heads]  # a plain list: they pool, and their weights live below
         self.alone = nn.ModuleDict({str(k): head for k, head in enumerate(self.kinds) if not _only_scores(head)})
-        groups = [None] * len(heads) if groups is None else groups
-        groups = [(key, head.config.normalize) for key, head in zip(groups, heads, strict=True)]
-        together = [key for k, key in enumerate(groups) if str(k) not in self.alone]
+        given = [None] * len(heads) if groups is None else groups
+        keys = [(key, head.config.normalize) for key, head in zip(given, heads, strict=True)]
+        together = [key for k, key in enumerate(keys) if str(k) not in self.alone]
         self.group_keys = list(dict.fromkeys(together))  # (key, normalised)
         self.weights, self.rows = nn.ParameterList(), {}  # rows: head -> slice of all rows
         start = 0
         for key in self.group_keys:
-            members = [k for k, g in enumerate(groups) if g == key and str(k) not in self.alone]
+            members = [k for k, other in enumerate(keys) if other == key and str(k) not in self.alone]
             self.weights.append(nn.Parameter(torch.cat([heads[k].weight.detach() for k in members])))  # (rows, C, d)
             for k in members:
                 self.rows[k] = slice(start, start + heads[k].num_heads)
@@ -154,9 +159,7 @@ class HeadStack(nn.Module):
         """(B, N, d) -> (K, B, C) logits."""
         batch, locations, d = features.shape
         c = self.num_classes
-        parts = zip(self.weights, self.group_keys, strict=True)
-        parts = [F.normalize(w, dim=-1) if unit else w for w, (_, unit) in parts]
-        weights = torch.cat(parts) if parts else None  # (rows, C, d)
+        weights = self._weights(features)
         logits = features.new_zeros(len(self.kinds), batch, c)
         if self.averages:
             means = features.mean(dim=1) @ weights[self.average_rows].flatten(0, 1).T  # (B, K' * C)
@@ -182,12 +185,18 @@ class HeadStack(nn.Module):
             logits = logits.index_copy(0, self.map_rows.new_tensor([int(k)]), head(features)[None])
         return logits
 
+    def _weights(self, features: Tensor) -> Tensor:
+        """(rows, C, d): classifiers of the heads that are computed together, normalised where they are so."""
+        keyed = zip(self.weights, self.group_keys, strict=True)
+        parts = [F.normalize(w, dim=-1) if unit else w for w, (_, unit) in keyed]
+        return torch.cat(parts) if parts else features.new_zeros(0, self.num_classes, self.in_features)
+
     def heads(self) -> list[ScoreMapHead]:
         """The heads, each with a copy of its weights as they are now."""
         heads = [head.cpu() for head in copy.deepcopy(self.kinds)]
-        weights = torch.cat([w.detach() for w in self.weights]).cpu() if len(self.weights) else None
-        for k, rows in self.rows.items():
-            heads[k].weight = nn.Parameter(weights[rows].clone())
+        rows = [row for w in self.weights for row in w.detach().cpu()]  # each (C, d)
+        for k, own in self.rows.items():
+            heads[k].weight = nn.Parameter(torch.stack(rows[own]))
         return heads
 
 
@@ -207,7 +216,8 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
     losses = _losses(recipes)
     held_targets = features.targets[held_out]
     best, best_heads = np.full(len(recipes), -1.0), stack.heads()
-    history, diverged = [], [None] * len(recipes)
+    history: list[tuple[np.ndarray, np.ndarray]] = []
+    diverged: list[int | None] = [None] * len(recipes)
     for epoch in range(first.optimisation.epochs):
         batches = Batches(len(fit), first.optimisation.batch_size, seed=first.run.seed, epoch=epoch)
         total = torch.zeros(len(recipes), device=device)
@@ -226,7 +236,7 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
             total += each.detach()
             bar.update()
         means = (total / batches.batches_per_epoch).cpu().numpy()
-        for k in np.flatnonzero(~np.isfinite(means)):
+        for k in np.flatnonzero(~np.isfinite(means)).tolist():
             diverged[k] = diverged[k] or epoch + 1
         quality = np.full(len(recipes), np.nan)
         if len(held_out):
@@ -255,7 +265,7 @@ def _new_head(recipe: Recipe, in_features: int, targets: np.ndarray) -> ScoreMap
 
 def _optimizers(stack: HeadStack, recipes: Sequence[Recipe]) -> list[tuple[Recipe, torch.optim.Optimizer]]:
     """An optimiser for every group of weights and for every head alone, with the recipe that sets its rate."""
-    pairs = []
+    pairs: list[tuple[Recipe, Iterable[nn.Parameter]]] = []
     for (key, _), weights in zip(stack.group_keys, stack.weights, strict=True):
         pairs.append((next(r for r in recipes if r.optimisation == key), [weights]))
     pairs += [(recipes[int(k)], head.parameters()) for k, head in stack.alone.items()]

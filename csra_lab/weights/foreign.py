@@ -66,16 +66,16 @@ def read_foreign_checkpoint(path: str | Path) -> ForeignCheckpoint:
         weight = torch.stack([state[heads[i]].flatten(1) for i in range(len(heads))])  # (heads, C, d)
         return ForeignCheckpoint(dict(_backbone_items(state, set(heads.values()))), weight, None, layout)
     for name in _LINEAR_HEADS:
-        weight = state.get(f"{name}.weight")
-        if weight is not None and _is_linear(weight):
+        linear = state.get(f"{name}.weight")
+        if linear is not None and _is_linear(linear):
             used = {f"{name}.weight", f"{name}.bias"}
             bias = state.get(f"{name}.bias")
-            if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_floating_point()):
+            if bias is not None and (bias.shape != linear.shape[:1] or not bias.is_floating_point()):
                 raise DataError(
-                    f"{name}.bias in {path} has the shape {tuple(bias.shape)} for {len(weight)} classes; "
+                    f"{name}.bias in {path} has the shape {tuple(bias.shape)} for {len(linear)} classes; "
                     "the file is not one model."
                 )
-            return ForeignCheckpoint(dict(_backbone_items(state, used)), weight.flatten(1)[None], bias, "linear")
+            return ForeignCheckpoint(dict(_backbone_items(state, used)), linear.flatten(1)[None], bias, "linear")
     raise DataError(
         f"{path} has no classifier in a layout known here (authors' classifier.multi_head.*, mmpretrain's "
         f"head.csra_heads.*, or {', '.join(_LINEAR_HEADS)} .weight); its names are like {next(iter(state))!r}. A "
