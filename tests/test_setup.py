@@ -177,6 +177,7 @@ BESIDE_THE_PATH = (
     "csra_lab.widgets",
     "csra_lab.datasets.download",
     "csra_lab.metrics.synced",  # torchmetrics is optional
+    "csra_lab.study.calibration",  # scikit-learn, when it is used
 )
 NEVER_ON_THE_PATH = {"tyro", "pooch", "matplotlib", "skimage", "IPython", "sklearn"}
 

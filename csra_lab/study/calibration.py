@@ -2,10 +2,9 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
-MAX_LOG_SCALE = 4.0  # temperatures from 1/55 to 55
+MAX_TEMPERATURE = 55.0  # and 1/55 is the least: where the best scale is 0 or negative, no temperature mends it
 
 
 def calibration_error(scores: ArrayLike, targets: ArrayLike, *, bins: int = 15) -> float:
@@ -39,11 +38,8 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     Args:
         logits: (N, C) of images that the head was not trained on. targets: (N, C) of 1, 0 and -1; -1 is left out.
     """
-    logits = np.asarray(logits, dtype=np.float64)
-    found = minimize_scalar(
-        lambda s: log_loss(logits * np.exp(-s), targets), bounds=(-MAX_LOG_SCALE, MAX_LOG_SCALE), method="bounded"
-    )
-    return float(np.exp(found.x))
+    scale, _ = _fit(logits, targets, shift=False)
+    return 1 / min(max(scale, 1 / MAX_TEMPERATURE), MAX_TEMPERATURE)
 
 
 def fit_scale_and_shift(logits: ArrayLike, targets: ArrayLike) -> tuple[float, float]:
@@ -52,17 +48,18 @@ def fit_scale_and_shift(logits: ArrayLike, targets: ArrayLike) -> tuple[float, f
     Args:
         logits: (N, C) of images that the head was not trained on. targets: (N, C) of 1, 0 and -1; -1 is left out.
     """
+    return _fit(logits, targets, shift=True)
+
+
+def _fit(logits: ArrayLike, targets: ArrayLike, *, shift: bool) -> tuple[float, float]:
+    """Logistic regression of all known labels on their logit: the slope, and the intercept or 0."""
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+
     logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     known = targets >= 0
-    z, y = logits[known], (targets[known] == 1).astype(np.float64)
-
-    def loss_and_slope(ab):
-        scaled = ab[0] * z + ab[1]
-        error = expit(scaled) - y
-        return np.mean(np.logaddexp(0, scaled) - y * scaled), np.array([np.mean(error * z), np.mean(error)])
-
-    a, b = minimize(loss_and_slope, np.array([1.0, 0.0]), jac=True, method="BFGS").x
-    return float(a), float(b)
+    regression = LogisticRegression(C=np.inf, fit_intercept=shift, tol=1e-8, max_iter=1000)
+    regression.fit(logits[known][:, None], targets[known] == 1)
+    return float(regression.coef_[0, 0]), float(regression.intercept_[0]) if shift else 0.0
 
 
 def calibration(held_out: ArrayLike, held_targets: ArrayLike, test: ArrayLike, targets: ArrayLike) -> dict[str, float]:
