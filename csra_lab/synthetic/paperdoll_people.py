@@ -85,8 +85,7 @@ def sample_attributes(rng: np.random.Generator, occasion: Occasion) -> frozenset
     top = pick(rng, (("Tshirt",), ("longSleeve",), ("longSleeve", "formal"), ()), occasion.tops)
     present.update(top)
     bottoms = (("shorts",), ("jeans", "longPants"), ("longPants",), ("skirt",))
-    odds = (0.0, 0.0, 0.72, 0.28) if "formal" in top else occasion.bottoms
-    present.update(pick(rng, bottoms, odds))
+    present.update(pick(rng, bottoms, (0.0, 0.0, 0.72, 0.28) if "formal" in top else occasion.bottoms))
     for name, odds in (("logo", occasion.logo), ("stripe", occasion.stripe)):
         if chance(rng, odds) and "formal" not in top:
             present.add(name)

@@ -43,22 +43,30 @@ _COLOURS: tuple[RGB, ...] = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A doll or a thing in a scene.
+    """A thing in a scene, or a `Person`.
 
     Attributes:
         shapes: placed polygons; the soles are at (0, 0).
         x, y: pixel of the picture where the soles are, perhaps outside it.
-        doll: None for a thing.
-        bbox: x, y, w, h of the rectangle around the pixels of the doll that are seen.
-        attribute: 14 of 1, 0 (its region is not seen well enough) and -1, as in WIDER-Attribute.
     """
 
     shapes: tuple[Shape, ...]
     x: int
     y: int
-    doll: Doll | None = None
-    bbox: tuple[int, int, int, int] | None = None
-    attribute: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Person(Figure):
+    """A doll in a scene.
+
+    Attributes:
+        bbox: x, y, w, h of the rectangle around the pixels of the doll that are seen.
+        attribute: 14 of 1, 0 (its region is not seen well enough) and -1, as in WIDER-Attribute.
+    """
+
+    doll: Doll
+    bbox: tuple[int, int, int, int]
+    attribute: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ class Scene:
     figures: tuple[Figure, ...]
 
     @property
-    def people(self) -> tuple[Figure, ...]:
-        return tuple(figure for figure in self.figures if figure.doll is not None)
+    def people(self) -> tuple[Person, ...]:
+        return tuple(figure for figure in self.figures if isinstance(figure, Person))
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -78,7 +86,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     occasion = pick_occasion(rng)
     count = pick(rng, _COUNTS, _COUNT_ODDS)
     covered = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    figures = []
+    figures: list[Figure] = []
     for _ in range(pick(rng, (0, 1, 2), (0.6, 0.28, 0.12))):
         shapes, mask = _placed(_thing(rng), scale=uniform(rng, 0.8, 1.4), lean=0)
         x, y = int(uniform(rng, 0, WIDTH)), HEIGHT + int(uniform(rng, 0, 30))
@@ -101,10 +109,11 @@ def sample_scene(rng: np.random.Generator) -> Scene:
                 continue
             attribute = _attributes(doll, covered, x=x, y=y, scale=scale, lean=lean)
             if sum(map(abs, attribute)) >= SPECIFIED:
-                figures.append(Figure(shapes, x, y, doll, _bbox(covered, mask, x, y), attribute))
+                figures.append(Person(shapes, x, y, doll, _bbox(covered, mask, x, y), attribute))
                 _cover(covered, mask, x, y)
                 break
-    return Scene(occasion, tuple(figures)) if any(f.doll for f in figures) else sample_scene(rng)
+    scene = Scene(occasion, tuple(figures))
+    return scene if scene.people else sample_scene(rng)
 
 
 def paint_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
@@ -113,9 +122,9 @@ def paint_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
     back = background(rng, WIDTH)[top : top + HEIGHT]  # (H, W, 3)
     shadow = Image.new("L", (WIDTH, HEIGHT))
     draw = ImageDraw.Draw(shadow)
-    for figure in scene.people:
-        wide = 0.16 * max(figure.bbox[3], 40)
-        draw.ellipse((figure.x - wide, figure.y - 4, figure.x + wide, figure.y + 3), fill=120)
+    for person in scene.people:
+        wide = 0.16 * max(person.bbox[3], 40)
+        draw.ellipse((person.x - wide, person.y - 4, person.x + wide, person.y + 3), fill=120)
     soft = np.asarray(shadow.filter(ImageFilter.GaussianBlur(2.5)), dtype=np.float32)[..., None]
     picture = Image.fromarray(np.clip(back * (1 - soft / 255), 0, 255).astype(np.uint8))
     slope = rng.uniform(-0.45, 0.45)  # light from the left or from the right
@@ -155,7 +164,7 @@ def _is_seen(covered: np.ndarray, mask: Mask, x: int, y: int, part: tuple[int, i
     """Whether at least part[0] / part[1] of the pixels of a mask at (x, y) are inside the picture and not covered."""
     rows, columns, inside = _window(covered, mask, x, y)
     seen = np.count_nonzero(inside & ~covered[rows, columns])
-    return part[1] * seen >= part[0] * np.count_nonzero(mask.pixels)
+    return bool(part[1] * seen >= part[0] * np.count_nonzero(mask.pixels))
 
 
 def _bbox(covered: np.ndarray, mask: Mask, x: int, y: int) -> tuple[int, int, int, int]:

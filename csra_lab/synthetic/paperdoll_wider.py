@@ -4,8 +4,6 @@
 minute. The folder is read by WIDER's own reader: nothing after this file knows that the people are made of paper.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import partial
@@ -41,10 +39,8 @@ def load_paperdoll_wider(root: Path | None, split: str, transform: Callable | No
     Raises:
         CsraError: an unknown split, or a folder that holds no such set.
     """
-    if root is None:
-        folder = prepare_paperdoll_wider()
-    else:
-        folder = next((d for d in (Path(root), Path(root) / NAME) if (d / "Annotations").is_dir()), None)
+    places = [prepare_paperdoll_wider()] if root is None else [Path(root), Path(root) / NAME]
+    folder = next((place for place in places if (place / "Annotations").is_dir()), None)
     if folder is None:
         raise MissingFile(
             f"There is no PaperdollWIDER in {root}; leave the folder out, and the set is drawn in the cache."

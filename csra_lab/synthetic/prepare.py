@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab._io.cache import cache_folder, only_one
 from csra_lab._io.progress import watched
 from csra_lab.errors import CsraError
+
+Result = TypeVar("Result")
 
 
 def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = None) -> Path:
@@ -39,8 +41,8 @@ def prepared(name: str, build: Callable[[Path], None], *, root: Path | None = No
 
 
 def in_parallel(
-    work: Callable[[int], object], count: int, *, label: str, workers: int | None = None, progress: bool = True
-) -> Iterable[object]:
+    work: Callable[[int], Result], count: int, *, label: str, workers: int | None = None, progress: bool = True
+) -> Iterable[Result]:
     """`[work(0), ..., work(count - 1)]` in order, a process for each core, with a progress bar in a terminal.
 
     `work` must be a function of a module (or a partial of one), and must not depend on how the numbers are shared out.

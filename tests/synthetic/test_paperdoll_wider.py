@@ -19,7 +19,7 @@ from csra_lab.errors import CsraError
 from csra_lab.synthetic.paperdoll import doll_shapes
 from csra_lab.synthetic.paperdoll_body import GROUND, doll_regions
 from csra_lab.synthetic.paperdoll_people import OCCASIONS, SKIN, pick_occasion, sample_attributes, sample_doll
-from csra_lab.synthetic.paperdoll_scene import HEIGHT, REGIONS, SEEN, WIDTH, sample_scene
+from csra_lab.synthetic.paperdoll_scene import HEIGHT, REGIONS, SEEN, WIDTH, Person, sample_scene
 from csra_lab.synthetic.paperdoll_wider import (
     NAME,
     SCENES,
@@ -206,7 +206,7 @@ def test_labels_say_what_is_seen_and_boxes_hold_the_drawn_pixels(monkeypatch):
         covered = np.zeros((HEIGHT, WIDTH), dtype=bool)
         for figure in sample_scene(picture_generator("test", 5000 + index)).figures:
             drawn = drawn_masks(figure)
-            if figure.doll is not None:
+            if isinstance(figure, Person):
                 scale, lean = next((s, t) for doll, s, t in poses if doll is figure.doll)
                 parts = {r: region_seen(figure, scale, lean, r, covered) for r in set(REGIONS.values())}
                 for name, value in zip(WIDER_ATTRIBUTES, figure.attribute, strict=True):
