@@ -6,6 +6,7 @@ Without `ax` a chart is drawn on axes of its own, which a page shows in its colo
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from csra_lab.viz.display import GRID, INK, MUTED, NARROW, PAPER, SERIES, Inline, PageAxes, shown
@@ -23,6 +25,7 @@ __all__ = [
     "grouped_bars", "heat_map", "image_row", "lines", "overlay", "page_axes", "page_rows", "rank_change", "shown",
 ]  # fmt: skip
 
+AnyAxes = TypeVar("AnyAxes", bound=Axes)
 MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 _STYLE = {
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.labelsize": 11, "axes.titlecolor": INK, "axes.titlesize": 11,
@@ -61,8 +64,8 @@ def rank_change(
                 ax.text(side, row - 0.85, "⋮", ha=align, va="center", color=MUTED, fontsize=11)
     for i, (start, end) in enumerate(places.values()):
         ax.plot([0.15, 0.85], [heights[0][start], heights[1][end]], color=SERIES[i % 4], lw=2.5, ls=DASHES[i % 4])
-    for text in ax.texts:
-        text.set_in_layout(False)  # long labels may not squeeze the rest
+    for written in ax.texts:
+        written.set_in_layout(False)  # long labels may not squeeze the rest
     ax.set(xlim=(-1.8, 2.8), ylim=(lowest + 0.6, -0.7))
     moves = "; ".join(f"{label} goes from place {a} to place {b}" for label, (a, b) in places.items())
     return described(ax, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
@@ -170,7 +173,7 @@ def grouped_bars(
     )  # fmt: skip
     for name, drawn in zip(series, ax.containers, strict=True):
         drawn.set_label(name)
-        if text:
+        if text and isinstance(drawn, BarContainer):
             ax.bar_label(drawn, fmt=f"{{:{text}}}", padding=2, color=INK, fontsize=10)
     if across:
         ax.set_yticks(places, categories)
@@ -244,8 +247,9 @@ def heat_map(matrix: np.ndarray, names: Sequence[str], *, title: str, label: str
     ax.tick_params(axis="y", rotation=0)
     ax.set_title(title, weight="bold", loc="left")
     scale = ax.collections[0].colorbar
-    scale.ax.tick_params(labelsize=10, labelcolor=INK)
-    scale.ax.xaxis.label.set(color=INK, size=11)
+    if scale is not None:
+        scale.ax.tick_params(labelsize=10, labelcolor=INK)
+        scale.ax.xaxis.label.set(color=INK, size=11)
     return described(ax, alt)
 
 
@@ -256,21 +260,22 @@ def page_axes(height: float) -> PageAxes:
 
 def page_rows(height: float, rows: int) -> list[PageAxes]:
     """Axes of one figure under each other, in the lab's style and on one scale, together `height` inches high."""
-    with matplotlib.rc_context({**sns.axes_style("ticks"), **_STYLE}):
+    with matplotlib.rc_context(sns.axes_style("ticks") | _STYLE):
         figure = Figure(figsize=(NARROW, height), layout="constrained")
-        look = {"subplot_kw": {"projection": PageAxes.name}, "sharex": True, "sharey": True, "squeeze": False}
-        return list(figure.subplots(rows, 1, **look)[:, 0])
+        kind = {"projection": PageAxes.name}
+        return list(figure.subplots(rows, 1, sharex=True, sharey=True, squeeze=False, subplot_kw=kind)[:, 0])
 
 
 def legend(ax: Axes, columns: int = 2) -> None:
     """Above the axes, from the figure's left edge on: beside long names of rows it would not fit."""
-    where = {"loc": "outside upper left", "ncols": columns}
-    ax.figure.legend(*ax.get_legend_handles_labels(), **where, frameon=False, labelcolor=INK, fontsize=11)
+    handles, names = ax.get_legend_handles_labels()
+    look = {"frameon": False, "labelcolor": INK, "fontsize": 11}
+    ax.figure.legend(handles, names, loc="outside upper left", ncols=columns, **look)
 
 
-def described(ax: Axes, alt: str) -> Axes:
+def described(ax: AnyAxes, alt: str) -> AnyAxes:
     """The axes with what is to be seen on them in words, for readers who do not see it."""
-    ax.alt = alt
+    ax.alt = alt  # type: ignore[attr-defined]  # as of PageAxes; anyone's own axes take it too
     return ax
 
 

@@ -96,6 +96,7 @@ def look(
     scores = maps[0].flatten(1)  # (C, N)
     logits = scores.mean(dim=1), csra_logits(scores[None, None], [temperature], lam)[0]  # each (C,)
     orders = [[model.classes[i] for i in y.argsort(descending=True).tolist()] for y in logits]
+    named = [order[: int((y >= 0).sum())] for order, y in zip(orders, logits, strict=True)]
     c = list(model.classes).index(label)
     return Case(
         name=name,
@@ -104,7 +105,7 @@ def look(
         before=orders[0],
         after=orders[1],
         logits=(logits[0][c].item(), logits[1][c].item()),
-        named=tuple(order[: int((y >= 0).sum())] for order, y in zip(orders, logits, strict=True)),
+        named=(named[0], named[1]),
         scores=maps[0, c],
         weights=residual_weights(scores[c], temperature, lam).view(maps.shape[-2:]),
     )

@@ -55,7 +55,8 @@ def boxed(image: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Image.
     """
     large = image.convert("RGB").resize((scale * image.width, scale * image.height), Image.Resampling.LANCZOS)
     stripes = Image.fromarray(np.uint8(255 * (np.add.outer(range(large.height), range(large.width)) % 12 < 7)))
-    font, names = ImageFont.load_default(size=max(13, large.width // 20)), list(dict.fromkeys(b.name for b in boxes))
+    height, names = max(13, large.width // 20), list(dict.fromkeys(b.name for b in boxes))
+    font = ImageFont.load_default(height)
     corners = [tuple(round(scale * v) for v in (b.xmin, b.ymin, b.xmax, b.ymax)) for b in boxes]
     for box, (x0, y0, x1, y1) in zip(boxes, corners, strict=True):
         colour, framed = SERIES[names.index(box.name) % 4], large.copy()
@@ -64,7 +65,7 @@ def boxed(image: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Image.
         large.paste(framed, mask=stripes if box.difficult else None)
     taken = list(corners)
     for box, corner in zip(boxes, corners, strict=True):
-        size = round(font.getlength(box.name)) + 8, round(1.35 * font.size)
+        size = round(font.getlength(box.name)) + 8, round(1.35 * height)
         x, y = _tag_place(corner, size, large.size, taken)
         tag = (x, y, x + size[0], y + size[1])
         taken.append(tag)
@@ -157,8 +158,8 @@ def _data_url(image: Image.Image, width: int) -> str:
 
 
 def _with_title(image: Image.Image, title: str) -> Image.Image:
-    font = ImageFont.load_default(size=max(12, image.width // 18))
-    strip = round(1.6 * font.size)
+    height = max(12, image.width // 18)
+    font, strip = ImageFont.load_default(height), round(1.6 * height)
     while title and font.getlength(title) > image.width - 8:
         title = title[:-2].rstrip() + "…" if len(title) > 2 else ""
     titled = Image.new("RGB", (image.width, image.height + strip), "white")

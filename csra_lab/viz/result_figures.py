@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from csra_lab.errors import ConfigError
 from csra_lab.viz.display import GRID, INK, PAPER, SERIES
-from csra_lab.viz.figures import DASHES, MARKERS, legend, page_axes
+from csra_lab.viz.figures import DASHES, MARKERS, described, legend, page_axes
 
 Interval = tuple[float, float, float]
 
@@ -75,8 +75,7 @@ def differences(
         ax.set(ylabel=label, xlabel=unit, ylim=limits, xlim=(-0.5, len(rows) - 0.5))
     if len(series) > 1:
         legend(ax)
-    ax.alt = alt
-    return ax
+    return described(ax, alt)
 
 
 def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, alt: str) -> Axes:
@@ -105,8 +104,7 @@ def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
     ax.grid(axis="x", visible=True)
     if len(series) > 1:
         legend(ax)
-    ax.alt = alt
-    return ax
+    return described(ax, alt)
 
 
 def _check_colours(figure: str, series: Mapping) -> None:

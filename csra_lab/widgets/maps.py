@@ -112,14 +112,17 @@ def explore(
     Raises:
         CsraError: no photograph, or one that cannot be read.
     """
-    if not isinstance(model, MultiLabelClassifier):
-        photographs, model = (model, *photographs), None
+    classifier: MultiLabelClassifier | None = None
+    if isinstance(model, MultiLabelClassifier):
+        classifier = model
+    else:
+        photographs = (model, *photographs)
     if not photographs:
         raise ConfigError('name one or more photographs, as in explore(model, "photo.jpg").')
     pictures = [p if isinstance(p, Image.Image) else open_image(p) for p in photographs]
     names = [f"picture {i}" if isinstance(p, Image.Image) else Path(p).name for i, p in enumerate(photographs, 1)]
-    model = MultiLabelClassifier.from_pretrained(SHIPPED) if model is None else model
-    data = maps_of_photographs(model, dict(zip(_distinct(names), pictures, strict=True)))
+    classifier = MultiLabelClassifier.from_pretrained(SHIPPED) if classifier is None else classifier
+    data = maps_of_photographs(classifier, dict(zip(_distinct(names), pictures, strict=True)))
     about = data["models"][0]
     start = about["temperatures"][0] if about["temperatures"] else 1.0
     heads = "trained" if about["heads"] > 1 else "one"
@@ -187,12 +190,14 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
     and peaks are kept.
     """
     transform, device = model.transform, model.device
-    maps, logits = [], None
+    maps: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []  # (C,) of the first picture alone
     for picture in pictures.values():
         features = model.eval().features(transform(picture.convert("RGB"))[None].to(device))
         scores = model.head.score_maps(features)[0].float().cpu()  # (heads, C, h, w), or (heads, C, N) from tokens
         maps.append(scores if scores.ndim == 4 else scores[..., None, :])
-        logits = model.head(features)[0].float().cpu() if logits is None else logits
+        if not logits:
+            logits.append(model.head(features)[0].float().cpu())
     keep = np.arange(len(model.classes))
     if len(keep) > MOST_LABELS:  # by the better of two places: by mean, which is the ranking at lam 0, and by peak
         means = torch.stack([m.mean(dim=(0, 2, 3)) for m in maps]).amax(dim=0)  # (C,)
@@ -215,7 +220,7 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
         if len(keep) == len(model.classes)
         else f"{len(keep)} of {len(model.classes)} labels: highest means and peaks.",
         "total": len(model.classes),
-        "first": int(logits[torch.from_numpy(keep)].argmax()),
+        "first": int(logits[0][torch.from_numpy(keep)].argmax()),
     }
 
 

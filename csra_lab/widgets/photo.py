@@ -70,7 +70,7 @@ def explore_photograph(examples: Mapping[str, Image.Image] | None = None) -> Pho
     examples = example_photographs() if examples is None else examples
     if not examples:
         raise CsraError("the explorer opens on an example; give one or more, or None for scikit-image's.")
-    shown = [{"name": name, "url": picture_url(picture)} for name, picture in examples.items()]
+    shown: list[dict[str, object]] = [{"name": name, "url": picture_url(picture)} for name, picture in examples.items()]
     opening = next(iter(examples.values()))
     shown[0]["maps"] = [packed(_score_maps(model, opening)) for _, model in browser_models()]
     return PhotoExplorer(data={"network": browser_network().manifest(), "examples": shown})

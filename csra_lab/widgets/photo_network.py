@@ -8,7 +8,7 @@ built, or when Jupyter asks for them; none lie in this repository. photo_network
 import base64
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csra_lab._io.resources import asset
+from csra_lab.backbones import Backbone
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
 from csra_lab.errors import CsraError
 from csra_lab.heads import CSRA, AveragePooling, ScoreMapHead
@@ -94,7 +95,8 @@ def browser_network() -> BrowserNetwork:
         CsraError: timm builds the network otherwise than it did, so that the plan does not give its features.
     """
     (_, imagenet), *_ = browser_models()
-    layers, arrays = [], []
+    layers: list[dict] = []
+    arrays: list[np.ndarray] = []
     for layer, weight, bias in _layers(imagenet.backbone.model):
         layers.append(layer)
         arrays += _rounded(_packed(layer["kind"], weight), bias)
@@ -108,15 +110,14 @@ def browser_network() -> BrowserNetwork:
 
 def _about(name: str, model: MultiLabelClassifier) -> dict:
     head, title = model.head, "ImageNet" if name == "imagenet" else name
-    csra = isinstance(head, CSRA)
-    temperatures = [float(t) for t in head.config.temperatures] if csra else []
+    lam, temperatures = (head.config.lam, head.config.temperatures) if isinstance(head, CSRA) else (0.0, ())
     return {
         "name": name,
         "title": f"{title}: {len(model.classes)} labels",
         "classes": list(model.classes),
         "num_heads": head.num_heads,
-        "lam": head.config.lam if csra else 0.0,
-        "temperatures": ["inf" if t == float("inf") else t for t in temperatures],
+        "lam": lam,
+        "temperatures": ["inf" if t == float("inf") else float(t) for t in temperatures],
         "size": model.image_size,
         "mean": list(model.mean),
         "std": list(model.std),
@@ -136,13 +137,14 @@ def _biases(head: ScoreMapHead) -> Tensor:
 
 def _layers(network: nn.Module) -> Iterator[tuple[dict, Tensor, Tensor]]:
     """Each convolution with its batch norm folded in: the layer, its weight (as torch has it) and its bias."""
-    blocks = [block for stage in network.blocks for block in stage]
-    groups = [[network.conv_stem, network.bn1], *map(_convolutions, blocks), [network.conv_head, network.bn2]]
-    adds = [False, *(block.has_skip for block in blocks), False]
-    for modules, skip in zip(groups, adds, strict=True):
-        for i in range(0, len(modules), 2):
-            conv, norm = modules[i : i + 2]
-            scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    part = network.get_submodule
+    blocks = [block for stage in part("blocks").children() for block in stage.children()]
+    first, last = (part("conv_stem"), part("bn1")), (part("conv_head"), part("bn2"))
+    groups = [_convolutions(first), *(_convolutions(block.modules()) for block in blocks), _convolutions(last)]
+    adds = [False, *(bool(block.has_skip) for block in blocks), False]
+    for convolutions, skip in zip(groups, adds, strict=True):
+        for i, (conv, norm) in enumerate(convolutions):
+            scale = norm.weight.detach() / (norm.get_buffer("running_var") + norm.eps).sqrt()
             kind = "stem" if conv.in_channels == 3 else "product" if conv.groups == 1 else "depthwise"
             layer = {
                 "kind": kind,
@@ -152,18 +154,20 @@ def _layers(network: nn.Module) -> Iterator[tuple[dict, Tensor, Tensor]]:
                 "outputs": conv.out_channels,
                 "high": 6 if isinstance(norm.act, nn.ReLU6) else None,
                 "opens": i == 0,
-                "adds": skip and i == len(modules) - 2,
+                "adds": skip and i == len(convolutions) - 1,
             }
             yield (
                 layer,
                 conv.weight.detach() * scale[:, None, None, None],
-                norm.bias.detach() - norm.running_mean * scale,
+                norm.bias.detach() - norm.get_buffer("running_mean") * scale,
             )
 
 
-def _convolutions(block: nn.Module) -> list[nn.Module]:
-    """Convolution, batch norm, convolution, batch norm ...: an EfficientNet-Lite has nothing else in a block."""
-    return [m for m in block.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+def _convolutions(modules: Iterable[nn.Module]) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions, each with the batch norm that follows it: an EfficientNet-Lite has nothing else in a block."""
+    found = list(modules)
+    norms = (m for m in found if isinstance(m, nn.BatchNorm2d))
+    return list(zip((m for m in found if isinstance(m, nn.Conv2d)), norms, strict=True))
 
 
 def _packed(kind: str, weight: Tensor) -> np.ndarray:
@@ -191,7 +195,7 @@ def _rounded(weight: np.ndarray, bias: Tensor) -> list[np.ndarray]:
 
 
 @torch.inference_mode()
-def _check_plan(backbone: nn.Module, layers: list[dict]) -> None:
+def _check_plan(backbone: Backbone, layers: list[dict]) -> None:
     """Run the plan with torch's own convolutions: another timm may have built the network otherwise."""
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     expected = backbone(image)
