@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from numbers import Integral
 from os import PathLike
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from csra_lab.heads import ScoreMapHead
 
 ImageInput = str | PathLike | Image.Image | Tensor
 """A file, a PIL image, or a (3, S, S) tensor that `model.transform` made."""
+Source = TypeVar("Source", bound=ImageInput)
 
 
 class Classifier(Protocol):
@@ -86,15 +87,15 @@ def iterate_predictions(
 
 def predict_each(
     model: Classifier,
-    images: Iterable[ImageInput],
+    images: Iterable[Source],
     *,
     batch_size: int = 32,
     top: int | None = None,
     workers: int | None = None,
     attention: bool = False,
     score_maps: bool = False,
-    unreadable: Callable[[ImageInput, CsraError], None] | None = None,
-) -> Iterator[tuple[ImageInput, Prediction]]:
+    unreadable: Callable[[Source, CsraError], None] | None = None,
+) -> Iterator[tuple[Source, Prediction]]:
     """Images with their predictions; see `iterate_predictions`.
 
     Args:

@@ -82,10 +82,11 @@ def write_pictures(folder: Path) -> None:
     emoji = [(load_dataset("emoji-voc", split=split), count) for split, count in (("test", 14), ("test-unseen", 6))]
     chosen = [(data, i) for data, count in emoji for i in np.flatnonzero((data.targets == 1).sum(axis=1) >= 2)[:count]]
     people = load_dataset("paperdoll-wider", split="test")
+    assert people.crops is not None  # an item is a person
     large = np.flatnonzero((people.crops[:, 2:] >= (80, 160)).all(axis=1))
     first = {people.paths[i]: int(i) for i in large[::-1]}  # scene -> its first large person
     dolls = [(people, i) for i in sorted(first.values())[:16]]
-    content = {}
+    content: dict[str, dict[str, list]] = {}
     for dataset, items in (("emoji-voc", chosen), ("paperdoll-wider", dolls)):
         content[dataset] = {"classes": list(items[0][0].classes), "pictures": []}
         (folder / dataset).mkdir(parents=True, exist_ok=True)

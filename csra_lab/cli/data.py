@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -73,4 +74,8 @@ def download_command(name: Annotated[str, tyro.conf.Positional], root: Path, qui
     print(f"{name} is in {download(name, root, progress=not quiet)}")
 
 
-DATA_COMMANDS = {"download": download_command, "prepare": prepare_command, "check": check_command}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {
+    "download": download_command,
+    "prepare": prepare_command,
+    "check": check_command,
+}

@@ -45,13 +45,16 @@ def four_lines_command(
     from csra_lab.study.four_lines import result_table, run_four_lines
 
     scoring = scoring_options(batch_size=batch_size, progress=not json)
-    of_the_set = {"split": split, "min_positives": min_positives}
-    given = {name: value for name, value in of_the_set.items() if value is not None}
+    of_the_set = {"--split": split, "--min-positives": min_positives}
+    given = [flag for flag, value in of_the_set.items() if value is not None]
     if given and dataset is None:
-        flags = " and ".join("--" + name.replace("_", "-") for name in given)
+        flags = " and ".join(given)
         raise ConfigError(f"without --dataset, {flags} would do nothing: a folder of ImageNet classes has neither.")
-    options = {"lambdas": lambdas, "image_size": image_size, "weights": weights, "limit": limit, "out": out}
-    record = run_four_lines(model, folder, dataset=dataset, **given, **options, **scoring)
+    record = run_four_lines(
+        model, folder, lambdas=lambdas, image_size=image_size, weights=weights, dataset=dataset,
+        split="test" if split is None else split, min_positives=1 if min_positives is None else min_positives,
+        limit=limit, out=out, **scoring,
+    )  # fmt: skip
     if json:
         print(as_json(record))
         return
@@ -103,6 +106,8 @@ def ablate_command(
     from csra_lab.study.experiments import run_plans
     from csra_lab.study.plans import PLANS, SOURCES, get_plan
 
+    if not plans:
+        raise ConfigError("name one or more plans; `csra-lab ablate --help` lists them.")
     own_best = OWN_BEST in plans
     plans = tuple(name for name in plans if name != OWN_BEST)
     chosen = list(PLANS.values()) if plans == ("all",) else [get_plan(name) for name in plans]
@@ -117,7 +122,7 @@ def ablate_command(
         run_own_bests(sources or ("photographs", "emoji", "paperdoll"), data, out, seeds or 5, quiet=quiet)
         if not chosen:
             return
-    if not any(sources is None or set(sources) & set(plan.sources) for plan in chosen):
+    if sources is not None and not any(set(sources) & set(plan.sources) for plan in chosen):
         raise ConfigError(f"no plan named here has a source {', '.join(sources)}.")
     run_plans(chosen, sources=sources, data=data, out=out, progress=not quiet)
 

@@ -75,10 +75,16 @@ def predict_command(
         print(f"csra-lab: {error}", file=sys.stderr)  # the rest of the folder is still worth reading
         failed.append(path)
 
-    options = {"batch_size": batch_size, "workers": workers, "attention": attention is not None}
-    pairs = predict_each(classifier, files, **options, unreadable=unreadable)
+    pairs = predict_each(
+        classifier,
+        files,
+        batch_size=batch_size,
+        workers=workers,
+        attention=attention is not None,
+        unreadable=unreadable,
+    )
     with ExitStack() as stack:
-        outputs = [_Json(classifier) if json else _Text(classifier)]
+        outputs: list[_Output] = [_Json(classifier) if json else _Text(classifier)]
         if csv is not None:
             outputs.append(_Csv(classifier, stack.enter_context(atomic_write(csv))))
         if report is not None:
@@ -108,6 +114,9 @@ class _Output:
 
     def __exit__(self, *_) -> None:
         return None
+
+    def add(self, found: Found) -> None:
+        raise NotImplementedError
 
     def words(self, found: Found) -> str:
         named = (f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}" for i in found.labels)
@@ -185,15 +194,18 @@ class _Overlays(_Output):
 
     def __init__(self, model: MultiLabelClassifier, folder: Path):
         super().__init__(model)
-        self.folder, self.stems = folder, set()
+        self.folder = folder
+        self.stems: set[str] = set()
 
     def add(self, found: Found) -> None:
         if not found.labels:
             return
+        attention = found.prediction.attention
+        assert attention is not None  # it was asked for
         picture, stem = open_image(found.path), _free_stem(found.path.stem, self.stems)
         for i in found.labels:
             title = f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}"
-            _write_overlay(self.folder, f"{stem}_{self.classes[i]}", picture, found.prediction.attention[i], title)
+            _write_overlay(self.folder, f"{stem}_{self.classes[i]}", picture, attention[i], title)
 
 
 def _named(probabilities: np.ndarray, thresholds: np.ndarray) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json as json_format
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -222,7 +222,7 @@ def _write_summary(page: Page, run: Path, recipe: Recipe, scored: Scored) -> Non
     page.heading("Curves")
     history = read_history(run)
     for name, title in (("train_loss", "training loss"), ("validation_mAP", "validation mAP")):
-        values = [float("nan") if row[name] is None else row[name] for row in history]
+        values = [float("nan") if (value := row[name]) is None else value for row in history]
         page.write(curve(values, title=title))
 
 
@@ -264,4 +264,8 @@ def worst(scored: Scored, target: int, count: int = MISSES) -> Iterator[tuple[in
             yield i, c
 
 
-RUN_COMMANDS = {"list": list_command, "compare": compare_command, "report": report_command}
+RUN_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_command,
+    "compare": compare_command,
+    "report": report_command,
+}

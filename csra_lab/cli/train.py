@@ -17,9 +17,12 @@ from csra_lab.datasets import MultiLabelDataset, write_voc_predictions
 from csra_lab.datasets.pair import match_classes
 from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
+from csra_lab.losses import Loss
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.run_folder import read_recipe, save_evaluation
+
+Part = DataConfig | ModelConfig | OptimisationConfig | RunConfig
 
 
 def run_train(arguments: list[str]) -> None:
@@ -56,10 +59,10 @@ def read_options(arguments: list[str]) -> tuple[Recipe, Path | None, dict]:
     def command(
         data_: Annotated[DataConfig, inline] = start.data,
         model: Annotated[ModelConfig, inline] = start.model,
-        head: Annotated[type(start.head), inline] = named,
+        head: HeadConfig = named,
         optimisation: Annotated[OptimisationConfig, inline] = start.optimisation,
         run: Annotated[RunConfig, inline] = start.run,
-        loss: type(start.loss) = start.loss,
+        loss: Loss = start.loss,
         data: Path | None = None,
         out: Path = Path("runs") / recipe.name,
         quiet: bool = False,
@@ -76,25 +79,30 @@ def read_options(arguments: list[str]) -> tuple[Recipe, Path | None, dict]:
             quiet: Show no progress.
             tensorboard: Also write the history for TensorBoard, into the run's folder.
         """
+        parts: list[tuple[Part, Part]] = [
+            (start.data, data_), (start.model, model), (start.optimisation, optimisation), (start.run, run)
+        ]  # fmt: skip
         changes = {}
-        for before, after in zip((start.data, start.model, start.optimisation, start.run),
-                                 (data_, model, optimisation, run), strict=True):  # fmt: skip
+        for before, after in parts:
             for field in dataclasses.fields(before):
                 if getattr(before, field.name) != getattr(after, field.name):
                     changes[field.name] = getattr(after, field.name)
         options = {"out": out, "progress": not quiet, "tensorboard": tensorboard}
         return start.replace(head=head, loss=loss, **changes), data, options
 
+    # tyro offers the options of the head and the loss at hand, which no annotation above can name
+    command.__annotations__ |= {"head": Annotated[type(start.head), inline], "loss": type(start.loss)}
     return tyro.cli(command, args=rest, prog=f"csra-lab train {recipe.name}")
 
 
 def _splits(source: DataConfig, folder: Path | None) -> tuple[MultiLabelDataset, MultiLabelDataset]:
     """The training and the test split that a recipe names."""
-    options = {"classes": source.classes or None, "absent": source.absent, "unknown": source.unknown}
-    return (
-        load_dataset(source.dataset, folder, source.train_split, **options),
-        load_dataset(source.dataset, folder, source.test_split, **options),
-    )
+
+    def split(name: str) -> MultiLabelDataset:
+        classes = source.classes or None
+        return load_dataset(source.dataset, folder, name, classes=classes, absent=source.absent, unknown=source.unknown)
+
+    return split(source.train_split), split(source.test_split)
 
 
 def _named(head: HeadConfig) -> HeadConfig:
@@ -168,15 +176,15 @@ def evaluate_command(
     if four_lines is not None:
         model = model.with_four_lines(four_lines)
     trained = read_recipe(run).data if (run / "recipe.json").exists() else None
-    name = dataset or (trained and trained.dataset)
+    name = dataset or (None if trained is None else trained.dataset)
     if name is None:
         raise ConfigError(f"{run} does not say which data set it was trained on; name it with --dataset.")
     if trained is not None and name == trained.dataset:
         absent, unknown = absent or trained.absent, unknown or trained.unknown
     data_set = match_classes(model.classes, load_dataset(name, data, split, absent=absent, unknown=unknown))
-    options = {"ap": ap, "threshold": threshold, "top_k": top_k, "difficult": difficult}
     scoring = scoring_options(batch_size=batch_size, progress=not json)
-    metrics, scores = evaluate(model.to(scoring["device"]), data_set, **options, **scoring)
+    model.to(scoring["device"])
+    metrics, scores = evaluate(model, data_set, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult, **scoring)
     if server_format is not None:
         write_voc_predictions(server_format, data_set, scores)
     if out is not None:

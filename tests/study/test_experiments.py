@@ -171,6 +171,7 @@ def test_a_wrong_plan_file_is_one_sentence(tmp_path, change, says):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ([], "name one or more plans"),
         (["nothing"], "there is no plan 'nothing'"),
         (["poolin"], "did you mean pooling"),
         (["lam", "--sources", "moon"], "there is no source 'moon'"),
