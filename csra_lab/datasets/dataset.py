@@ -259,6 +259,11 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         return (self.targets == 1).sum(axis=0)
 
 
+def num_items(inputs: torch.utils.data.Dataset) -> int:
+    """How many items a data set has."""
+    return len(inputs)  # type: ignore[arg-type]  # torch's Dataset leaves its length to those that have one
+
+
 def image_keys(paths: Sequence[Path], root: Path | None = None) -> tuple[str, ...]:
     """The `keys` of a data set: what tells its images apart. See `MultiLabelDataset`."""
     names = [os.fspath(path) for path in paths]

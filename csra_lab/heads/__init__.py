@@ -11,7 +11,16 @@ frozen config that holds exactly its own options; `HEADS` maps a head's name to 
 """
 
 from csra_lab.heads.base import ScoreMapHead
-from csra_lab.heads.build import HEADS, build_head, config_kind, create_head, head_config, head_json, head_kind
+from csra_lab.heads.build import (
+    HEADS,
+    build_head,
+    config_kind,
+    create_head,
+    four_lines_head,
+    head_config,
+    head_json,
+    head_kind,
+)
 from csra_lab.heads.config import (
     PAPER_TEMPERATURES,
     AverageConfig,
@@ -76,6 +85,7 @@ __all__ = [
     "build_head",
     "config_kind",
     "create_head",
+    "four_lines_head",
     "head_config",
     "head_json",
     "head_kind",

@@ -50,6 +50,17 @@ HEADS: dict[str, tuple[type[HeadConfig], type[ScoreMapHead]]] = {
 """Name -> config and head, as recipes, saved models and the command line know them."""
 
 
+def four_lines_head(head: ScoreMapHead, lam: float) -> CSRA:
+    """The average-pooling head plus lam times its largest score; the weights are shared.
+
+    Raises:
+        CsraError: the head pools in another way.
+    """
+    if not isinstance(head, AveragePooling):
+        raise ConfigError(f"the four-line change starts from an average-pooling head, not {head_kind(head)!r}.")
+    return head.with_four_lines(lam)
+
+
 def head_config(kind: str, **options) -> HeadConfig:
     """The config of a head by its name (a key of `HEADS`).
 

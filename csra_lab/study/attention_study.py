@@ -12,7 +12,7 @@ found.npz          best cells of all seeds, (S, P); of seed 0 also the mass at T
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
+from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead, config_kind
 from csra_lab.significance import difference_errors, draw_images, once_and_drawn
@@ -101,7 +102,9 @@ def record_attention(out: Path, *, cache: Path | None = None, resamples: int = 1
     trained = train_heads(recipes, maps["trainval"])
     heads = {name: [t.head for t in trained if config_kind(t.recipe.head) == kind] for name, kind in HEADS.items()}
     settings, curve = choose_thresholds(heads, maps["trainval"], pairs_of(objects_of(sets["trainval"])))
-    lines, comparisons, truth, found = curve, [], {}, {}
+    lines, comparisons = curve, []
+    truth: dict[str, NDArray] = {}
+    found: dict[str, NDArray] = {}
     for split in SOURCES["emoji"].splits:
         objects = objects_of(sets[split])
         pairs = pairs_of(objects)
@@ -128,8 +131,8 @@ def record_attention(out: Path, *, cache: Path | None = None, resamples: int = 1
         (path / "run.json").write_text(strict_json.dumps(run, indent=1, nan="null") + "\n", encoding="utf-8")
         pd.DataFrame(lines).to_csv(path / "results.csv", index=False)
         pd.DataFrame(comparisons).to_csv(path / "comparisons.csv", index=False)
-        np.savez_compressed(path / "truth.npz", **truth)
-        np.savez_compressed(path / "found.npz", **found)
+        write_arrays(path / "truth.npz", truth)
+        write_arrays(path / "found.npz", found)
 
 
 def read_objects(folder: Path, split: str) -> Objects:
@@ -165,11 +168,11 @@ def choose_thresholds(heads: dict, features: FeatureMaps, pairs: Pairs) -> tuple
         for t in temperatures:
             for threshold in CAM_THRESHOLDS if t is None else ATTENTION_THRESHOLDS:
                 rates = [localised(boxes_of(s, t, threshold, size=FINE), pairs.boxes).mean() for s in of_pairs[head]]
-                tried[t, threshold] = np.mean(rates)
+                tried[t, threshold] = float(np.mean(rates))
                 setting = f"threshold {threshold:g}" + ("" if t is None else f", T = {t:g}")
                 line = {"split": "trainval", "method": way, "measure": "CorLoc", "setting": setting, "bin": "all"}
                 lines.append(line | _by_seed(rates) | {"pairs": len(pairs)})
-        t, threshold = max(tried, key=tried.get)
+        t, threshold = max(tried, key=tried.__getitem__)
         settings[way] = {"head": head, "temperature": t, "threshold": threshold}
     return settings, lines
 
@@ -213,7 +216,7 @@ def _looks(scores: dict[str, NDArray], pairs: Pairs) -> tuple[dict, list[dict], 
     for tolerance, setting in ((0.0, "exact"), (TOLERANCE, "15 pixels")):
         at_cells = points_inside(centres, pairs.boxes, tolerance=tolerance)  # (P, h * w)
         values["any cell", "pointing", setting] = at_cells.mean(axis=1)[None]
-        values["best possible cell", "pointing", setting] = at_cells.any(axis=1)[None]
+        values["best possible cell", "pointing", setting] = at_cells.any(axis=1).reshape(1, -1)
         values["centre", "pointing", setting] = points_inside(middle, pairs.boxes, tolerance=tolerance).T
     for name in HEADS:
         maps = scores[name][:, pairs.image, pairs.label]  # (S, P, h, w)
@@ -240,7 +243,7 @@ def _lines(values: dict, pairs: Pairs) -> Iterator[dict]:
             yield line | _by_seed(each[:, inside].mean(axis=1)) | {"pairs": int(inside.sum())}
 
 
-def _by_seed(rates: Sequence[float]) -> dict[str, float]:
+def _by_seed(rates: Iterable[float]) -> dict[str, float]:
     """A column a seed, in %."""
     return {f"seed {seed}": round(100 * float(rate), 3) for seed, rate in enumerate(rates)}
 
@@ -257,8 +260,8 @@ def _compare_looks(values: dict, pairs: Pairs, weights: NDArray) -> Iterator[dic
     bins = size_bins(pairs.share)
     b, a = (csra, "pointing", "exact"), (average, "pointing", "exact")
     for name, inside in list(bins.items())[1:]:
-        part = (x[:, inside] for x in (values[a], values[b]))
-        found = mean_interval(*part, pairs.image[inside], weights, len(bins) - 1)
+        before, after = (values[key][:, inside] for key in (a, b))
+        found = mean_interval(before, after, pairs.image[inside], weights, len(bins) - 1)
         yield {"measure": "pointing", "setting": "exact", "bin": name, "label": csra, "against": average, **found}
 
 
@@ -321,8 +324,9 @@ def _compare_boxes(found: dict, pairs: Pairs, weights: NDArray) -> Iterator[dict
         for setting, way, reference in rows:
             line = {"setting": setting, "bin": "all", "label": way, "against": reference}
             a, b = found[reference, setting], found[way, setting]
-            hits = (x.fates == "found" for x in (a, b))
-            yield {"measure": "CorLoc", **line, **mean_interval(*hits, pairs.image, weights, 2 * len(rows))}
+            before, after = (x.fates == "found" for x in (a, b))
+            found_boxes = mean_interval(before, after, pairs.image, weights, 2 * len(rows))
+            yield {"measure": "CorLoc", **line, **found_boxes}
             ends = interval(b.seen - a.seen, b.drawn - a.drawn, units=weights.shape[1], comparisons=2 * len(rows))
             yield {"measure": "mAP", **line, **ends}
 

@@ -13,6 +13,7 @@ claims.csv    every claim with its interval, over classes and over positives
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim
+from csra_lab.heads import four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.study.experiments import describe, source_features
@@ -87,25 +89,25 @@ def run_backbone_gains(
     folder = Path(out) / source
     plan = {name: dataclasses.asdict(network) for name, network in networks.items()}
     steps = Steps(folder.with_name(f"{source}.part"), plan, log)
-    tunings, scores, again, chosen, sets = [], {}, {}, {}, {}
+    tunings: list[pd.DataFrame] = []
+    chosen: dict[str, dict] = {}
+    trained: dict[str, dict[str, NDArray]] = {"seed": {}, "resample": {}}
     for name, network in networks.items():
         where = _source(source, network, weights)
         sets, maps = source_features(where, data, cache=cache)
         recipes = _recipes(where)
         fit, held_out = hold_out(sets["trainval"], 0.2)
         split = where.splits[0]
-        tuning = steps.table(f"{name}-tuning", lambda r=recipes, m=maps, f=fit, h=held_out: _tune(r, m, f, h, log))
+        tuning = steps.table(f"{name}-tuning", partial(_tune, recipes, maps, fit, held_out, log))
         best = {method: rows.set_index("setting").held_out_mAP.idxmax() for method, rows in tuning.groupby("method")}
         own = {method: recipe.replace(head_lr=float(best[method])) for method, recipe in recipes.items()}
-        for part, kind, runs in ((scores, "seed", seeds), (again, "resample", resamples)):
+        for kind, runs in (("seed", seeds), ("resample", resamples)):
             stacked = [
-                steps.array(
-                    f"{name}-{kind}-{run}",
-                    lambda o=own, b=best, m=maps, k=kind, n=run, s=split: _scores(o, b[TUNED], m, k, n, s),
-                )
+                steps.array(f"{name}-{kind}-{run}", partial(_scores, own, best[TUNED], maps, kind, run, split))
                 for run in range(runs)
             ]
-            part |= {f"{name}: {m}": np.stack(s) for m, s in zip(METHODS, np.stack(stacked, axis=1), strict=True)}
+            by_method = zip(METHODS, np.stack(stacked, axis=1), strict=True)
+            trained[kind] |= {f"{name}: {m}": np.stack(s) for m, s in by_method}
         tunings.append(tuning.assign(network=name))
         chosen[name] = dict(best)
     about = {
@@ -118,7 +120,7 @@ def run_backbone_gains(
         "data": {name: describe(dataset) for name, dataset in sets.items()},
         "environment": environment(torch.device("cpu")),
     }
-    scores, again = ({k: from_logits(to_logits(s)) for k, s in part.items()} for part in (scores, again))
+    scores, again = ({k: from_logits(to_logits(s)) for k, s in part.items()} for part in trained.values())
     targets = sets[split].targets
     with atomic_write(folder) as path:
         path.mkdir(parents=True)
@@ -153,8 +155,9 @@ def claims_of(networks: tuple[str, ...]) -> list[Claim]:
 
 def _source(source: str, network: Network, weights: Path | None) -> Source:
     path = network.weights if network.weights == "installed" else str(Path(weights or ".") / network.weights)
-    fields = {"backbone": network.backbone, "image_size": network.image_size, "weights": path, "mirror": False}
-    return dataclasses.replace(SOURCES[source], **fields)
+    return dataclasses.replace(
+        SOURCES[source], backbone=network.backbone, image_size=network.image_size, weights=path, mirror=False
+    )
 
 
 def _recipes(source: Source) -> dict[str, Recipe]:
@@ -166,10 +169,10 @@ def _tune(recipes: Mapping[str, Recipe], maps: Mapping[str, FeatureMaps], fit, h
     """method, setting, held_out_mAP: rates of both heads, and lambdas on average pooling at its own rate."""
     train = maps["trainval"]
     tuned = tune(recipes, dict.fromkeys(recipes, START), train, fit, held_out, say=log)
-    best = max(tuned[AVERAGE], key=tuned[AVERAGE].get)
+    best = max(tuned[AVERAGE], key=tuned[AVERAGE].__getitem__)
     (trained,) = train_heads([recipes[AVERAGE].replace(head_lr=best)], train, fit=fit)
     held = train.subset(held_out)
-    lines = score_heads([trained.head.with_four_lines(lam) for lam in FOUR_LINES], held)
+    lines = score_heads([four_lines_head(trained.head, lam) for lam in FOUR_LINES], held)
     tuned[TUNED] = {
         lam: float(np.nanmean(average_precision(scores, held.targets)))
         for lam, scores in zip(FOUR_LINES, lines, strict=True)
@@ -183,5 +186,5 @@ def _scores(own: Mapping[str, Recipe], lam: float, maps, kind: str, run: int, sp
     train = maps["trainval"]
     fit = bootstrap(len(train), run) if kind == "resample" else None
     average, csra = (t.head for t in train_heads([own[m].replace(seed=run) for m in (AVERAGE, CSRA)], train, fit=fit))
-    heads = [average, average.with_four_lines(0.2), average.with_four_lines(float(lam)), csra]
+    heads = [average, four_lines_head(average, 0.2), four_lines_head(average, float(lam)), csra]
     return score_heads(heads, maps[split])

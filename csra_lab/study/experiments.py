@@ -13,7 +13,6 @@ scores.npz         test logits of the rows that keep them, (seeds, N, C) float16
 import dataclasses
 import hashlib
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,10 +22,12 @@ import pandas as pd
 import torch
 
 from csra_lab._io import strict_json
+from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab.backbones import best_weights, create_backbone
 from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.heads import ScoreMapHead, four_lines_head
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.recipes import Recipe
 from csra_lab.significance import compare
@@ -132,7 +133,7 @@ def plan_rows(
         seeds = tuple(trained[_key(plan.recipe(entry, seed, source))] for seed in range(plan.seeds))
         rows.append((entry.label, entry.against, entry.keep, seeds, [t.head for t in seeds]))
         for lam in entry.four_lines:
-            lines = [t.head.with_four_lines(lam) for t in seeds]
+            lines: list[ScoreMapHead] = [four_lines_head(t.head, lam) for t in seeds]
             keep = entry.keep and lam in entry.keep_lines
             rows.append((four_lines_label(lam), entry.label, keep, (), lines))
         heads += [head for row in rows[len(rows) - 1 - len(entry.four_lines) :] for head in row[4]]
@@ -224,12 +225,12 @@ def write_record(
         _histories(rows.values()).to_csv(path / "history.csv", index=False, float_format="%.5f")
         if kept:
             with open(path / "scores.npz", "wb") as file:
-                splits = {}
+                splits: dict[str, np.ndarray] = {}
                 for split in where.splits:
                     splits |= {f"ids {split}": np.array(sets[split].ids), f"targets {split}": sets[split].targets}
                     if where.by_photograph:
                         splits[f"photographs {split}"] = photograph_groups(sets[split])
-                np.savez_compressed(file, classes=np.array(sets[where.splits[0]].classes), **splits, **kept)
+                write_arrays(file, {"classes": np.array(sets[where.splits[0]].classes)} | splits | kept)
     return comparisons
 
 
@@ -260,7 +261,7 @@ def read_scores(folder: str | Path) -> tuple[dict[tuple[str, str], np.ndarray], 
             if kind in ("targets", "ids", "photographs"):
                 truth[kind, split] = content[key]
             elif key != "classes":
-                label, split = re.fullmatch(r"(.*) on ([\w-]+)", key).groups()
+                label, _, split = key.rpartition(" on ")
                 scores[label, split] = from_logits(content[key])
     return scores, truth
 
@@ -285,7 +286,7 @@ def _train_all(
 ) -> dict[Recipe, TrainedHead]:
     """Every distinct recipe's head, trained together with all that hold out the same pictures."""
     distinct = list(dict.fromkeys(_key(recipe) for recipe in recipes))
-    trained = {}
+    trained: dict[Recipe, TrainedHead] = {}
     for fraction in dict.fromkeys(recipe.data.validation_fraction for recipe in distinct):
         members = [recipe for recipe in distinct if recipe.data.validation_fraction == fraction]
         fit, held_out = hold_out(sets["trainval"], fraction)

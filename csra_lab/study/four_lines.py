@@ -16,8 +16,9 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
@@ -33,6 +34,7 @@ from csra_lab._io.progress import progress_bar
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.dataset import num_items
 from csra_lab.datasets.imagenet_folder import ImageFolder, evenly, load_image_folder
 from csra_lab.datasets.voc_in_imagenet import POOLINGS, covered_classes, pooled_scores, read_voc_table
 from csra_lab.errors import ConfigError, CsraError, DataError
@@ -75,9 +77,10 @@ def mean_and_max(
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     model = model.to(device).eval()
-    mean, maximum = torch.empty(2, len(inputs), len(model.classes))  # (N, C) each
+    count = num_items(inputs)
+    mean, maximum = torch.empty(2, count, len(model.classes))  # (N, C) each
     done = 0
-    with progress_bar(len(inputs), desc="score maps", shown=progress) as bar:
+    with progress_bar(count, desc="score maps", shown=progress) as bar:
         for images, _ in DataLoader(inputs, batch_size=batch_size, num_workers=workers):
             maps = model.score_maps(to_device(images, device))[:, 0].flatten(2)  # (B, C, N)
             here = slice(done, done := done + len(images))
@@ -251,9 +254,10 @@ def run_four_lines(
         CsraError: see `imagenet_classifier` and the readers; or `out` holds a run with these settings already.
     """
     lambdas = checked_lambdas(lambdas)
-    data = load_image_folder(folder) if dataset is None else load_dataset(dataset, folder, split)
-    if limit is not None:
-        data = data.spread(limit) if dataset is None else data.subset(evenly(len(data), limit))
+    if dataset is None:
+        measure = _accuracy_on(folder, limit)
+    else:
+        measure = _mAP_on(load_dataset(dataset, folder, split), limit, min_positives)
     model = imagenet_classifier(name, weights=weights, image_size=image_size)
     if len(model.classes) != timm.data.ImageNetInfo().num_classes():
         raise ConfigError(
@@ -274,10 +278,7 @@ def run_four_lines(
     if any(all(record.get(key) == value for key, value in settings.items()) for record in before):
         raise ConfigError(f"{out} holds a run with these settings already; name another --out, or delete that file.")
     started = time.perf_counter()
-    if dataset is None:
-        result = folder_four_lines(model, data, lambdas, device=device, **scoring)
-    else:
-        result = voc_four_lines(model, data, lambdas, min_positives=min_positives, device=device, **scoring)
+    result = measure(model, lambdas=lambdas, device=device, **scoring)
     record = {
         **settings,
         "command": _command(settings, out),
@@ -293,10 +294,22 @@ def run_four_lines(
     return record
 
 
+def _accuracy_on(folder: Path, limit: int | None) -> Callable[..., dict]:
+    """`folder_four_lines` on at most `limit` pictures of a folder."""
+    pictures = load_image_folder(folder)
+    return partial(folder_four_lines, pictures=pictures if limit is None else pictures.spread(limit))
+
+
+def _mAP_on(images: MultiLabelDataset, limit: int | None, min_positives: int) -> Callable[..., dict]:
+    """`voc_four_lines` on at most `limit` images of a data set."""
+    chosen = images if limit is None else images.subset(evenly(len(images), limit))
+    return partial(voc_four_lines, dataset=chosen, min_positives=min_positives)
+
+
 def result_table(record: dict) -> list[tuple[str, ...]]:
     """The rows that the command prints, in %, a header first."""
     if record["dataset"] is None:
-        table = [("lambda", "top-1", "top-5", "change", "+-", "gained", "lost", "p")]
+        table: list[tuple[str, ...]] = [("lambda", "top-1", "top-5", "change", "+-", "gained", "lost", "p")]
         for row in record["rows"]:
             counts = (str(row["gained"]), str(row["lost"]), f"{row['p_value']:.3g}")
             table.append((f"{row['lam']:g}", *_percent(row, "top1", "top5", "change", "plus_minus"), *counts))

@@ -99,7 +99,7 @@ def record_multiplicity(
     log("heads are trained")
     backbone = create_backbone(source.backbone, weights=best_weights(source.backbone), image_size=source.image_size)
     targets = scene_targets(scenes)
-    scores = {}
+    scores: dict[str, NDArray] = {}
     for count, side in itertools.product(COUNTS, SIDES):
         images = (scene_image(i, count, side) for i in range(scenes))
         of_heads = score_heads(heads, image_features(backbone, images, targets)).reshape(len(HEADS), seeds, scenes, -1)

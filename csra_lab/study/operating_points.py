@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
-from csra_lab.heads import ScoreMapHead
+from csra_lab.heads import ScoreMapHead, four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.significance import difference_errors, draw_images, once_and_drawn
 from csra_lab.study.experiments import describe, source_features
@@ -86,12 +86,13 @@ def record_operating_points(
 
 def with_four_lines(heads: list[ScoreMapHead], held: FeatureMaps) -> tuple[list[ScoreMapHead], list[float]]:
     """Every head with the four lines, and the lambda of each: that of the best mAP on held-out images."""
-    chosen, lams = [], []
+    chosen: list[ScoreMapHead] = []
+    lams: list[float] = []
     for head in heads:
-        scores = score_heads([head.with_four_lines(lam) for lam in FOUR_LINES], held)
+        scores = score_heads([four_lines_head(head, lam) for lam in FOUR_LINES], held)
         best = int(np.argmax([np.nanmean(average_precision(s, held.targets)) for s in scores]))
         lams.append(FOUR_LINES[best])
-        chosen.append(head.with_four_lines(FOUR_LINES[best]))
+        chosen.append(four_lines_head(head, FOUR_LINES[best]))
     return chosen, lams
 
 

@@ -17,8 +17,10 @@ scores.npz    ids, targets, classes, and (seeds, N, C) float16 logits of the met
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
+from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
@@ -41,6 +44,7 @@ from csra_lab.training.run_folder import environment, from_logits, to_logits
 from csra_lab.training.sampling import hold_out
 
 AVERAGE, CSRA = "average pooling", "CSRA"
+Key = TypeVar("Key", bound=Hashable)
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0)
 """Learning rates; a method starts at three neighbours and goes on while its best is an end."""
 
@@ -135,21 +139,17 @@ def run_own_best(
     own = {name: recipe.replace(head_lr=best[name]) for name, recipe in recipes.items()}
     curved = {name: own[name] for name, method in methods.items() if method.curve}
     curves = [
-        steps.table(f"curves-{seed}", lambda seed=seed: _curves(curved, seed, train, fit, held_out))
-        for seed in range(seeds)
+        steps.table(f"curves-{seed}", partial(_curves, curved, seed, train, fit, held_out)) for seed in range(seeds)
     ]
     scores = [
-        steps.array(f"seed-{run}", lambda run=run: _trained_scores(own, run, train, None, maps[split]))
-        for run in range(seeds)
+        steps.array(f"seed-{run}", partial(_trained_scores, own, run, train, None, maps[split])) for run in range(seeds)
     ]
     headline = {name: own[name] for name, method in methods.items() if method.headline}
     again: dict[str, list[NDArray]] = {name: [] for name in methods}
     for run in range(resamples + MORE_RESAMPLES * bool(headline)):
         wanted = own if run < resamples else headline
-        drawn = steps.array(
-            f"resample-{run}",
-            lambda run=run, m=wanted: _trained_scores(m, run, train, bootstrap(len(train), run), maps[split]),
-        )
+        chosen = bootstrap(len(train), run)
+        drawn = steps.array(f"resample-{run}", partial(_trained_scores, wanted, run, train, chosen, maps[split]))
         for name, of_run in zip(wanted, drawn, strict=True):
             again[name].append(of_run)
     about = {
@@ -172,14 +172,14 @@ def run_own_best(
 
 
 def tune(
-    recipes: Mapping[str, Recipe],
-    starts: Mapping[str, float],
+    recipes: Mapping[Key, Recipe],
+    starts: Mapping[Key, float],
     features: FeatureMaps,
     fit: NDArray,
     held_out: NDArray,
     *,
     say: Callable[[str], None] = print,
-) -> dict[str, dict[float, float]]:
+) -> dict[Key, dict[float, float]]:
     """Method -> learning rate -> held-out mAP after the last epoch, with each method's best inside its rates.
 
     A rate whose loss diverged counts as 0. Only an end of `LADDER` itself may stay best.
@@ -188,7 +188,7 @@ def tune(
         recipes, starts: method -> its recipe, and the rate that is tried first.
         features: of the training split. fit, held_out: (n,) and (m,) indices, see `hold_out`.
     """
-    tried: dict[str, dict[float, float]] = {name: {} for name in recipes}
+    tried: dict[Key, dict[float, float]] = {name: {} for name in recipes}
     wanted = [(name, LADDER[i]) for name in recipes for i in _neighbours(LADDER.index(starts[name]))]
     while wanted:
         trained = train_heads(
@@ -198,7 +198,7 @@ def tune(
             tried[name][rate] = 0.0 if head.diverged is not None else float(head.history.validation_mAP.iloc[-1])
         wanted = []
         for name, rates in tried.items():
-            best = max(rates, key=rates.get)
+            best = max(rates, key=rates.__getitem__)
             near = [LADDER[i] for i in _neighbours(LADDER.index(best)) if LADDER[i] not in rates]
             wanted += [(name, rate) for rate in near]
             say(f"{name}: {best:g} of " + ", ".join(f"{r:g} {100 * m:.1f}" for r, m in sorted(rates.items())))
@@ -230,7 +230,8 @@ def measured_claims(
     again = results[results.kind == "resample"].sort_values("number").groupby("method")
     used = dict.fromkeys(label for claim in claims for label, _ in claim.terms)
     lines = []
-    for mean_over, column in (("classes", "mAP"), ("positives", "mAP_by_positives")):
+    columns: dict[Literal["classes", "positives"], str] = {"classes": "mAP", "positives": "mAP_by_positives"}
+    for mean_over, column in columns.items():
         found = claims_from_draws(
             claims,
             {label: weighted_mAP(scores[label], targets, rows, mean_over=mean_over) for label in used},
@@ -270,7 +271,8 @@ def write_own_best(
         found = measured_claims(scores, results, dataset.targets, claims, **options)
         found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
         truth = {"ids": np.array(dataset.ids), "targets": dataset.targets, "classes": np.array(dataset.classes)}
-        np.savez_compressed(path / "scores.npz", **truth, **{f"seeds, {name}": logits[name] for name in with_scores})
+        seeds = {f"seeds, {name}": logits[name] for name in with_scores}
+        write_arrays(path / "scores.npz", truth | seeds)
 
 
 def read_own_best(folder: Path) -> tuple[dict[str, NDArray], NDArray, list[str]]:

@@ -145,7 +145,7 @@ def baselines(pairs: Pairs, training: Pairs, grid: tuple[int, int], num_classes:
     """(method, measure) -> (1, P) values of what knows nothing of the image."""
     coverage = box_coverage(pairs.boxes, grid)
     prior = class_priors(training, grid, num_classes)[pairs.label]  # (P, h, w)
-    values = {
+    values: dict[tuple[str, str], NDArray] = {
         ("centre", "pointing"): points_inside(np.full((1, 1, 2), 0.5), pairs.boxes)[:, 0],
         ("class prior", "pointing"): points_inside(peaks(prior)[:, None], pairs.boxes)[:, 0],
         ("class prior", "energy"): mass_inside(prior, coverage),
@@ -166,15 +166,15 @@ def map_values(maps: Mapping[str, NDArray], pairs: Pairs, thresholds: Mapping[st
         maps: head -> (S, P, h, w) score maps of the pairs. thresholds: way -> threshold of its boxes.
     """
     coverage = box_coverage(pairs.boxes, next(iter(maps.values())).shape[-2:])
-    values = {}
+    values: dict[tuple[str, str], NDArray] = {}
     for name, of_seeds in maps.items():
         values[name, "pointing"] = np.stack([points_inside(peaks(m)[:, None], pairs.boxes)[:, 0] for m in of_seeds])
         scores = torch.from_numpy(of_seeds)
         values[f"CAM of {name}", "energy"] = _energy(activation_maps(scores), coverage)
         for t in TEMPERATURES:
             values[f"attention of {name}, T = {t:g}", "energy"] = _energy(attention_maps(scores, t), coverage)
-    for way, (head, t) in WAYS.items():
-        boxes = [boxes_of(torch.from_numpy(m), t, thresholds[way]) for m in maps[head]]
+    for way, (head, temperature) in WAYS.items():
+        boxes = [boxes_of(torch.from_numpy(m), temperature, thresholds[way]) for m in maps[head]]
         for least in OVERLAPS:
             values[way, f"CorLoc {least:g}"] = np.stack([localised(b, pairs.boxes, least=least) for b in boxes])
     return values
@@ -186,7 +186,7 @@ def choose_thresholds(maps: Mapping[str, NDArray], pairs: Pairs) -> dict[str, fl
     for way, (head, t) in WAYS.items():
         scores = torch.from_numpy(maps[head][0])
         rates = {th: localised(boxes_of(scores, t, th), pairs.boxes).mean() for th in THRESHOLDS}
-        chosen[way] = max(rates, key=rates.get)
+        chosen[way] = max(rates, key=rates.__getitem__)
     return chosen
 
 

@@ -19,6 +19,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ class Study:
         together = [name for name, relative in relatives.items() if not relative.alone]
         alone = [[name] for name, relative in relatives.items() if relative.alone]
         self.passes = [names for names in (together, *alone) if names]
-        tuned = [self.steps.table(f"tuning-{names[0]}", lambda n=names: self._tune(n)) for names in self.passes]
+        tuned = [self.steps.table(f"tuning-{names[0]}", partial(self._tune, names)) for names in self.passes]
         self.tuning = pd.concat(tuned, ignore_index=True)
         self.own = {name: self._best(name) for name in relatives}
 
@@ -164,9 +165,9 @@ class Study:
 
     def scores(self, kind: str, run: int) -> dict[str, NDArray]:
         """Head -> (N, C) float32 logits on the test images of one run, a "seed" or a "resample"."""
-        found = {}
+        found: dict[str, NDArray] = {}
         for names in self.passes:
-            logits = self.steps.array(f"{kind}-{run}-{names[0]}", lambda n=names: self._run(n, kind, run))
+            logits = self.steps.array(f"{kind}-{run}-{names[0]}", partial(self._run, names, kind, run))
             found |= dict(zip(names, logits, strict=True))
         return {name: found[name] for name in self.relatives}
 
@@ -222,9 +223,7 @@ class Study:
         return to_exact_logits(score_heads([t.head for t in trained], self.maps[self.split])).astype(np.float32)
 
     def _calibration(self) -> pd.DataFrame:
-        parts = [
-            self.steps.table(f"calibration-{names[0]}", lambda n=names: self._calibrate(n)) for names in self.passes
-        ]
+        parts = [self.steps.table(f"calibration-{names[0]}", partial(self._calibrate, names)) for names in self.passes]
         return pd.concat(parts)
 
     def _calibrate(self, names: Sequence[str]) -> pd.DataFrame:

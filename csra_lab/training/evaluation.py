@@ -14,6 +14,7 @@ from csra_lab._io.notice import warn
 from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.dataset import num_items
 from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_images
 from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
 from csra_lab.errors import ConfigError, DataError, MissingFile
@@ -47,11 +48,12 @@ def predict_scores(
     Raises:
         CsraError: nothing to score, or a batch size below 1.
     """
-    if not len(inputs):
+    count = num_items(inputs)
+    if not count:
         raise ConfigError("there is nothing to evaluate: the data set is empty.")
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
-    places = range(rank, len(inputs), world)
+    places = range(rank, count, world)
     loader = DataLoader(Subset(inputs, places) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
     training = network.training
     for_inference(network)
@@ -59,9 +61,9 @@ def predict_scores(
     with progress_bar(len(places), desc="scoring", shown=progress) as bar:
         for batch, _ in loader:
 
-            def run(count: int, batch=batch) -> torch.Tensor:
+            def run(first: int, batch=batch) -> torch.Tensor:
                 with autocast(device, dtype):
-                    return network(to_device(batch[:count], device))
+                    return network(to_device(batch[:first], device))
 
             parts.append(torch.sigmoid(fit_in_memory(run, len(batch)).cpu().double()).numpy())
             bar.update(len(batch))
@@ -72,7 +74,7 @@ def predict_scores(
     from accelerate.utils import gather_object  # a second to import, which one process need not wait for
 
     shares = gather_object([scores])  # one array a process, in the order of the ranks
-    whole = np.empty((len(inputs), scores.shape[1]), dtype=np.float64)
+    whole = np.empty((count, scores.shape[1]), dtype=np.float64)
     for r, share in enumerate(shares):
         whole[r::world] = share
     return whole

@@ -183,7 +183,7 @@ def _compute_into(
         handle.seek(first * item)
         batches = _batches(backbone, inputs, batch_size=32, total=shape[0], **computing)
         for i, batch in enumerate(batches):  # 32 divides BLOCK, so that a block is two batches
-            content = memoryview(batch.numpy()).cast("B")  # no copy of it
+            content = batch.numpy().data.cast("B")  # no copy of it
             start = first + 32 * i
             if start % BLOCK == 0:
                 sums.append(0)
