@@ -25,11 +25,11 @@ from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.heads import (
     CSRA,
     AverageConfig,
-    AveragePooling,
     CSRAConfig,
     HeadConfig,
     ScoreMapHead,
     build_head,
+    four_lines_head,
     head_config,
     head_json,
     head_kind,
@@ -183,11 +183,7 @@ class MultiLabelClassifier(
         Raises:
             CsraError: the head pools in another way.
         """
-        if not isinstance(self.head, AveragePooling):
-            raise ConfigError(
-                f"the four-line change starts from an average-pooling head, not {head_kind(self.head)!r}."
-            )
-        return self.with_head(_sharing(self.head.with_four_lines(lam)).train(self.head.training))
+        return self.with_head(_sharing(four_lines_head(self.head, lam)).train(self.head.training))
 
     def without_residual(self) -> "MultiLabelClassifier":
         """The average-pooling classifier inside a one-head CSRA.

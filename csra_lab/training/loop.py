@@ -111,7 +111,7 @@ def train(
         ranks = {"rank": trainer.rank, "world": trainer.world}
         metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **trainer.computing())
     if accelerator.is_main_process:
-        if metrics is not None:
+        if test_set is not None and metrics is not None and scores is not None:
             save_evaluation(out, test_set, metrics, scores)
         write_model_card(out, recipe, train_set, test_set, metrics)
         finish(out)
@@ -128,10 +128,10 @@ def build_model(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClass
     if recipe.data.classes and train_set.classes != recipe.data.classes:
         named = ", ".join(recipe.data.classes)
         raise ConfigError(f"recipe {recipe.name} is for the classes {named}; load the data with them.")
-    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if recipe.model.pixels == "plain" else {}
+    mean, std = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) if recipe.model.pixels == "plain" else (None, None)
     model = create_classifier(
         recipe.model.backbone, classes=train_set.classes, weights=recipe.model.weights, head=recipe.head,
-        image_size=recipe.model.image_size, **plain,
+        image_size=recipe.model.image_size, mean=mean, std=std,
     )  # fmt: skip
     torch.manual_seed(head_seed(recipe))
     model.head.reset_parameters()
