@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.book.pages import PAGES, Page, leaks
+from tests.book.pages import PAGES, SLIDES, Page, leaks
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def test_outputs_are_clean(html, name):
 
 
 def test_no_page_outlives_its_chapter(pages):
-    assert set(pages) == {f"{name}.html" for name in [*PAGES, "genindex"]}
+    assert set(pages) == {f"{name}.html" for name in [*PAGES, *SLIDES, "genindex"]}
 
 
 CONTRAST = """(() => {
