@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
+from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
@@ -174,7 +175,7 @@ def write_record(
         pd.DataFrame(results).sort_values(KEY).to_csv(folder / "results.csv", index=False)
         pd.DataFrame(classes).to_csv(folder / "classes.csv", index=False, float_format="%.4f")
         pd.concat(histories).to_csv(folder / "history.csv", index=False, float_format="%.6g")
-        np.savez_compressed(folder / "draws.npz", **draws)
+        write_arrays(folder / "draws.npz", draws)
 
 
 def read_record(folder: Path) -> GridRecord:

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
+from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead
 from csra_lab.significance import draw_images, once_and_drawn
@@ -310,13 +311,12 @@ def write_real_boxes(
         strict_json.write(path / "run.json", run | {"thresholds": thresholds}, indent=1)
         pd.DataFrame(results_of(values, pairs, detection)).to_csv(path / "results.csv", index=False)
         pd.DataFrame(comparisons_of(values, pairs, weights, detection)).to_csv(path / "comparisons.csv", index=False)
-        np.savez_compressed(
-            path / "found.npz",
-            image=pairs.image.astype(np.uint16),
-            label=pairs.label.astype(np.uint8),
-            boxes=np.nan_to_num(np.round(SIDE * pairs.boxes), nan=255).astype(np.uint8),
-            **{f"best cell, {name}": cells for name, cells in best.items()},
-        )
+        found = {
+            "image": pairs.image.astype(np.uint16),
+            "label": pairs.label.astype(np.uint8),
+            "boxes": np.nan_to_num(np.round(SIDE * pairs.boxes), nan=255).astype(np.uint8),
+        }
+        write_arrays(path / "found.npz", found | {f"best cell, {name}": cells for name, cells in best.items()})
 
 
 def _energy(maps: torch.Tensor, coverage: NDArray) -> NDArray[np.float64]:

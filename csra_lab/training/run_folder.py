@@ -11,6 +11,7 @@ state.pt           only while the run is under way
 import csv
 import dataclasses
 import json
+import lzma
 import platform
 import struct
 import zipfile
@@ -26,6 +27,7 @@ import torch
 import torchvision
 
 from csra_lab._io import strict_json
+from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.provenance import code_version
 from csra_lab.datasets import MultiLabelDataset
@@ -140,13 +142,8 @@ def environment(device: torch.device) -> dict[str, str | bool]:
 def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MetricValues, scores: np.ndarray) -> None:
     """Write `metrics.json` and `scores.npz` of a split, from its (N, C) scores, into a run folder."""
     with atomic_write(folder / "scores.npz") as path, open(path, "wb") as file:
-        np.savez_compressed(
-            file,
-            logits=to_exact_logits(scores),
-            targets=dataset.targets,
-            ids=np.array(dataset.ids),
-            classes=np.array(dataset.classes),
-        )
+        truth = {"targets": dataset.targets, "ids": np.array(dataset.ids), "classes": np.array(dataset.classes)}
+        write_arrays(file, {"logits": to_exact_logits(scores)} | truth)
     result = {"dataset": dataset.name, "split": dataset.split, **metrics.to_dict()}
     with atomic_write(folder / "metrics.json") as path:
         path.write_text(strict_json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -257,8 +254,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from error
 
 
-# What zipfile, zlib and NumPy raise for files that are not whole.
+# What zipfile, its two packers and NumPy raise for files that are not whole.
 _TORN = (
     OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, struct.error,
-    zipfile.BadZipFile, zlib.error,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip

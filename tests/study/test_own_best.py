@@ -113,10 +113,12 @@ def test_the_scores_of_a_record_give_its_tables_again(record):
     assert frame.positives.tolist() == (targets == 1).sum(axis=0).tolist()
 
 
-def test_the_coco_record_is_what_its_scores_give():
-    folder = recorded("runs") / "own-best" / "coco"
+@pytest.mark.parametrize("source", ["photographs", "coco", "emoji"])
+def test_a_record_is_what_its_scores_give(source):
+    folder = recorded("runs") / "own-best" / source
     scores, targets, _ = read_own_best(folder)
     kept = pd.read_csv(folder / "claims.csv")
+    kept = kept[kept["name"] == f"{CSRA} - {AVERAGE}"].reset_index(drop=True)
     results = pd.read_csv(folder / "results.csv")
     found = measured_claims(
         scores, results, targets, [Claim.difference(CSRA, AVERAGE)], resamples=60
