@@ -71,25 +71,25 @@ def check_files(dataset: MultiLabelDataset) -> None:
 
 
 def prepare(
-    recipe: Recipe, model: MultiLabelClassifier, parts: Parts, *, processes: int, computing: dict
+    recipe: Recipe, model: MultiLabelClassifier, parts: Parts, *, rank: int, world: int, computing: dict
 ) -> TrainingData:
     """Read, cache or compute what is trained on.
 
     Args:
-        processes: that share this machine's memory. computing: device, dtype, workers and progress of the run.
+        rank, world: which process of how many this is. computing: device, dtype, workers and progress of the run.
     """
     train_set, size = parts.train_set, recipe.model.image_size
     pixels: dict[str, Any] = {"mean": model.mean, "std": model.std}
     targets = train_set.targets[parts.held_out]
     if recipe.model.freeze_backbone:
-        maps = cache_features(model.backbone, train_set, **pixels, mirror=True, **computing)
+        maps = cache_features(model.backbone, train_set, **pixels, mirror=True, rank=rank, world=world, **computing)
         items = SeededItems(maps.part(parts.fit), recipe.run.seed)
         return TrainingData(items, maps.part(parts.held_out, views=1), targets, None)
     plan = recipe.optimisation
     scale = plan.crop_scale if plan.augmentation == "crop" else 1.0
     images = train_set.for_size(size, crop_scale=scale)
     validation = images.subset(parts.held_out).with_transform(eval_transform(size, **pixels))
-    read, transform, crops = _images(recipe, images.subset(parts.fit), pixels, processes, computing)
+    read, transform, crops = _images(recipe, images.subset(parts.fit), pixels, world, computing)
     return TrainingData(SeededItems(read, recipe.run.seed, transform), validation, targets, crops)
 
 

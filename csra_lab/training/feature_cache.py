@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -124,50 +126,94 @@ def cache_features(
     std: Sequence[float] | None = None,
     root: Path | None = None,
     progress: bool = False,
+    rank: int = 0,
+    world: int = 1,
     **computing,
 ) -> FeatureMaps:
     """The same, kept in a file: computed once for a backbone with its weights, an image size and a data set.
 
     A killed computation goes on where it stopped. The file is checked when it is opened, and read as it is needed, so
-    memory holds a batch while it is filled, and afterwards what the system's page cache has room for.
+    memory holds a batch while it is filled, and afterwards what the system's page cache has room for. Several
+    processes of one run, on one machine or on several with a common folder, share the images: each computes its part
+    once, and the first process joins the parts.
 
     Args:
         mean, std: of the input's normalisation; the backbone's own if left out.
         root: folder that holds the files; the lab's cache if left out.
-        computing: `device`, `dtype` of autocast, `workers` that read pictures.
+        rank, world: which process of how many this is, of those that `torch.distributed` knows.
+        computing: `device`, `dtype` of autocast, `workers` that read images.
 
     Raises:
-        CsraError: the disk has no room, a kept file is damaged, or a picture cannot be read.
+        CsraError: the disk has no room, a kept file is damaged, or an image cannot be read.
     """
     shape = (len(dataset), 1 + mirror, *backbone.grid, backbone.num_features)  # (N, V, h, w, d)
-    size = 2 * int(np.prod(shape))
+    size = 2 * math.prod(shape)
     root = (cache_folder() if root is None else Path(root)) / "features"
     pixels = tuple(backbone.mean if mean is None else mean), tuple(backbone.std if std is None else std)
     key = _fingerprint(backbone, dataset, shape, str(computing.get("dtype")), pixels)
     folder = root / f"{dataset.name}-{dataset.split}-{backbone.name}-{backbone.image_size}px-{key}"
+    told = f"features of {dataset.name} {dataset.split} by {backbone.name} at {backbone.image_size} px"
     if not folder.is_dir():
-        with only_one(folder) as first:
-            if first:
-                part = folder.with_name(folder.name + ".part")
-                _say(
-                    progress,
-                    f"features of {dataset.name} {dataset.split} by {backbone.name} at {backbone.image_size} px: "
-                    f"{size / 1e9:.2f} GB in {folder}",
-                )
-                try:
-                    _compute_into(part, shape, backbone, dataset, pixels, mirror=mirror, progress=progress, **computing)
-                    part.rename(folder)
-                except OSError as error:
-                    raise CsraError(
-                        f"{part} cannot be written ({error.strerror or error}); make room, or set CSRA_LAB_CACHE to a "
-                        "folder that you may write."
-                    ) from error
+        _say(progress, f"{told}: {size / 1e9:.2f} GB in {folder}")
+    fill = partial(_compute_into, backbone=backbone, pixels=pixels, mirror=mirror, progress=progress, **computing)
+    if world == 1:
+        _ensure(folder, partial(fill, shape=shape, dataset=dataset))
+    else:
+        _share(folder, fill, shape, dataset, rank, world)
     return FeatureMaps(_open(folder, shape).permute(0, 1, 4, 2, 3), dataset.targets, folder / "maps.f16")
 
 
+def _ensure(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder unless it is there: under another name until it is whole, and by one process only."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(folder) as first:
+        if first:
+            part = folder.with_name(folder.name + ".part")
+            try:
+                fill(part)
+                part.rename(folder)
+            except OSError as error:
+                raise CsraError(
+                    f"{part} cannot be written ({error.strerror or error}); make room, or set CSRA_LAB_CACHE to a "
+                    "folder that you may write."
+                ) from error
+
+
+def _share(folder: Path, fill: Callable, shape: tuple[int, ...], dataset: MultiLabelDataset, rank: int, world: int):
+    """Compute this process's part, wait for the others', and let the first process join them."""
+    blocks, parent = -(-shape[0] // BLOCK), folder.with_name(f"{folder.name}.shards")
+    parts = [tuple(min(blocks * r // world * BLOCK, shape[0]) for r in (k, k + 1)) for k in range(world)]
+    shards = {r: parent / f"{r}-of-{world}" for r, (start, end) in enumerate(parts) if start < end}
+    if rank in shards and not folder.is_dir():
+        start, end = parts[rank]
+        _ensure(shards[rank], partial(fill, shape=(end - start, *shape[1:]), dataset=dataset.subset(range(start, end))))
+    torch.distributed.barrier()
+    if rank == 0:
+        _ensure(folder, partial(_join, shards=list(shards.values())))
+        shutil.rmtree(parent, ignore_errors=True)
+    torch.distributed.barrier()
+
+
+def _join(part: Path, shards: Sequence[Path]) -> None:
+    """Write the blocks of all shards, in order, into one file."""
+    part.mkdir(parents=True, exist_ok=True)
+    _check_room(part, sum((shard / "maps.f16").stat().st_size for shard in shards))
+    notes = [json.loads((shard / "features.json").read_text(encoding="utf-8")) for shard in shards]
+    with open(part / "maps.f16", "wb") as whole:
+        for shard in shards:
+            with open(shard / "maps.f16", "rb") as file:
+                shutil.copyfileobj(file, whole, 2**24)
+    shape = [sum(note["shape"][0] for note in notes), *notes[0]["shape"][1:]]
+    joined = {"shape": shape, "crc32": [each for note in notes for each in note["crc32"]]}
+    with atomic_write(part / "features.json") as path:
+        path.write_text(strict_json.dumps(joined), encoding="utf-8")
+
+
 def _compute_into(
-    part: Path, shape: tuple[int, ...], backbone: Backbone, dataset: MultiLabelDataset, pixels: tuple, **computing
-):
+    part: Path, *, shape: tuple[int, ...], backbone: Backbone, dataset: MultiLabelDataset, pixels: tuple, **computing
+) -> None:
     """Fill `part/maps.f16` block by block, from the first block that is not noted as done."""
     file, note = part / "maps.f16", part / "features.json"
     item = 2 * int(np.prod(shape[1:]))  # bytes

@@ -183,6 +183,38 @@ def test_a_killed_computation_goes_on_where_it_stopped(devkit, data, tmp_path, m
     assert torch.equal(resumed.maps, whole.maps)
 
 
+def compute_a_share(devkit, root, rank, world, counts):
+    """One of several processes: what it computes, and how many images."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/meet", rank=rank, world_size=world)
+    torch.set_num_threads(1)
+    batches, seen = module._batches, []
+    module._batches = lambda b, inputs, **k: seen.append(len(inputs)) or batches(b, inputs, **k)
+    maps = cache_features(network(), toy.load(devkit, "trainval"), mirror=True, root=root, rank=rank, world=world).maps
+    counts.put((rank, sum(seen), maps.float().sum().item()))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 4])  # 150 images are three blocks: of four processes one has nothing to do
+def test_processes_share_the_images_and_each_is_computed_once(devkit, data, tmp_path, world):
+    context = multiprocessing.get_context("spawn")
+    counts = context.Queue()
+    (tmp_path / "shared").mkdir()
+    arguments = (devkit, tmp_path / "shared")
+    processes = [context.Process(target=compute_a_share, args=(*arguments, r, world, counts)) for r in range(world)]
+    for process in processes:
+        process.start()
+    found = sorted(counts.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert sum(images for _, images, _ in found) == 150
+    assert max(images for _, images, _ in found) < 100
+    whole = cache_features(network(), data, mirror=True, root=tmp_path / "whole")
+    assert {total for _, _, total in found} == {whole.maps.float().sum().item()}
+    files = [the_folder(tmp_path / where) / "maps.f16" for where in ("shared", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_half_written_block_is_computed_again(data, tmp_path):
     whole = cache_features(network(), data, root=tmp_path)
     folder = the_folder(tmp_path)
