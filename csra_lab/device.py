@@ -50,6 +50,14 @@ def autocast(device: torch.device | str, dtype: torch.dtype | None):
     return torch.autocast(torch.device(device).type, dtype) if dtype else contextlib.nullcontext()
 
 
+def working_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type to run in, None for fp32."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def reading_threads() -> int:
     """Threads that decode images beside the network; Pillow decodes side by side."""
     return min(8, os.cpu_count() or 1)

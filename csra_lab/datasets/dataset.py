@@ -259,7 +259,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         return (self.targets == 1).sum(axis=0)
 
 
-def num_items(inputs: torch.utils.data.Dataset) -> int:
+def count_items(inputs: torch.utils.data.Dataset) -> int:
     """How many items a data set has."""
     return len(inputs)  # type: ignore[arg-type]  # torch's Dataset leaves its length to those that have one
 

@@ -34,7 +34,7 @@ from csra_lab._io.progress import progress_bar
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.datasets.dataset import num_items
+from csra_lab.datasets.dataset import count_items
 from csra_lab.datasets.imagenet_folder import ImageFolder, evenly, load_image_folder
 from csra_lab.datasets.voc_in_imagenet import POOLINGS, covered_classes, pooled_scores, read_voc_table
 from csra_lab.errors import ConfigError, CsraError, DataError
@@ -77,7 +77,7 @@ def mean_and_max(
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     model = model.to(device).eval()
-    count = num_items(inputs)
+    count = count_items(inputs)
     mean, maximum = torch.empty(2, count, len(model.classes))  # (N, C) each
     done = 0
     with progress_bar(count, desc="score maps", shown=progress) as bar:

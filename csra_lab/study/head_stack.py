@@ -24,9 +24,8 @@ from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.residual_attention import attended_scores
 from csra_lab.training.feature_cache import FeatureMaps
-from csra_lab.training.loop import head_seed
 from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
-from csra_lab.training.sampling import Batches
+from csra_lab.training.sampling import Batches, head_seed
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,7 @@ def write_real_boxes(
         strict_json.write(path / "run.json", run | {"thresholds": thresholds}, indent=1)
         pd.DataFrame(results_of(values, pairs, detection)).to_csv(path / "results.csv", index=False)
         pd.DataFrame(comparisons_of(values, pairs, weights, detection)).to_csv(path / "comparisons.csv", index=False)
-        found = {
+        found: dict[str, NDArray] = {
             "image": pairs.image.astype(np.uint16),
             "label": pairs.label.astype(np.uint8),
             "boxes": np.nan_to_num(np.round(SIDE * pairs.boxes), nan=255).astype(np.uint8),

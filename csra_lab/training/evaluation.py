@@ -14,7 +14,7 @@ from csra_lab._io.notice import warn
 from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.datasets.dataset import num_items
+from csra_lab.datasets.dataset import count_items
 from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_images
 from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
 from csra_lab.errors import ConfigError, DataError, MissingFile
@@ -48,7 +48,7 @@ def predict_scores(
     Raises:
         CsraError: nothing to score, or a batch size below 1.
     """
-    count = num_items(inputs)
+    count = count_items(inputs)
     if not count:
         raise ConfigError("there is nothing to evaluate: the data set is empty.")
     if batch_size < 1:

@@ -14,7 +14,6 @@ goes on from an epoch's end would not end with the same bits.
 import copy
 import math
 import os
-import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from csra_lab._io.progress import Bar, progress_bar
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.pair import check_pair
-from csra_lab.device import autocast, fit_in_memory, multiplies_in_bfloat16, to_device
+from csra_lab.device import autocast, fit_in_memory, multiplies_in_bfloat16, to_device, working_type
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
@@ -40,10 +39,11 @@ from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, loa
 from csra_lab.training.data import check_files, prepare, split_off
 from csra_lab.training.evaluation import check_classes, check_labels, evaluate, predict_scores
 from csra_lab.training.model_card import write_model_card
-from csra_lab.training.optimiser import build_optimizer, parameter_groups, set_rates
+from csra_lab.training.optimiser import model_optimizer, move_average, set_rates
 from csra_lab.training.processes import join_processes, no_exchange
 from csra_lab.training.run_folder import check_run_folder, save_evaluation, write_recipe
-from csra_lab.training.sampling import Batches, mix_seed
+from csra_lab.training.sampling import Batches, head_seed, mix_seed
+from csra_lab.training.tensorboard import summary_writer, write_history
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,17 @@ def train(
 
     Raises:
         CsraError: TensorBoard is asked for and not installed, `out` holds something else, the loss is not finite (the
-            last good weights stay in `out`), or see
-            `create_classifier`.
+            last good weights stay in `out`), or see `create_classifier`.
     """
-    out, summary_writer = Path(out), _summary_writer() if tensorboard else None
+    out, writer = Path(out), summary_writer() if tensorboard else None
     accelerator = join_processes()
     test_set = check_pair(train_set, test_set)
     check_run_folder(out, recipe, train_set)
     torch.manual_seed(recipe.run.seed)
     model = build_model(recipe, train_set)
-    for dataset in (train_set, test_set):
-        if dataset is not None:
-            check_files(dataset)
+    check_files(train_set)
     if test_set is not None:
+        check_files(test_set)
         check_classes(model, test_set)
         check_labels(test_set)
     trainer = Trainer(recipe, model, train_set, out, accelerator, progress)
@@ -102,10 +100,9 @@ def train(
         while trainer.progress.epoch < recipe.optimisation.epochs:
             trainer.train_epoch(bar)
     trainer.end()
-    if summary_writer is not None and accelerator.is_main_process:
-        write_history(summary_writer, out / "tensorboard", trainer.progress.history)
+    if writer is not None and accelerator.is_main_process:
+        write_history(writer, out / "tensorboard", trainer.progress.history)
     best = MultiLabelClassifier.from_pretrained(out / "model")
-    history = pd.read_csv(out / "history.csv")
     metrics, scores = None, None
     if test_set is not None:
         ranks = {"rank": trainer.rank, "world": trainer.world}
@@ -116,7 +113,7 @@ def train(
         write_model_card(out, recipe, train_set, test_set, metrics)
         finish(out)
     accelerator.wait_for_everyone()
-    return TrainingResult(out, best.cpu(), history, metrics, scores)
+    return TrainingResult(out, best.cpu(), pd.read_csv(out / "history.csv"), metrics, scores)
 
 
 def build_model(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier:
@@ -136,11 +133,6 @@ def build_model(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClass
     torch.manual_seed(head_seed(recipe))
     model.head.reset_parameters()
     return model
-
-
-def head_seed(recipe: Recipe) -> int:
-    """Seed of the new head's weights: the same for every kind of head, so that twins start from the same classifier."""
-    return mix_seed(recipe.run.seed, "head") % 2**32
 
 
 class Trainer:
@@ -163,7 +155,7 @@ class Trainer:
         self.model.head.read_labels(parts.train_set.targets[parts.fit])
         self.num_items = len(parts.fit)
         self.batches(0)  # refuses a batch size that does not fit, before anything is read or written
-        self.data = prepare(recipe, self.model, parts, processes=self.world, computing=self.computing())
+        self.data = prepare(recipe, self.model, parts, rank=self.rank, world=self.world, computing=self.computing())
         self.trained = self.model.head if recipe.model.freeze_backbone else self.model
         self.average = copy.deepcopy(self.trained).requires_grad_(False) if recipe.optimisation.ema_decay else None
         self.optimizer = model_optimizer(recipe, self.model)
@@ -228,11 +220,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            with torch.no_grad():
-                for mean, new in zip(self.average.parameters(), self.trained.parameters(), strict=True):
-                    mean.lerp_(new, 1 - self.recipe.optimisation.ema_decay)
-                for mean, new in zip(self.average.buffers(), self.trained.buffers(), strict=True):
-                    mean.copy_(new)
+            move_average(self.average, self.trained, decay=self.recipe.optimisation.ema_decay)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) images or (B, d, h, w) features -> (B, C). CsraError where the network cannot be compiled."""
@@ -310,9 +298,7 @@ class Trainer:
         """The batches of an epoch that this process works on."""
         plan, seed = self.recipe.optimisation, self.recipe.run.seed
         ranks = {"rank": self.rank, "world": self.world}
-        return Batches(
-            self.num_items, plan.batch_size, seed=seed, epoch=epoch, accumulate=plan.accumulate, **ranks
-        )  # fmt: skip
+        return Batches(self.num_items, plan.batch_size, seed=seed, epoch=epoch, accumulate=plan.accumulate, **ranks)
 
     def loader(self, epoch: int) -> DataLoader:
         """What reads these batches."""
@@ -340,8 +326,7 @@ class Trainer:
 
     def stateful(self) -> dict:
         """What a killed run needs to go on, by name."""
-        parts = {"trained": self.trained, "average": self.average}
-        return {**parts, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {"trained": self.trained, "average": self.average, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def resume(self) -> None:
         """Go on where the folder's state says, or start."""
@@ -363,43 +348,3 @@ class Trainer:
             model = model.with_head(self.average) if self.recipe.model.freeze_backbone else self.average
         with atomic_write(self.out / "model") as path:
             model.save_pretrained(path)
-
-
-def model_optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.Optimizer:
-    """The optimiser of a run: the backbone and the head have a rate each."""
-    plan, groups = recipe.optimisation, []
-    if not recipe.model.freeze_backbone:
-        groups += parameter_groups(model.backbone.parameters(), plan.backbone_lr, plan)
-    groups += parameter_groups(model.head.parameters(), plan.head_lr, plan)
-    return build_optimizer(groups, plan)
-
-
-def _summary_writer() -> type:
-    """TensorBoard's writer, imported only where it is asked for."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard.") from error
-    return SummaryWriter
-
-
-def write_history(writer: type, folder: Path, history: list[dict]) -> None:
-    """Write every number of a history (a dict an epoch) as TensorBoard reads it; what stood in the folder is replaced.
-
-    Args:
-        writer: torch's `SummaryWriter`.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    with writer(folder) as events:
-        for line in history:
-            for name, value in line.items():
-                if name != "epoch" and value is not None:
-                    events.add_scalar(name, value, line["epoch"])
-
-
-def working_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type to run in, None for fp32."""
-    if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else None
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from csra_lab.recipes import OptimisationConfig, learning_rate_factor
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.recipes import OptimisationConfig, Recipe, learning_rate_factor
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], peak_lr: float, plan: OptimisationConfig) -> list[dict]:
@@ -25,6 +26,24 @@ def build_optimizer(groups: list[dict], plan: OptimisationConfig) -> torch.optim
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=plan.momentum, fused=fused)
     return torch.optim.AdamW(groups, betas=(plan.momentum, 0.999), fused=fused)
+
+
+def model_optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.Optimizer:
+    """The optimiser of a run: the backbone and the head have a rate each."""
+    plan, groups = recipe.optimisation, []
+    if not recipe.model.freeze_backbone:
+        groups += parameter_groups(model.backbone.parameters(), plan.backbone_lr, plan)
+    groups += parameter_groups(model.head.parameters(), plan.head_lr, plan)
+    return build_optimizer(groups, plan)
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Move the average of a network's weights towards those of now; other numbers, as batch norm's, are copied."""
+    for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+    for number, current in zip(average.buffers(), network.buffers(), strict=True):
+        number.copy_(current)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, moment: float, plan: OptimisationConfig) -> None:

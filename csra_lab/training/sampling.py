@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.datasets.dataset import count_items
 from csra_lab.errors import ConfigError
+from csra_lab.recipes import Recipe
 
 
 class SeededItems(Dataset):
@@ -29,7 +31,7 @@ class SeededItems(Dataset):
         self.items, self.seed, self.transform = items, seed, transform
 
     def __len__(self) -> int:
-        return len(self.items)  # type: ignore[arg-type]  # torch does not know it has one
+        return count_items(self.items)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
@@ -134,3 +136,8 @@ def mix_seed(*parts: int | str) -> int:
     """One 63-bit seed from several parts, well mixed and the same on every machine."""
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def head_seed(recipe: Recipe) -> int:
+    """Seed of the new head's weights: the same for every kind of head, so that twins start from the same classifier."""
+    return mix_seed(recipe.run.seed, "head") % 2**32
