@@ -1,16 +1,14 @@
 """The multi-label classifier: a backbone and a head, one object to call, save, load and publish."""
 
 import copy
-import json
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import timm.data
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,14 +16,12 @@ from torch import Tensor, nn
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.notice import warn
-from csra_lab._io.validation import is_plain
-from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, fit_position_embedding, load_timm
+from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, load_timm
+from csra_lab.datasets.imagenet_folder import imagenet_names
 from csra_lab.datasets.transforms import eval_transform, train_transform
-from csra_lab.errors import ConfigError, DataError, MissingFile
+from csra_lab.errors import ConfigError
 from csra_lab.heads import (
     CSRA,
-    AverageConfig,
-    CSRAConfig,
     HeadConfig,
     ScoreMapHead,
     build_head,
@@ -34,13 +30,14 @@ from csra_lab.heads import (
     head_json,
     head_kind,
 )
+from csra_lab.heads.base import shared_copy
 from csra_lab.prediction import ImageInput, Prediction, iterate_predictions
 from csra_lab.weights.foreign import read_foreign_checkpoint
-from csra_lab.weights.layouts import to_timm
-from csra_lab.weights.sources import hub_access, load_state, read_state_dict
+from csra_lab.weights.foreign_parts import PIXELS_NOTE, fitting_network, foreign_head, foreign_pixels, load_backbone
+from csra_lab.weights.saved import read_config, saved_folder
+from csra_lab.weights.sources import load_state, read_state_dict
 
 HEAD_FILE = "head.safetensors"
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class MultiLabelClassifier(
@@ -173,7 +170,7 @@ class MultiLabelClassifier(
         if head.num_classes != len(self.classes):
             raise ConfigError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
         model = copy.copy(self)
-        model._modules = {**self._modules, "backbone": _sharing(self.backbone), "head": head}
+        model._modules = {**self._modules, "backbone": shared_copy(self.backbone), "head": head}
         model._hub_mixin_config = model.config()
         return model
 
@@ -183,7 +180,7 @@ class MultiLabelClassifier(
         Raises:
             CsraError: the head pools in another way.
         """
-        return self.with_head(_sharing(four_lines_head(self.head, lam)).train(self.head.training))
+        return self.with_head(shared_copy(four_lines_head(self.head, lam)).train(self.head.training))
 
     def without_residual(self) -> "MultiLabelClassifier":
         """The average-pooling classifier inside a one-head CSRA.
@@ -193,12 +190,10 @@ class MultiLabelClassifier(
         """
         if not isinstance(self.head, CSRA):
             raise ConfigError(f"only a CSRA head has a residual to leave out, not {head_kind(self.head)!r}.")
-        return self.with_head(_sharing(self.head.without_residual()).train(self.head.training))
+        return self.with_head(shared_copy(self.head.without_residual()).train(self.head.training))
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, source: str | Path, **options
-    ) -> "MultiLabelClassifier":
+    def from_pretrained(cls, source: str | Path, **options) -> "MultiLabelClassifier":  # type: ignore[override]
         """A classifier that `save_pretrained` wrote, from its folder or from the hub.
 
         Args:
@@ -208,17 +203,8 @@ class MultiLabelClassifier(
         Raises:
             CsraError: names the folder or file and what is wrong with it.
         """
-        folder = Path(source)
-        if not folder.exists():
-            if str(source).count("/") != 1 or str(source).startswith((".", "/", "~", "runs/")):
-                raise MissingFile(f"there is no model folder {source}; check the path.")
-            with hub_access(f"the model {source}"):
-                folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **options))
-        elif options:
-            raise ConfigError(
-                f"{folder} is a folder here, for which {', '.join(options)} would do nothing; leave it out."
-            )
-        config = _read_config(folder / "config.json")
+        folder = saved_folder(source, **options)
+        config = read_config(folder / "config.json")
         if (folder / HEAD_FILE).exists():
             name = config["backbone"]
             backbone = create_backbone(name, weights=best_weights(name), image_size=config["image_size"])
@@ -268,58 +254,20 @@ class MultiLabelClassifier(
             CsraError: not such a file, another class count, or another backbone.
         """
         found = read_foreign_checkpoint(path)
-        heads, found_classes, width = found.head_weight.shape
-        if found_classes != num_classes:
-            raise DataError(
-                f"{path} classifies {found_classes} classes, not {num_classes}; pass num_classes={found_classes}."
-            )
-        network = create_backbone(backbone, image_size=image_size)
-        if network.num_features != width and found.layout == "linear":
-            raise DataError(
-                f"the classifier in {path} reads {width} numbers and the feature map of {backbone} has "
-                f"{network.num_features} channels: either it was made with another backbone, or it does not read the "
-                "mean feature and has no score maps."
-            )
-        if network.num_features != width:
-            raise DataError(
-                f"{path} was trained on features of {width} channels and {backbone} gives {network.num_features}; "
-                "choose the backbone it was made with."
-            )
-        if found.layout == "linear":
-            if network.drops_class_token:
-                raise DataError(
-                    f"the classifier in {path} reads the class token of {backbone}, so it has no score maps."
-                )
-            config: HeadConfig = AverageConfig(bias=found.head_bias is not None)
-        else:
-            config = CSRAConfig(num_heads=heads, lam=lam, temperatures=tuple(temperatures or ()))
-            if network.convolutional and mean is None and std is None:
-                mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-                if found.layout == "mmpretrain":
-                    warn(
-                        f"{path}: pixels are read as 0..1, as mmpretrain's own settings for CSRA have it; where its "
-                        "config file has another data_preprocessor, pass mean and std."
-                    )
+        network = fitting_network(found, path, backbone=backbone, num_classes=num_classes, image_size=image_size)
+        config = foreign_head(found, lam=lam, temperatures=temperatures)
+        if mean is None and std is None:
+            mean, std = foreign_pixels(found, network)
+            if mean is not None and found.layout == "mmpretrain":
+                warn(f"{path}: {PIXELS_NOTE}")
         classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
         model = cls._from_parts(network, classes, config, mean, std)
-        counters = {k: v for k, v in network.model.state_dict().items() if k.endswith("num_batches_tracked")}
-        state = to_timm(found.backbone, network.model, backbone, path)
-        state = {k: fit_position_embedding(network.model, k, v) for k, v in state.items()}
-        load_state(network.model, counters | state, path)
+        load_backbone(network, found, path)
         with torch.no_grad():
             model.head.weight.copy_(found.head_weight)
             if found.head_bias is not None and model.head.bias is not None:
                 model.head.bias.copy_(found.head_bias)
         return model.eval()
-
-
-def _sharing(module: Module) -> Module:
-    """A copy of a module's tree whose tensors are other objects on the same memory."""
-    memo: dict[int, object] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        alias = tensor.detach()
-        memo[id(tensor)] = nn.Parameter(alias, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else alias
-    return copy.deepcopy(module, memo)
 
 
 def create_classifier(
@@ -382,11 +330,8 @@ def imagenet_classifier(
         expected = network(probe)
     if not isinstance(linear, nn.Linear):
         raise ConfigError(f"the classifier of {backbone} is not one linear layer, so it has no score maps.")
-    info = timm.data.ImageNetInfo()
-    if linear.out_features == info.num_classes():
-        classes = _distinct([info.index_to_description(i).split(",")[0] for i in range(linear.out_features)])
-    else:
-        classes = [f"class {i}" for i in range(linear.out_features)]
+    names = imagenet_names()
+    classes = names if linear.out_features == len(names) else [f"class {i}" for i in range(linear.out_features)]
     features = Backbone(network, backbone, size)
     model = MultiLabelClassifier._from_parts(
         features, classes, {"kind": "average", "bias": linear.bias is not None}
@@ -403,50 +348,3 @@ def imagenet_classifier(
             f"{backbone} does not average its feature map before the classifier, so it has no score maps."
         )
     return model
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """ImageNet has two cranes: number the names that occur twice."""
-    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
-def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFile(
-            f"{path.parent} holds no {path.name}, so it is not a saved classifier; give a folder that has one."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); save the model again.") from error
-    problem = _config_problem(config)
-    if problem:
-        raise DataError(f"{path} does not describe a classifier of this lab: {problem}.")
-    return config
-
-
-def _config_problem(config) -> str:
-    """What is wrong with the content of a config.json, or nothing."""
-    wanted = {"backbone", "classes", "head", "image_size", "mean", "std"}
-    if not isinstance(config, dict) or set(config) != wanted:
-        return f"it needs the keys {', '.join(sorted(wanted))}, and no others"
-    classes, head, size = config["classes"], config["head"], config["image_size"]
-    if isinstance(size, bool) or not isinstance(size, int):
-        return f"image_size must be a whole number, not {size!r}"
-    if not isinstance(config["backbone"], str):
-        return f"backbone must be a name, not {config['backbone']!r}"
-    if not isinstance(classes, list) or not all(isinstance(name, str) and is_plain(name) for name in classes):
-        return f"classes must be a list of names without control characters, not {reprlib.repr(classes)}"
-    if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
-        return f"head must name its kind, and is {head!r}"
-    for key in ("mean", "std"):
-        values = config[key]
-        if not isinstance(values, list) or len(values) != 3 or not all(_is_number(v) for v in values):
-            return f"{key} must be three numbers, not {reprlib.repr(values)}"
-    if not all(v > 0 for v in config["std"]):
-        return f"std must be above 0, not {config['std']}"
-    return ""
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38

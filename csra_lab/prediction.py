@@ -34,9 +34,11 @@ class Classifier(Protocol):
     classes: tuple[str, ...]
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the weights are."""
 
-    def features(self, images: Tensor) -> Tensor: ...
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, d, h, w) feature map."""
 
 
 @dataclass(frozen=True)

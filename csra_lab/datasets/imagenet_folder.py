@@ -103,6 +103,13 @@ def imagenet_index(folder: Path) -> int:
     )
 
 
+def imagenet_names() -> list[str]:
+    """The first name of each of ImageNet's 1,000 classes, numbered where two have the same (there are two cranes)."""
+    info = timm.data.ImageNetInfo()
+    names = [info.index_to_description(i).split(",")[0] for i in range(info.num_classes())]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
 def evenly(count: int, limit: int) -> np.ndarray:
     """Indices (n,) of at most `limit` of `count` items, evenly spread and sorted. CsraError where limit is below 1."""
     if limit < 1:

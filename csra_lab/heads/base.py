@@ -1,5 +1,6 @@
 """What all heads share: a linear classifier at every location of a feature map."""
 
+import copy
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from csra_lab.heads.config import HeadConfig, whole
 from csra_lab.residual_attention import at_least_float32
 
 Head = TypeVar("Head", bound="ScoreMapHead")
+Module = TypeVar("Module", bound=nn.Module)
 MAX_WEIGHTS = 2**29  # 2 GB; a file that asks for more is broken
 
 
@@ -177,3 +179,12 @@ def share_weights(source: ScoreMapHead, target: Head) -> Head:
     """Give `target` the parameters of `source` (the same tensors, no copy)."""
     target.weight, target.bias = source.weight, source.bias
     return target.train(source.training)
+
+
+def shared_copy(module: Module) -> Module:
+    """A copy of a module's tree whose tensors are other objects on the same memory."""
+    memo: dict[int, object] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        alias = tensor.detach()
+        memo[id(tensor)] = nn.Parameter(alias, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else alias
+    return copy.deepcopy(module, memo)
