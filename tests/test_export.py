@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
+from csra_lab import heads
 from csra_lab.classifier import create_classifier
 from csra_lab.errors import CsraError
 from csra_lab.export import example, export_onnx, export_program, preprocessing, save_program
@@ -33,6 +34,13 @@ def test_a_program_gives_the_same_logits_for_any_batch(options, num_classes):
     for batch in (1, 2, 5):
         images = torch.randn(batch, 3, 64, 64)
         torch.testing.assert_close(program(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(set(heads.HEADS) - {"csra", "average"}))
+def test_a_program_of_any_head_gives_the_same_logits(kind):
+    model = classifier(head=kind)
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(export_program(model).module()(images), model(images), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit"])
