@@ -7,7 +7,7 @@ small end, so each slope is of the three largest sizes, and all points are in th
 Predictions. A step takes multiply-adds in proportion to the images and to the square of the side, so slopes of 1 and 2
 in time; memory holds the activations of every image beside the weights, gradients and momenta: 1 and 2, somewhat less
 where the weights still count. Classes and heads only make the head larger, H C d N multiply-adds of m: about 0 up to 80
-classes or 8 heads. Alone on kept features, a head grows with both: 1 from where the product outweighs reading the
+classes or 8 heads. Alone on cached features, a head grows with both: 1 from where the product outweighs reading the
 features, so 0.5 over these sizes. Features of images: 1 and 2 in time; in memory they are kept: 1 with the images, 2
 with the side, in which the locations are counted.
 """
@@ -86,7 +86,7 @@ def feature_maps(backbone: str, *, images: int, pixels: int, **_) -> Callable[[]
 
 
 def head_alone(_: str, *, images: int, pixels: int, classes: int, heads: int) -> Callable[[], None]:
-    """A head forward and backward on kept features of a ResNet's size."""
+    """A head forward and backward on cached features of a ResNet's size."""
     head, x = CSRA(2048, classes, num_heads=heads), features((images, 2048, 14, 14), "contiguous")
     return partial(forward_backward, head, x.detach())
 

@@ -93,7 +93,7 @@ def ablate_command(
     seeds: int | None = None,
     quiet: bool = False,
 ) -> None:
-    """Train the heads of one or more plans on kept features, compare them, and record everything.
+    """Train the heads of one or more plans on cached features, compare them, and record everything.
 
     Args:
         plans: Names of plans, JSON files, own-best, or all (all plans, without own-best).

@@ -1,6 +1,6 @@
 """The record behind the chapters on seeing: where heads of five seeds look on EmojiVOC, and the boxes that this gives.
 
-`record_attention(Path("data/runs/attention"))` makes it anew from the kept features in some minutes. The folder holds
+`record_attention(Path("data/runs/attention"))` makes it anew from the cached features in some minutes. The folder holds
 
 run.json           recipes, data sets, versions, and the threshold of every way to make boxes
 results.csv        a line for each split, method, measure, setting and bin of object size: a column a seed, in %
@@ -94,7 +94,7 @@ def record_attention(out: Path, *, cache: Path | None = None, resamples: int = 1
     """Train the heads of the plan `four-lines` on EmojiVOC, measure, and write the record `out`, whole or not at all.
 
     Args:
-        cache: folder of the kept features; the lab's cache if left out. resamples: draws of the bootstrap.
+        cache: folder of the cached features; the lab's cache if left out. resamples: draws of the bootstrap.
     """
     sets, maps = source_features(SOURCES["emoji"], None, cache=cache)
     plan = PLANS["four-lines"]

@@ -78,7 +78,7 @@ def run_plans(
 
     Args:
         sources: only these keys of `SOURCES`; None for all that the plans name. data: folder of the photographs.
-        out: folder of the records. cache: folder of the kept features; the lab's cache if left out.
+        out: folder of the records. cache: folder of the cached features; the lab's cache if left out.
         report: is given a table after each plan.
 
     Returns:
@@ -106,7 +106,7 @@ def run_plans(
 def source_features(
     source: Source, data: Path | None, *, cache: Path | None = None, progress: bool = False
 ) -> tuple[dict[str, MultiLabelDataset], dict[str, FeatureMaps]]:
-    """The data sets and kept features of a source, by split; "trainval" is what is trained on."""
+    """The data sets and cached features of a source, by split; "trainval" is what is trained on."""
     weights = source.weights or best_weights(source.backbone)
     backbone = create_backbone(source.backbone, weights=weights, image_size=source.image_size)
     root = None if source.dataset in DRAWN else data

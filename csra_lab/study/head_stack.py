@@ -1,4 +1,4 @@
-"""Many heads trained at once on kept features.
+"""Many heads trained at once on cached features.
 
 A head on a frozen backbone is mostly a linear map of every location and a pooling, so K heads are one tall matrix: one
 product gives all their score maps, and one pass over the features trains them all. Heads with weights of another kind

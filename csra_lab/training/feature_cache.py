@@ -1,5 +1,6 @@
 """Feature maps computed once, so that heads train in minutes: in memory, or kept on disk."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -36,9 +37,9 @@ class FeatureMaps(Dataset):
 
     Attributes:
         maps: (N, V, d, h, w) float16, V views of each picture (1: as it is; 2: also its mirror image). Channels are
-            neighbours in memory. Kept features are read from their file as they are asked for.
+            neighbours in memory. Cached features are read from their file as they are asked for.
         targets: (N, C) int8.
-        file: that of kept features, which a process that is started anew opens itself; None where maps are in memory.
+        file: that of cached features, which a process that is started anew opens itself; None where maps are in memory.
     """
 
     def __init__(self, maps: Tensor, targets: np.ndarray, file: Path | None = None):
@@ -48,7 +49,7 @@ class FeatureMaps(Dataset):
         return len(self.maps)
 
     def __getstate__(self) -> dict:
-        """Kept features go to another process as the name of their file, not as gigabytes."""
+        """Cached features go to another process as the name of their file, not as gigabytes."""
         if self.file is None:
             return self.__dict__
         n, v, d, h, w = self.maps.shape
@@ -132,10 +133,10 @@ def cache_features(
 ) -> FeatureMaps:
     """The same, kept in a file: computed once for a backbone with its weights, an image size and a data set.
 
-    A killed computation goes on where it stopped. The file is checked when it is opened, and read as it is needed, so
-    memory holds a batch while it is filled, and afterwards what the system's page cache has room for. Several
-    processes of one run, on one machine or on several with a common folder, share the images: each computes its part
-    once, and the first process joins the parts.
+    A killed computation goes on where it stopped. The file is checked once, and again where it has changed. It is read
+    as it is needed, so memory holds a batch while it is filled, and afterwards what the system's page cache has room
+    for. Several processes of one run, on one machine or on several with a common folder, share the images: each
+    computes its part once, and the first process joins the parts.
 
     Args:
         mean, std: of the input's normalisation; the backbone's own if left out.
@@ -167,7 +168,6 @@ def _ensure(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder unless it is there: under another name until it is whole, and by one process only."""
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with only_one(folder) as first:
         if first:
             part = folder.with_name(folder.name + ".part")
@@ -216,7 +216,7 @@ def _compute_into(
 ) -> None:
     """Fill `part/maps.f16` block by block, from the first block that is not noted as done."""
     file, note = part / "maps.f16", part / "features.json"
-    item = 2 * int(np.prod(shape[1:]))  # bytes
+    item = 2 * math.prod(shape[1:])  # bytes
     part.mkdir(parents=True, exist_ok=True)
     clear_leftovers(note)
     sums = _noted(note, file, item)
@@ -263,15 +263,25 @@ def _noted(note: Path, file: Path, item: int) -> list[int]:
 
 
 def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
-    """The maps of a finished folder, (N, V, h, w, d) float16, after a look at every checksum."""
-    damaged = f"the kept features in {folder} are damaged; delete that folder, and they will be computed again."
-    file = folder / "maps.f16"
-    item = 2 * int(np.prod(shape[1:]))
+    """The maps of a finished folder, (N, V, h, w, d) float16.
+
+    Every checksum is compared when the file is opened for the first time, and again where it has changed since; a note
+    of its size and time of change says so. Else nothing of it is read.
+    """
+    damaged = f"the cached features in {folder} are damaged; delete that folder, and they will be computed again."
+    file, seen = folder / "maps.f16", folder / "checked.json"
+    item = 2 * math.prod(shape[1:])
     try:
         sums = json.loads((folder / "features.json").read_text(encoding="utf-8"))["crc32"]
-        whole = file.stat().st_size == item * shape[0] and len(sums) == -(-shape[0] // BLOCK)
-        with open(file, "rb") as handle:
-            whole = whole and all(zlib.crc32(handle.read(BLOCK * item)) == expected for expected in sums)
+        status = file.stat()
+        now = {"bytes": status.st_size, "changed": status.st_mtime_ns}
+        whole = status.st_size == item * shape[0] and len(sums) == -(-shape[0] // BLOCK)
+        if whole and not (seen.is_file() and json.loads(seen.read_text(encoding="utf-8")) == now):
+            with open(file, "rb") as handle:
+                whole = all(zlib.crc32(handle.read(BLOCK * item)) == expected for expected in sums)
+            if whole:
+                with contextlib.suppress(OSError), atomic_write(seen) as path:  # a folder may be read-only
+                    path.write_text(strict_json.dumps(now), encoding="utf-8")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(damaged) from error
     if not whole:

@@ -246,6 +246,15 @@ def test_damage_is_noticed(data, tmp_path, harm):
         cache_features(network(), data, root=tmp_path)
 
 
+def test_a_file_that_has_not_changed_is_not_read_again(data, tmp_path, monkeypatch):
+    cache_features(network(), data, root=tmp_path)
+    checks = []
+    monkeypatch.setattr(module.zlib, "crc32", lambda *_: checks.append(1))
+    again = cache_features(network(), data, root=tmp_path)
+    assert not checks
+    assert again.maps.isfinite().all()
+
+
 def test_a_disk_without_room_is_said_before_anything_is_computed(data, tmp_path, monkeypatch):
     usage = dataclasses.make_dataclass("Usage", ["free"])
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage(1000))
