@@ -14,7 +14,8 @@
 // Every figure opens larger: a button below it shows a copy in a dialog, which Escape or a click closes.
 addEventListener("DOMContentLoaded", () => {
   for (const row of document.querySelectorAll(".bd-content .lab-row")) {
-    if (row.parentElement.closest(".lab-row, [data-explorer]") || row.querySelector("table")) continue;
+    if (row.parentElement.closest(".lab-row, [data-explorer]") || row.querySelector("table, [role=table]")) continue;
+    if (!row.querySelector("svg, img, canvas")) continue;
     const button = Object.assign(document.createElement("button"), {
       type: "button",
       className: "lab-enlarge",
@@ -75,5 +76,16 @@ addEventListener("DOMContentLoaded", () => {
         return whole;
       }),
     );
+  }
+});
+
+// A table, formula or printed text that is wider than its column fades at the right while there is more to scroll to.
+addEventListener("DOMContentLoaded", () => {
+  const mark = (wide) =>
+    wide.classList.toggle("lab-goes-on", wide.scrollWidth - wide.clientWidth - wide.scrollLeft > 4);
+  const sizes = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
+  for (const wide of document.querySelectorAll(".bd-article :is(table, div.math, div.output pre)")) {
+    sizes.observe(wide);
+    wide.addEventListener("scroll", () => mark(wide), { passive: true });
   }
 });
