@@ -26,7 +26,7 @@ from csra_lab.weights.sources import (
 Weights = str | Path
 """"installed", "hub", "none", or the path of a weight file."""
 _OWN = "backbone.model."  # how names begin in a classifier that `MultiLabelClassifier.save_pretrained` wrote
-LARGEST_SIDE = 2048  # pixels; beyond it one picture alone takes gigabytes
+LARGEST_SIDE = 2048  # pixels; beyond it one image alone takes gigabytes
 
 
 WITH_MAPS = (

@@ -54,7 +54,7 @@ def load_dataset(
         raise ConfigError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.")
     if root is None and name not in DRAWN:
         raise ConfigError(
-            "Say in which folder your pictures lie."
+            "Say in which folder your images lie."
             if name == "folder"
             else f"Say in which folder {name} lies; `csra-lab data download {name} --root DIR` fetches it, or says how."
         )

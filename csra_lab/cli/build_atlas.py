@@ -1,6 +1,6 @@
 """Make the score atlas, or add the models of runs to it.
 
-`python -m csra_lab.cli.build_atlas RUN ...` adds the models of finished runs. Without RUN it chooses the pictures and
+`python -m csra_lab.cli.build_atlas RUN ...` adds the models of finished runs. Without RUN it chooses the images and
 makes the models on frozen features anew, in minutes.
 """
 
@@ -43,7 +43,7 @@ def add_run(run: Path, *, folder: Path = ATLAS) -> Path:
 
 
 def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
-    """Write the pictures, and train and add the heads on frozen EfficientNet-Lite0 features. Keeps models of runs.
+    """Write the images, and train and add the heads on frozen EfficientNet-Lite0 features. Keeps models of runs.
 
     The recipes are those of the recorded plans `four-lines` and `heads`, seed 0.
     """
@@ -74,7 +74,7 @@ def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
 
 
 def write_pictures(folder: Path) -> None:
-    """Choose the pictures by rule and write them with `pictures.json`.
+    """Choose the images by rule and write them with `pictures.json`.
 
     EmojiVOC: the first 14 of `test` and the first 6 of `test-unseen` with two labels or more, as the files they are.
     PaperdollWIDER: the first person of at least 80 x 160 pixels in each scene, for the first 16 scenes of `test`.
@@ -99,7 +99,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def _write_picture(data: MultiLabelDataset, i: int, folder: Path) -> Path:
-    """The picture's own file, or its crop as WebP."""
+    """The image's own file, or its crop as WebP."""
     if data.crops is None:
         path = folder / Path(data.paths[i]).name
         path.write_bytes(Path(data.paths[i]).read_bytes())
@@ -119,7 +119,7 @@ def _head_title(model: MultiLabelClassifier) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Add the runs named, or make pictures and frozen models anew where none is."""
+    """Add the runs named, or make images and frozen models anew where none is."""
     try:
         for path in [add_run(Path(run)) for run in arguments] or make_atlas():
             print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")

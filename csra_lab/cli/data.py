@@ -40,7 +40,7 @@ def check_command(
     unknown: str | None = None,
     json: bool = False,
 ) -> None:
-    """Look for what spoils training on pictures of your own. Exits with 2 if there is an error.
+    """Look for what spoils training on images of your own. Exits with 2 if there is an error.
 
     Args:
         folder: Folder with CSV files, or in VOC's, COCO's or YOLO's layout.

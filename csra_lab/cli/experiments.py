@@ -37,7 +37,7 @@ def four_lines_command(
         dataset: A multi-label set with VOC's classes, such as voc2012; ImageNet's classes are then pooled into VOC's.
         split: Which split of that set; test if left out.
         min_positives: Leave out VOC classes with fewer positive images in that split; 1 if left out.
-        limit: Measure on at most so many pictures, evenly spread.
+        limit: Measure on at most so many images, evenly spread.
         batch_size: Images at a time.
         out: Add the result to this JSON file of recorded runs.
         json: Print one JSON object.

@@ -52,7 +52,7 @@ def load_model(run: Path) -> MultiLabelClassifier:
 
 
 def scoring_options(*, batch_size: int, progress: bool) -> dict:
-    """What `evaluate` is told about this machine; beside a GPU, other processes read the pictures."""
+    """What `evaluate` is told about this machine; beside a GPU, other processes read the images."""
     device = best_device()
     workers = {"workers": reading_threads()} if device == "cuda" else {}
     return {"device": device, "batch_size": batch_size, "progress": progress, **workers}

@@ -52,7 +52,7 @@ def predict_command(
             folders of them. Without a model, coco: 80 classes of everyday photographs.
         model: The model, instead of naming it first.
         threshold: Probability from which a label is named; the model's own for each class, or 0.5 where it has none.
-        attention: Write one picture for each label found into this folder: where the classifier looked.
+        attention: Write one image for each label found into this folder: where the classifier looked.
         report: Write one HTML page with all images and their labels, which needs no other file.
         csv: Write a table with the probability of every class for every image.
         json: Print one JSON array, an object an image as it is done, with the probabilities of all classes.
@@ -190,7 +190,7 @@ class _Report(_Output):
 
 
 class _Overlays(_Output):
-    """A picture for each label that is named: where the classifier looked."""
+    """An image for each label that is named: where the classifier looked."""
 
     def __init__(self, model: MultiLabelClassifier, folder: Path):
         super().__init__(model)

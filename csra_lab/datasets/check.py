@@ -81,24 +81,24 @@ def check_folder(
 def _check_labels(dataset: MultiLabelDataset) -> list[Finding]:
     targets, split = dataset.targets, dataset.split
     if not (targets >= 0).any():
-        return [Finding("fine", f"{split}: {len(dataset)} pictures without labels; they can be predicted.")]
+        return [Finding("fine", f"{split}: {len(dataset)} images without labels; they can be predicted.")]
     positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
     found = []
     without = [c for c, n in zip(dataset.classes, positives, strict=True) if n == 0]
     if without:
-        message = f"{split}: no picture shows {_some(without)}; its AP is undefined. Drop it or add some."
+        message = f"{split}: no image shows {_some(without)}; its AP is undefined. Drop it or add some."
         found.append(Finding("error", message))
     always = [c for c, p, n in zip(dataset.classes, positives, negatives, strict=True) if n == 0 and p]
     if always:
-        message = f"{split}: {_some(always)} is present or unknown in every picture, so there is nothing to tell."
+        message = f"{split}: {_some(always)} is present or unknown in every image, so there is nothing to tell."
         found.append(Finding("error", message))
     few = [c for c, n in zip(dataset.classes, positives, strict=True) if 0 < n < 10]
     if few:
-        message = f"{split}: fewer than 10 pictures show {_some(few)}; their AP will jump about."
+        message = f"{split}: fewer than 10 images show {_some(few)}; their AP will jump about."
         found.append(Finding("warning", message))
     if not found:
         per_image = (targets == 1).sum(1).mean()
-        message = f"{split}: {len(dataset)} pictures, {len(dataset.classes)} classes, {per_image:.2f} labels a picture."
+        message = f"{split}: {len(dataset)} images, {len(dataset.classes)} classes, {per_image:.2f} labels an image."
         found.append(Finding("fine", message))
     return found
 
@@ -183,7 +183,7 @@ def _check_splits(splits: list[MultiLabelDataset]) -> list[Finding]:
                 found.append(Finding("fine", message))
             shared = set(map(str, first.paths)) & set(map(str, other.paths))
             if shared and not _may_share(first.split, other.split):
-                message = f"{len(shared)} pictures are in {first.split} and in {other.split}, such as {min(shared)}."
+                message = f"{len(shared)} images are in {first.split} and in {other.split}, such as {min(shared)}."
                 found.append(Finding("error", message, tuple(sorted(shared))))
     return found
 
@@ -244,7 +244,7 @@ def _check_images(splits: list[MultiLabelDataset], progress: bool) -> list[Findi
     if seen and not any(finding.level == "error" for finding in found):
         mean, spread = np.mean([look.mean for look in seen]), np.mean([look.spread for look in seen])
         message = (
-            f"all {len(looks)} pictures open; from 0 to 1 their pixels have mean {mean:.2f} and spread {spread:.2f}."
+            f"all {len(looks)} images open; from 0 to 1 their pixels have mean {mean:.2f} and spread {spread:.2f}."
         )
         found.append(Finding("fine", message))
     return found
@@ -255,14 +255,14 @@ def _judge_each(looks: list[_Look]) -> list[Finding]:
     found = [Finding("error", look.problem, (look.path,)) for look in bad[:5]]
     if len(bad) > 5:
         files = tuple(look.path for look in bad[5:])
-        found.append(Finding("error", f"{len(files)} more pictures cannot be read; --json names them.", files))
+        found.append(Finding("error", f"{len(files)} more images cannot be read; --json names them.", files))
     good = [look for look in looks if not look.problem]
     few_bits = [look for look in good if look.used <= 1 / 8]
     if few_bits:
         bits = max(1, int(np.ceil(np.log2(max(look.used for look in few_bits) * 65535 + 1))))
         files = tuple(look.path for look in few_bits)
         message = (
-            f"{len(files)} of {len(looks)} pictures have 16 bits and use {bits} of them, such as {files[0]}: they are "
+            f"{len(files)} of {len(looks)} images have 16 bits and use {bits} of them, such as {files[0]}: they are "
             "read as almost black; multiply their values, or save them with 8 bits."
         )
         found.append(Finding("error", message, files))
@@ -270,7 +270,7 @@ def _judge_each(looks: list[_Look]) -> list[Finding]:
     if empty:
         files = tuple(look.path for look in empty)
         message = (
-            f"{len(files)} of {len(looks)} pictures are black or flat, such as {files[0]}: were they saved after "
+            f"{len(files)} of {len(looks)} images are black or flat, such as {files[0]}: were they saved after "
             "normalisation, or as 0..1 instead of 0..255?"
         )
         many = len(files) > max(1, 0.05 * len(looks))
@@ -301,9 +301,9 @@ def _check_copies(splits: list[MultiLabelDataset], looks: dict[str, _Look]) -> l
             else:
                 repeated.append((path, twin))
     sentences: tuple[tuple[Level, list[tuple[str, str]], str], ...] = (
-        ("error", across, "pictures are in two splits under two names"),
-        ("error", contradicting, "pictures are there twice in one split with other labels"),
-        ("warning", repeated, "pictures are there twice in one split"),
+        ("error", across, "images are in two splits under two names"),
+        ("error", contradicting, "images are there twice in one split with other labels"),
+        ("warning", repeated, "images are there twice in one split"),
     )
     return [
         Finding(level, f"{len(pairs)} {what}, such as {pairs[0][0]} = {pairs[0][1]}.", tuple(p for p, _ in pairs))

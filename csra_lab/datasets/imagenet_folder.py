@@ -1,4 +1,4 @@
-"""An ImageFolder: a sub-folder for each class, that class's pictures in it. The classes are ImageNet's.
+"""An ImageFolder: a sub-folder for each class, that class's images in it. The classes are ImageNet's.
 
 A sub-folder may be named by WordNet id (n02123045), by ImageNet's index (281, 0281) or by one of the class's names
 ("tabby", "tabby, tabby cat", "tabby_cat"). All three are looked up, so the order of the folders means nothing.
@@ -17,7 +17,7 @@ from csra_lab.errors import ConfigError, DataError, MissingFile
 
 
 class ImageFolder(torch.utils.data.Dataset):
-    """Pictures with one ImageNet class each. Item i is `(transform(image), target)`.
+    """Images with one ImageNet class each. Item i is `(transform(image), target)`.
 
     Attributes:
         paths: N image files. They are not looked at before an item is asked for.
@@ -44,39 +44,39 @@ class ImageFolder(torch.utils.data.Dataset):
         return (image if self.transform is None else self.transform(image)), int(self.targets[i])
 
     def with_transform(self, transform: Callable | None) -> "ImageFolder":
-        """The same pictures with another transform."""
+        """The same images with another transform."""
         return ImageFolder(paths=self.paths, targets=self.targets, folders=self.folders, transform=transform)
 
     def spread(self, limit: int) -> "ImageFolder":
-        """At most `limit` pictures, evenly spread over the whole list and so over the classes. CsraError below 1."""
+        """At most `limit` images, evenly spread over the whole list and so over the classes. CsraError below 1."""
         chosen = evenly(len(self), limit)
         paths = [self.paths[i] for i in chosen]
         return ImageFolder(paths=paths, targets=self.targets[chosen], folders=self.folders, transform=self.transform)
 
 
 def load_image_folder(root: str | Path) -> ImageFolder:
-    """The pictures in the sub-folders of `root`, at any depth, sorted by path.
+    """The images in the sub-folders of `root`, at any depth, sorted by path.
 
     Raises:
         CsraError: no such folder, no sub-folder, a sub-folder that names no ImageNet class or names one a second time,
-            or a sub-folder without a picture.
+            or a sub-folder without an image.
     """
     root = Path(root)
     if not root.is_dir():
         raise MissingFile(f"there is no folder {root}; check the path.")
     inside = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not inside:
-        raise DataError(f"{root} has no sub-folders; it needs one for each class, with that class's pictures in it.")
+        raise DataError(f"{root} has no sub-folders; it needs one for each class, with that class's images in it.")
     folders: dict[str, int] = {}
     paths, targets = [], []
     for folder in inside:
         index = imagenet_index(folder)
         twin = next((name for name, other in folders.items() if other == index), None)
         if twin is not None:
-            raise DataError(f"{folder} names the same ImageNet class as {root / twin}; put their pictures together.")
+            raise DataError(f"{folder} names the same ImageNet class as {root / twin}; put their images together.")
         pictures, _ = walk_images(folder)
         if not pictures:
-            raise DataError(f"{folder} holds no picture; remove it, or put that class's pictures into it.")
+            raise DataError(f"{folder} holds no image; remove it, or put that class's images into it.")
         folders[folder.name] = index
         paths += pictures
         targets += [index] * len(pictures)
@@ -113,7 +113,7 @@ def imagenet_names() -> list[str]:
 def evenly(count: int, limit: int) -> np.ndarray:
     """Indices (n,) of at most `limit` of `count` items, evenly spread and sorted. CsraError where limit is below 1."""
     if limit < 1:
-        raise ConfigError(f"the limit must be at least 1 picture, not {limit}.")
+        raise ConfigError(f"the limit must be at least 1 image, not {limit}.")
     return np.arange(count) if limit >= count else np.arange(limit) * count // limit
 
 

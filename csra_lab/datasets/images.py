@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from csra_lab.errors import CsraError, DataError, MissingFile
 
-# Formats that are pictures and nothing else. EPS is left out on purpose: opening one runs an interpreter.
+# Formats that are images and nothing else. EPS is left out on purpose: opening one runs an interpreter.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -124,7 +124,7 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
-        # What matters about a damaged picture is said below, in one sentence.
+        # What matters about a damaged image is said below, in one sentence.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=readable_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -171,7 +171,7 @@ def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=readable_formats()) as image:
             return image.size, _orientation(image)
     except Exception as error:  # as in open_image
-        raise DataError(f"The size of {path} cannot be read ({error}); check that the pictures are there.") from error
+        raise DataError(f"The size of {path} cannot be read ({error}); check that the images are there.") from error
 
 
 def turn_corners(
@@ -207,7 +207,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         raise DataError(f"The image {path} holds floating-point values with no agreed range; save it with 8 bits.")
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.int32)
-        np.clip(grey, 0, 65535, out=grey)  # in place: such a picture may have 89 million pixels
+        np.clip(grey, 0, 65535, out=grey)  # in place: such an image may have 89 million pixels
         grey += 128
         grey //= 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

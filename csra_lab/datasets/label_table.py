@@ -49,7 +49,7 @@ def load_table(
     _check_header(header, path)
     header, rows = _without_line_numbers(header, rows)
     if len(header) < 2 or not rows:
-        raise DataError(f"{path} needs a header (image, then the classes) and a line for each picture.")
+        raise DataError(f"{path} needs a header (image, then the classes) and a line for each image.")
     tags = _tag_separator(rows, convention) if len(header) == 2 else None
     if tags is None:
         classes, targets = _class_columns(header, rows, path, convention)
@@ -81,7 +81,7 @@ def _read_rows(path: Path) -> tuple[list[str], Rows]:
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as UTF-8 CSV ({error}); save it as UTF-8.") from error
     if len(lines) < 2 or not lines[0]:
-        raise DataError(f"{path} needs a header (image, then the classes) and a line for each picture.")
+        raise DataError(f"{path} needs a header (image, then the classes) and a line for each image.")
     header = [cell.strip() for cell in lines[0]]
     rows = [(number, row) for number, row in enumerate(lines[1:], start=2) if any(cell.strip() for cell in row)]
     return header, rows

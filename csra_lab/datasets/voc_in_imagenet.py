@@ -35,7 +35,7 @@ def pooled_scores(logits: Tensor, table: Mapping[str, Sequence[int]], pooling: P
     """ImageNet's logits as scores of the classes of `table`.
 
     "softmax": a class's probability is the sum of the softmax probabilities of its ImageNet classes, as the network was
-    trained to mean it: one label a picture, so what else is in the picture takes probability away. The score is the
+    trained to mean it: one label an image, so what else is in the image takes probability away. The score is the
     logit of that sum, log(p / (1 - p)): the same ranking of the images, and no ties where p rounds to 1.
     "logits": the log-sum-exp of the class's own logits, which is the softmax without its denominator. Each class is
     then judged for itself, as a multi-label classifier does.

@@ -60,7 +60,7 @@ def read_voc_boxes(annotations: Path, image_id: str) -> list[Box]:
             xmin, ymin, xmax, ymax = map(float, texts)
         except ValueError as error:
             raise DataError(f"{path}: object {number} lacks a bndbox with four numbers; correct the file.") from error
-        inside = all(abs(v) <= 1e6 for v in (xmin, ymin, xmax, ymax))  # of any picture; NaN is not
+        inside = all(abs(v) <= 1e6 for v in (xmin, ymin, xmax, ymax))  # of any image; NaN is not
         if not is_plain(name) or not inside or xmax < xmin or ymax < ymin:
             raise DataError(
                 f"{path}: object {number} ({name or 'no name'}) has the box {xmin:g} {ymin:g} {xmax:g} {ymax:g}; "

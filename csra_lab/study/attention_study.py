@@ -5,7 +5,7 @@
 run.json           recipes, data sets, versions, and the threshold of every way to make boxes
 results.csv        a line for each split, method, measure, setting and bin of object size: a column a seed, in %
 comparisons.csv    differences with their intervals, in points
-truth.npz          the objects of the test splits (pixels of a 224 x 224 picture), and the pairs that are measured
+truth.npz          the objects of the test splits (pixels of a 224 x 224 image), and the pairs that are measured
 found.npz          best cells of all seeds, (S, P); of seed 0 also the mass at T = 1 and the boxes, in 28ths of a side
 """
 
@@ -48,7 +48,7 @@ from csra_lab.training.run_folder import environment
 HEADS = {"average pooling": "average", "CSRA": "csra"}
 TEMPERATURES = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0, math.inf)
 SIZES = (0.0, 0.02, 0.05, 0.1, 0.2, 1.0)
-"""Bounds of the share of the picture that the largest object of the class covers."""
+"""Bounds of the share of the image that the largest object of the class covers."""
 TOLERANCE = 15 / 224  # the pointing game's 15 pixels
 FINE = 28  # side of the grid on which boxes are found
 IOU = "IoU 0.5"
@@ -81,7 +81,7 @@ class Found:
 
     Attributes:
         boxes: (S, P, 4) one box for each pair. fates: (S, P) see `outcomes`.
-        seen, drawn: (S,) and (S, R) mAP at an IoU of 0.5 on the pictures, and on R draws of them.
+        seen, drawn: (S,) and (S, R) mAP at an IoU of 0.5 on the images, and on R draws of them.
     """
 
     boxes: NDArray[np.float64]
@@ -147,7 +147,7 @@ def read_objects(folder: Path, split: str) -> Objects:
 
 @torch.inference_mode()
 def score_maps(head: ScoreMapHead, features: FeatureMaps) -> NDArray[np.float32]:
-    """(N, C, h, w) score maps of a one-head head on the first view of every picture."""
+    """(N, C, h, w) score maps of a one-head head on the first view of every image."""
     blocks = torch.arange(len(features)).split(64)
     return torch.cat([head.score_maps(features.maps[b, 0].float())[:, 0] for b in blocks]).numpy()
 
@@ -190,8 +190,8 @@ def interval(seen: NDArray, drawn: NDArray, *, units: int, comparisons: int) -> 
     """The interval of `significance.compare`, in points, for any statistic of S pairs of runs that share their seeds.
 
     Args:
-        seen: (S,) differences on all pictures, fractions. drawn: (S, R) on R draws of the pictures.
-        units: how many pictures were drawn from. comparisons: of the table.
+        seen: (S,) differences on all images, fractions. drawn: (S, R) on R draws of the images.
+        units: how many images were drawn from. comparisons: of the table.
     """
     *_, half = difference_errors([(seen, drawn)], drawn.mean(axis=0), units=units, comparisons=comparisons)
     middle = float(seen.mean())
@@ -200,7 +200,7 @@ def interval(seen: NDArray, drawn: NDArray, *, units: int, comparisons: int) -> 
 
 
 def mean_interval(a: NDArray, b: NDArray, image: NDArray, weights: NDArray, comparisons: int) -> dict[str, float]:
-    """The interval of mean(b) - mean(a) over pairs: (S, P) values, (P,) their pictures, (R, N) draws."""
+    """The interval of mean(b) - mean(a) over pairs: (S, P) values, (P,) their images, (R, N) draws."""
     drawn = weights[:, image].astype(np.float64)  # (R, P)
     difference = b.astype(np.float64) - a  # (S, P)
     means = (difference @ drawn.T) / drawn.sum(axis=1)  # (S, R)
@@ -292,7 +292,7 @@ def _boxes(heads, scores, settings, pairs: Pairs, objects: Objects, weights) -> 
 
 
 def _find(heads, scores, temperature, threshold, pairs: Pairs, objects: Objects, weights) -> Found:
-    """Boxes for the pairs, and detections of all classes in all pictures, from the (S, N, C, h, w) maps of S heads."""
+    """Boxes for the pairs, and detections of all classes in all images, from the (S, N, C, h, w) maps of S heads."""
     boxes, fates, precision = [], [], []
     for head, maps in zip(heads, torch.from_numpy(scores), strict=True):
         boxes.append(boxes_of(maps[pairs.image, pairs.label], temperature, threshold, size=FINE))

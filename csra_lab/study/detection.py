@@ -1,6 +1,6 @@
 """Boxes from maps, for a classifier that never saw a box: threshold, connected parts, CorLoc and mAP.
 
-Rectangles are fractions of the picture's sides, as in `interpretation`. The protocol is VOC's (Everingham et al.,
+Rectangles are fractions of the image's sides, as in `interpretation`. The protocol is VOC's (Everingham et al.,
 IJCV 2010): a detection takes the box of its class that it overlaps most. It is right where their intersection over
 union is at least 0.5 and no better detection took that box; difficult boxes are neither right nor wrong.
 """
@@ -27,7 +27,7 @@ class Parts:
     Attributes:
         mask: (D,) which mask the part belongs to.
         corners: (D, 4) the box around it, in fractions of the sides.
-        area: (D,) the share of the picture that the part covers.
+        area: (D,) the share of the image that the part covers.
         best: (D,) the largest value of its map.
     """
 
@@ -42,7 +42,7 @@ class Detections:
     """D boxes, each with a class and a score.
 
     Attributes:
-        image, label: (D,) which picture, and which class. corners: (D, 4). score: (D,) larger is surer.
+        image, label: (D,) which image, and which class. corners: (D, 4). score: (D,) larger is surer.
     """
 
     image: NDArray[np.int64]
@@ -168,7 +168,7 @@ def match(
     wanted = detections.image[order] * classes + detections.label[order]  # (D,)
     place = np.minimum(np.searchsorted(groups, wanted), len(groups) - 1)
     overlaps = overlap(detections.corners[order][:, None], candidates[place])  # (D, K)
-    overlaps[groups[place] != wanted] = 0  # no object of this class in this picture
+    overlaps[groups[place] != wanted] = 0  # no object of this class in this image
     choice = overlaps.argmax(axis=1)
     found = overlaps[np.arange(len(order)), choice] >= least
     which = np.where(found, numbers[place, choice], -1).astype(np.int64)  # (D,) number of the object
@@ -185,7 +185,7 @@ def detection_precision(
     """AP of each class: the area under the monotone envelope of precision against recall (VOC from 2010 on).
 
     Args:
-        weights: (R, N) how often each picture is there, for a bootstrap; None for once.
+        weights: (R, N) how often each image is there, for a bootstrap; None for once.
 
     Returns:
         (C,) APs of the classes 0 .. C - 1, C the largest label and one; NaN for a class without an object that is not

@@ -284,7 +284,7 @@ def table(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], comparisons:
 def _train_all(
     recipes: Sequence[Recipe], sets: dict[str, MultiLabelDataset], maps: dict[str, FeatureMaps], *, progress: bool
 ) -> dict[Recipe, TrainedHead]:
-    """Every distinct recipe's head, trained together with all that hold out the same pictures."""
+    """Every distinct recipe's head, trained together with all that hold out the same images."""
     distinct = list(dict.fromkeys(_key(recipe) for recipe in recipes))
     trained: dict[Recipe, TrainedHead] = {}
     for fraction in dict.fromkeys(recipe.data.validation_fraction for recipe in distinct):
@@ -301,7 +301,7 @@ def _key(recipe: Recipe) -> Recipe:
 
 
 def _chosen(plan: Plan, rows: dict[str, Row]) -> dict[str, Row]:
-    """All settings as rows without a comparison, and a row for each method: its best setting on held-out pictures."""
+    """All settings as rows without a comparison, and a row for each method: its best setting on held-out images."""
     best: dict[str, Row] = {}
     for method in dict.fromkeys(plan.choose.values()):
         settings = [rows[label] for label, m in plan.choose.items() if m == method and not rows[label].diverged]
@@ -317,7 +317,7 @@ def _chosen(plan: Plan, rows: dict[str, Row]) -> dict[str, Row]:
 
 
 def _conditions(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], where: Source) -> pd.DataFrame:
-    """The comparisons of the rows that are kept, by what the pictures show."""
+    """The comparisons of the rows that are kept, by what the images show."""
     frames = []
     for split in where.splits:
         scores = {row.label: row.scores[split] for row in rows.values() if row.keep}
@@ -334,7 +334,7 @@ def _validation(row: Row) -> float:
 
 
 def photograph_groups(dataset: MultiLabelDataset) -> np.ndarray:
-    """(N,) which photograph each picture was cut from, by number."""
+    """(N,) which photograph each image was cut from, by number."""
     return np.unique([str(path) for path in dataset.paths], return_inverse=True)[1].astype(np.uint16)
 
 

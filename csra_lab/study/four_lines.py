@@ -1,7 +1,7 @@
 """The four lines on ImageNet classifiers as they are: no training at all (paper, Table 1, the ImageNet rows).
 
 A classifier that is linear in its mean feature has score maps (see `imagenet_classifier`), and its logits at every
-lambda are mean + lambda x maximum of these maps. So one pass over the pictures keeps two numbers for each picture and
+lambda are mean + lambda x maximum of these maps. So one pass over the images keeps two numbers for each image and
 class, and every lambda is read off them afterwards.
 
 Two measurements. On an ImageFolder, top-1 and top-5 accuracy over all 1,000 logits, with the preprocessing that timm
@@ -49,7 +49,7 @@ _PAIRED = "A difference larger than its +- is unlikely to be chance (95 %, paire
 
 @dataclass(frozen=True, eq=False)
 class MeanAndMax:
-    """All that the four lines need of the score maps of N pictures: (N, C) float32 means and maxima over locations."""
+    """All that the four lines need of the score maps of N images: (N, C) float32 means and maxima over locations."""
 
     mean: Tensor
     maximum: Tensor
@@ -69,7 +69,7 @@ def mean_and_max(
     workers: int = 0,
     progress: bool = False,
 ) -> MeanAndMax:
-    """One pass over the pictures. Items of `inputs` are (image tensor, anything); all in float32, on `device`.
+    """One pass over the images. Items of `inputs` are (image tensor, anything); all in float32, on `device`.
 
     Raises:
         CsraError: a batch size below 1, or scores that are not finite.
@@ -104,14 +104,14 @@ def published_transform(model: MultiLabelClassifier):
 def accuracy_against_lambda(
     scores: MeanAndMax, targets: np.ndarray, lambdas: Sequence[float] = LAMBDAS
 ) -> list[dict[str, float]]:
-    """Top-1 and top-5 accuracy at each lambda, against lambda = 0 on the same pictures.
+    """Top-1 and top-5 accuracy at each lambda, against lambda = 0 on the same images.
 
     Args:
-        scores: of N pictures and C classes. targets: (N,) class indices.
+        scores: of N images and C classes. targets: (N,) class indices.
 
     Returns:
         A row for each lambda: `lam`, `top1`, `top5` and `change` of top1 (fractions); `gained` and `lost`, the numbers
-        of pictures that became right and wrong; `plus_minus`, the half width of the paired 95 % interval of the change,
+        of images that became right and wrong; `plus_minus`, the half width of the paired 95 % interval of the change,
         and `p_value`, of McNemar's exact test, both corrected for the number of lambdas other than 0.
     """
     lambdas = checked_lambdas(lambdas)
@@ -139,7 +139,7 @@ def accuracy_against_lambda(
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
-    """The two-sided exact p-value: how far from half of the pictures that changed became right."""
+    """The two-sided exact p-value: how far from half of the images that changed became right."""
     n, few = gained + lost, min(gained, lost)
     total = math.lgamma(n + 1) - n * math.log(2)
     tail = sum(math.exp(total - math.lgamma(k + 1) - math.lgamma(n - k + 1)) for k in range(few + 1))
@@ -221,7 +221,7 @@ def folder_four_lines(
     """Accuracy against lambda of an ImageNet classifier on an ImageFolder: `images`, `classes` (how many of the 1,000
     the folder holds), a `note` and `rows` (see `accuracy_against_lambda`). `scoring` is passed on to `mean_and_max`."""
     scores = mean_and_max(model, pictures.with_transform(published_transform(model)), **scoring)
-    note = f"Accuracy over all 1000 logits, of pictures of {len(pictures.folders)} classes. {_PAIRED}"
+    note = f"Accuracy over all 1000 logits, of images of {len(pictures.folders)} classes. {_PAIRED}"
     rows = accuracy_against_lambda(scores, pictures.targets, lambdas)
     return {"images": len(pictures), "classes": len(pictures.folders), "note": note, "rows": rows}
 
@@ -295,7 +295,7 @@ def run_four_lines(
 
 
 def _accuracy_on(folder: Path, limit: int | None) -> Callable[..., dict]:
-    """`folder_four_lines` on at most `limit` pictures of a folder."""
+    """`folder_four_lines` on at most `limit` images of a folder."""
     pictures = load_image_folder(folder)
     return partial(folder_four_lines, pictures=pictures if limit is None else pictures.spread(limit))
 

@@ -87,7 +87,7 @@ def train_heads(
 def score_heads(
     heads: Sequence[ScoreMapHead], features: FeatureMaps, *, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> np.ndarray:
-    """Probabilities of many heads on the first view of every picture: (K, N, C) float64."""
+    """Probabilities of many heads on the first view of every image: (K, N, C) float64."""
     stack = HeadStack(heads).to(device).eval()
     return _scores(stack, features, np.arange(len(features)), batch_size, device)
 

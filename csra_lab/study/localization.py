@@ -1,10 +1,10 @@
 """Where a classifier looks, and whether the object is there: maps of every class, measured against boxes.
 
-Rectangles are (xmin, ymin, xmax, ymax) in fractions of the picture's width and height. A network sees its picture
-resized to a square, which moves no fraction, so boxes and maps of any picture lie in one unit square. The cell (i, j)
+Rectangles are (xmin, ymin, xmax, ymax) in fractions of the image's width and height. A network sees its image
+resized to a square, which moves no fraction, so boxes and maps of any image lie in one unit square. The cell (i, j)
 of an (h, w) map is the rectangle from (j/w, i/h) to ((j+1)/w, (i+1)/h).
 
-What is measured, on every pair of a picture and a class that it shows:
+What is measured, on every pair of an image and a class that it shows:
 
     pointing   whether the best cell's centre lies in a box of the class (Zhang et al., ECCV 2016)
     mass       the share of the map that lies in the boxes of the class, a cell's value spread evenly over the cell
@@ -26,11 +26,11 @@ from csra_lab.residual_attention import attention_scores
 
 @dataclass(frozen=True)
 class Objects:
-    """The M objects of N pictures, picture by picture.
+    """The M objects of N images, image by image.
 
     Attributes:
-        image, label: (M,) which picture, and which class.
-        corners: (M, 4) fractions of the picture's sides.
+        image, label: (M,) which image, and which class.
+        corners: (M, 4) fractions of the image's sides.
         difficult: (M,) whether the annotation says so.
         num_images: N.
     """
@@ -44,13 +44,13 @@ class Objects:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The P pairs of a picture and a class with an object that is not difficult: what VOC calls present.
+    """The P pairs of an image and a class with an object that is not difficult: what VOC calls present.
 
     Attributes:
-        image, label: (P,) which picture, and which class.
-        boxes: (P, K, 4) all boxes of the class in the picture, difficult ones too, since they show the class as well;
+        image, label: (P,) which image, and which class.
+        boxes: (P, K, 4) all boxes of the class in the image, difficult ones too, since they show the class as well;
             rows of NaN fill up to K.
-        share: (P,) the share of the picture that its largest object that is not difficult covers.
+        share: (P,) the share of the image that its largest object that is not difficult covers.
     """
 
     image: NDArray[np.int64]
@@ -87,10 +87,10 @@ def activation_maps(scores: Tensor) -> Tensor:
 
 
 def objects_of(dataset: MultiLabelDataset) -> Objects:
-    """The objects of a data set with boxes; of each picture only the annotation and the size are read.
+    """The objects of a data set with boxes; of each image only the annotation and the size are read.
 
     Raises:
-        CsraError: the set has no boxes, or a picture is missing.
+        CsraError: the set has no boxes, or an image is missing.
     """
     boxes, sizes = [], []
     for i, path in enumerate(dataset.paths):
@@ -100,20 +100,20 @@ def objects_of(dataset: MultiLabelDataset) -> Objects:
 
 
 def place_boxes(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]], classes: Sequence[str]) -> Objects:
-    """Boxes in pixels as objects in fractions, cut off at the picture's edge.
+    """Boxes in pixels as objects in fractions, cut off at the image's edge.
 
     Args:
-        boxes: of each picture. sizes: (width, height) of each picture. classes: names; boxes of others are an error.
+        boxes: of each image. sizes: (width, height) of each image. classes: names; boxes of others are an error.
 
     Raises:
-        CsraError: a class that is not among `classes`, or a box with no area inside its picture.
+        CsraError: a class that is not among `classes`, or a box with no area inside its image.
     """
     number = {name: c for c, name in enumerate(classes)}
     image, label, corners, difficult = [], [], [], []
     for i, (of_picture, (width, height)) in enumerate(zip(boxes, sizes, strict=True)):
         for box in of_picture:
             if box.name not in number:
-                raise DataError(f"picture {i} has a box of {box.name!r}, which is not among the classes.")
+                raise DataError(f"image {i} has a box of {box.name!r}, which is not among the classes.")
             image.append(i)
             label.append(number[box.name])
             corners.append((box.xmin / width, box.ymin / height, box.xmax / width, box.ymax / height))
@@ -122,16 +122,16 @@ def place_boxes(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, int]]
     empty = np.flatnonzero((cut[:, 2:] <= cut[:, :2]).any(axis=1))
     if len(empty):
         m = empty[0]
-        raise DataError(f"picture {image[m]} has a {classes[label[m]]} box with no area in the picture; correct it.")
+        raise DataError(f"image {image[m]} has a {classes[label[m]]} box with no area in the image; correct it.")
     return Objects(
         np.array(image, dtype=np.int64), np.array(label, dtype=np.int64), cut, np.array(difficult, bool), len(boxes)
     )
 
 
 def pairs_of(objects: Objects) -> Pairs:
-    """Every picture with every class of which it shows an object that is not difficult, in order."""
+    """Every image with every class of which it shows an object that is not difficult, in order."""
     classes = int(objects.label.max(initial=0)) + 1
-    key = objects.image * classes + objects.label  # (M,) one number for a picture and a class
+    key = objects.image * classes + objects.label  # (M,) one number for an image and a class
     present = np.unique(key[~objects.difficult])  # (P,)
     member = np.isin(key, present)
     corners, pair = objects.corners[member], np.searchsorted(present, key[member])
@@ -199,7 +199,7 @@ def box_coverage(boxes: NDArray, grid: tuple[int, int]) -> NDArray[np.float64]:
         boxes: (P, K, 4) within the unit square; rows of NaN are none. grid: (h, w).
 
     Returns:
-        (P, h, w) in [0, 1]; their mean is the share of the picture that the boxes cover.
+        (P, h, w) in [0, 1]; their mean is the share of the image that the boxes cover.
     """
     boxes = np.nan_to_num(boxes)  # a box without area covers nothing
     xs, ys = (_cuts(boxes[..., [axis, axis + 2]], n) for axis, n in ((0, grid[1]), (1, grid[0])))  # (P, E + 1)
@@ -226,6 +226,6 @@ def _lengths_in_cells(middles: NDArray, lengths: NDArray, cells: int) -> NDArray
 def mass_inside(maps: NDArray, coverage: NDArray) -> NDArray[np.float64]:
     """The share of each map's sum that lies in the boxes: (P, h, w) maps >= 0 and coverage -> (P,).
 
-    A flat map has the boxes' share of the picture: that is the baseline of chance.
+    A flat map has the boxes' share of the image: that is the baseline of chance.
     """
     return (maps * coverage).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))

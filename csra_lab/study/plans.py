@@ -22,14 +22,14 @@ FOUR_LINES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Source:
-    """Feature maps to train on: pictures of a data set as one frozen backbone sees them.
+    """Feature maps to train on: images of a data set as one frozen backbone sees them.
 
     Attributes:
         dataset: a name that `load_dataset` knows. splits: the splits that are measured.
         mirror: train on the mirror images too. classes: none named means all.
         weights: of the backbone, see `create_backbone`; None for ImageNet's, wherever they can be had.
         train_split: what is trained on.
-        by_photograph: pictures cut from one photograph are drawn together by the bootstrap.
+        by_photograph: images cut from one photograph are drawn together by the bootstrap.
     """
 
     dataset: str
@@ -55,7 +55,7 @@ SOURCES: dict[str, Source] = {
     "emoji": Source("emoji-voc", splits=("test", "test-unseen")),
     "paperdoll": Source("paperdoll-wider", by_photograph=True),
     "coco": Source("coco2014", splits=("val",), mirror=False, train_split="train"),
-    # One view a picture: at 448 pixels the files are four times as large.
+    # One view for each image: at 448 pixels the files are four times as large.
     **{
         f"photographs-{short}-{size}": dataclasses.replace(
             _PHOTOGRAPHS, backbone=f"tf_efficientnet_{short}", image_size=size, mirror=False
@@ -96,7 +96,7 @@ class Plan:
         sources: keys of `SOURCES`. entries: rows of the table. seeds: runs of each row.
         base: fields of the base recipe, `BASE` where not named.
         choose: for entries that are settings of one method, the method of each label. The best setting of each method
-            is chosen by its mAP on held-out training pictures, and only the chosen ones are compared; there `against`
+            is chosen by its mAP on held-out training images, and only the chosen ones are compared; there `against`
             is a method.
         conditions: also compare by object size, number of objects and number of labels, where there are boxes.
     """

@@ -1,11 +1,11 @@
-"""When does a head help? The gain against object size, number of objects and number of labels in the picture.
+"""When does a head help? The gain against object size, number of objects and number of labels in the image.
 
 A condition keeps part of the truth and ignores the rest, so that the metrics and their comparison need no other code:
 
-    size       a class's positives count where its largest object covers this share of the picture; the negatives stay,
+    size       a class's positives count where its largest object covers this share of the image; the negatives stay,
                so rows differ in how hard the positives are, and in nothing else
-    objects    only the pictures with this many objects count
-    labels     only the pictures with this many labels count
+    objects    only the images with this many objects count
+    labels     only the images with this many labels count
 """
 
 import itertools
@@ -20,7 +20,7 @@ from csra_lab.datasets.images import image_size
 from csra_lab.significance import compare
 
 SIZES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
-"""Bounds of the share of the picture that the largest object of a class covers."""
+"""Bounds of the share of the image that the largest object of a class covers."""
 COUNTS = {"objects": (1, 2, 4, 7, math.inf), "labels": (1, 2, 3, math.inf)}
 """First number of each bin, and infinity."""
 MIN_POSITIVES = 20
@@ -28,7 +28,7 @@ MIN_POSITIVES = 20
 
 
 def largest_shares(dataset: MultiLabelDataset) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The share of picture n that the largest object of class c covers, (N, C), 0 for none; and (N,) objects.
+    """The share of image n that the largest object of class c covers, (N, C), 0 for none; and (N,) objects.
 
     Objects marked difficult are passed over, as the targets pass over them.
     """
@@ -71,7 +71,7 @@ def gains(scores: dict[str, NDArray], pairs: list[tuple[str, str]], dataset: Mul
         dataset: with boxes.
 
     Returns:
-        A line for each condition, bin and pair: positives, pictures and what `significance.compare` found, corrected
+        A line for each condition, bin and pair: positives, images and what `significance.compare` found, corrected
         for the number of lines of its condition.
     """
     shares, counts = largest_shares(dataset)
@@ -79,7 +79,7 @@ def gains(scores: dict[str, NDArray], pairs: list[tuple[str, str]], dataset: Mul
     bins_of = pd.Series([condition for condition, _ in conditions]).value_counts()
     lines = []
     for (condition, name), targets in conditions.items():
-        # A class without a positive here drops out of the mean, and pictures that count for nothing are left out.
+        # A class without a positive here drops out of the mean, and images that count for nothing are left out.
         seen = (targets >= 0).any(axis=1)
         classes = (targets == 1).any(axis=0)
         part = np.ix_(seen, classes)

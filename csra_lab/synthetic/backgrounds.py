@@ -1,7 +1,7 @@
 """Painted backgrounds: fields, water, rooms, streets, surfaces, colours, lights. No two alike, none about a class.
 
 All are made of a few ingredients: smooth noise, a sky, laid tiles (planks, bricks), and colours drawn from wide ranges.
-Lengths are fractions of the picture's side, so that a picture can be painted at any size. A pixel is a float in 0..255.
+Lengths are fractions of the image's side, so that an image can be painted at any size. A pixel is a float in 0..255.
 """
 
 import colorsys
@@ -25,7 +25,7 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def grain(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) as uint8, with a camera's grain over everything in it."""
+    """The image (H, W, 3) as uint8, with a camera's grain over everything in it."""
     noise = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(1, 6))
     return np.clip(picture + noise + 0.5, 0, 255).astype(np.uint8)
 
@@ -99,7 +99,7 @@ def street(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def surface(rng: np.random.Generator, size: int) -> np.ndarray:
-    """One material that fills the picture: brick, planks, tiles, cloth, plaster or stone, at any angle."""
+    """One material that fills the image: brick, planks, tiles, cloth, plaster or stone, at any angle."""
     y, x = _turned(rng, size)
     ground = _colour(rng, (0, 1), (0.05, 0.7), (0.35, 0.9))
     rows, shape, joint = _pick(rng, (11, 0.4, 0.12), (8, 0.12, 0.06), (6, 1, 0.06), (60, 1, 0.3), (0.01, 1, 0))
@@ -145,7 +145,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _turned(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The grid, turned about the middle of the picture."""
+    """The grid, turned about the middle of the image."""
     y, x = _grid(size)
     angle = rng.uniform(-np.pi, np.pi)
     s, c = np.float32(np.sin(angle)), np.float32(np.cos(angle))

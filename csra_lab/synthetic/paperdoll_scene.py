@@ -1,4 +1,4 @@
-"""A scene of paper dolls: who stands where, what is seen of each, and the picture of it.
+"""A scene of paper dolls: who stands where, what is seen of each, and the image of it.
 
 `sample_scene` decides everything that a label or a box depends on, from `rng.random()` and integer arithmetic alone.
 `paint_scene` adds what only pixels know: the background, light, haze, blur and grain.
@@ -18,7 +18,7 @@ from csra_lab.synthetic.paperdoll_body import GROUND, Doll, doll_regions
 from csra_lab.synthetic.paperdoll_people import OCCASIONS, chance, pick, pick_occasion, sample_doll, uniform
 from csra_lab.synthetic.polygons import RGB, Mask, Shape, box, ellipse, limb, paint, place, points, rasterise, shade
 
-WIDTH, HEIGHT = 320, 240  # of every picture
+WIDTH, HEIGHT = 320, 240  # of every image
 SEEN = (3, 5)  # an attribute is specified if at least three fifths of its region are seen
 KEPT = (9, 20)  # a doll of which less than this part would be seen does not stand there,
 SPECIFIED = 4  # nor one of which fewer attributes would be specified
@@ -47,7 +47,7 @@ class Figure:
 
     Attributes:
         shapes: placed polygons; the soles are at (0, 0).
-        x, y: pixel of the picture where the soles are, perhaps outside it.
+        x, y: pixel of the image where the soles are, perhaps outside it.
     """
 
     shapes: tuple[Shape, ...]
@@ -71,7 +71,7 @@ class Person(Figure):
 
 @dataclass(frozen=True)
 class Scene:
-    """The figures of a picture, the nearest first, and the occasion that its dolls share."""
+    """The figures of an image, the nearest first, and the occasion that its dolls share."""
 
     occasion: str
     figures: tuple[Figure, ...]
@@ -117,7 +117,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 
 def paint_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The picture of a scene, RGB; `rng` decides background and light."""
+    """The image of a scene, RGB; `rng` decides background and light."""
     top = int(rng.random() * (WIDTH - HEIGHT))
     back = background(rng, WIDTH)[top : top + HEIGHT]  # (H, W, 3)
     shadow = Image.new("L", (WIDTH, HEIGHT))
@@ -152,7 +152,7 @@ def _placed(shapes: list[Shape], *, scale: float, lean: float) -> tuple[tuple[Sh
 
 
 def _attributes(doll: Doll, covered: np.ndarray, *, x: int, y: int, scale: float, lean: float) -> tuple[int, ...]:
-    """14 of 1 (has it), -1 (has it not), 0 (too much of its region is outside the picture or behind something)."""
+    """14 of 1 (has it), -1 (has it not), 0 (too much of its region is outside the image or behind something)."""
     visible = {}
     for name, polygons in doll_regions(doll).items():
         mask = rasterise(place(polygons, scale=scale, lean=lean, origin=(0, GROUND)))
@@ -161,7 +161,7 @@ def _attributes(doll: Doll, covered: np.ndarray, *, x: int, y: int, scale: float
 
 
 def _is_seen(covered: np.ndarray, mask: Mask, x: int, y: int, part: tuple[int, int]) -> bool:
-    """Whether at least part[0] / part[1] of the pixels of a mask at (x, y) are inside the picture and not covered."""
+    """Whether at least part[0] / part[1] of the pixels of a mask at (x, y) are inside the image and not covered."""
     rows, columns, inside = _window(covered, mask, x, y)
     seen = np.count_nonzero(inside & ~covered[rows, columns])
     return bool(part[1] * seen >= part[0] * np.count_nonzero(mask.pixels))
@@ -180,7 +180,7 @@ def _cover(covered: np.ndarray, mask: Mask, x: int, y: int) -> None:
 
 
 def _window(covered: np.ndarray, mask: Mask, x: int, y: int) -> tuple[slice, slice, np.ndarray]:
-    """The rows and columns of the picture that a mask at (x, y) touches, and the part of the mask that lies there."""
+    """The rows and columns of the image that a mask at (x, y) touches, and the part of the mask that lies there."""
     (left, top), (h, w), (height, width) = (x + mask.x, y + mask.y), mask.pixels.shape, covered.shape
     rows = slice(min(max(0, top), height), min(max(0, top + h), height))
     columns = slice(min(max(0, left), width), min(max(0, left + w), width))

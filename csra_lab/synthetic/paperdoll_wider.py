@@ -75,7 +75,7 @@ def prepare_paperdoll_wider(
 
 
 def draw_paperdoll_wider(folder: Path, *, scenes: dict[str, int], progress: bool, workers: int | None) -> None:
-    """Draw the pictures and write the annotations into an empty folder."""
+    """Draw the images and write the annotations into an empty folder."""
     for part in scenes:
         (folder / "Image" / part).mkdir(parents=True)
     (folder / "Annotations").mkdir()
@@ -98,7 +98,7 @@ def annotations(images: list[dict]) -> dict:
 
 
 def scene_record(part: str, index: int, scene: Scene | None = None) -> dict:
-    """The entry of one picture in the JSON. Person boxes are x, y, w, h in whole pixels."""
+    """The entry of one image in the JSON. Person boxes are x, y, w, h in whole pixels."""
     scene = scene or sample_scene(picture_generator(part, index))
     return {
         "file_name": _file_name(part, index),
@@ -116,7 +116,7 @@ def _draw_picture(number: int, *, folder: Path, order: list[tuple[str, int]]) ->
 
 
 def picture_generator(part: str, index: int, *, pixels: bool = False) -> np.random.Generator:
-    """Numbers that depend on the picture alone; those of its pixels are a stream of their own."""
+    """Numbers that depend on the image alone; those of its pixels are a stream of their own."""
     return np.random.default_rng([SEED, VERSION, _PARTS.index(part), index, int(pixels)])
 
 

@@ -1,6 +1,6 @@
-"""Coloured polygons: where they lie in a picture, which pixels they cover, and how they are painted.
+"""Coloured polygons: where they lie in an image, which pixels they cover, and how they are painted.
 
-`place` puts polygons into a picture, in whole sixteenths of a pixel. From there two things are made: `paint` draws them
+`place` puts polygons into an image, in whole sixteenths of a pixel. From there two things are made: `paint` draws them
 with Pillow, and `rasterise` finds the pixels that they cover in integer arithmetic alone, so that a label or a box
 that comes from it is the same on every machine and with every version of Pillow.
 """
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """Pixels (h, w) of which the first is at column x and row y of a picture."""
+    """Pixels (h, w) of which the first is at column x and row y of an image."""
 
     pixels: np.ndarray
     x: int
@@ -109,7 +109,7 @@ def _fill(pixels: np.ndarray, polygon: np.ndarray) -> None:
 
 
 def paint(shapes: Sequence[Shape]) -> tuple[Image.Image, int, int]:
-    """Placed shapes as an RGBA picture, and the column and row of its first pixel."""
+    """Placed shapes as an RGBA image, and the column and row of its first pixel."""
     everything = np.concatenate([shape.points for shape in shapes if not shape.clipped])
     low = everything.min(axis=0) // UNIT - 1
     size = (everything.max(axis=0) // UNIT + 2 - low) * OVERSAMPLE

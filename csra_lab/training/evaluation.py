@@ -173,7 +173,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def predict_image(model: MultiLabelClassifier, picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """What a classifier finds in a PIL picture, and where it looks.
+    """What a classifier finds in a PIL image, and where it looks.
 
     Returns:
         (C,) probabilities, and (C, h, w) attention: the mean over the heads, each map summing to 1.

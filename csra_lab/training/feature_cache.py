@@ -29,14 +29,14 @@ from csra_lab.device import autocast, for_inference, to_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.training.sampling import mix_seed
 
-BLOCK = 64  # pictures between two notes of how far we are; each block has a checksum
+BLOCK = 64  # images between two notes of how far we are; each block has a checksum
 
 
 class FeatureMaps(Dataset):
     """Feature maps of a data set: item i is ((d, h, w) float16, (C,) target).
 
     Attributes:
-        maps: (N, V, d, h, w) float16, V views of each picture (1: as it is; 2: also its mirror image). Channels are
+        maps: (N, V, d, h, w) float16, V views of each image (1: as it is; 2: also its mirror image). Channels are
             neighbours in memory. Cached features are read from their file as they are asked for.
         targets: (N, C) int8.
         file: that of cached features, which a process that is started anew opens itself; None where maps are in memory.
@@ -70,7 +70,7 @@ class FeatureMaps(Dataset):
         """The items at (n,) `indices`, in that order, as loaders read them: one by one, nothing copied.
 
         Args:
-            views: the first so many of each picture; None for all.
+            views: the first so many of each image; None for all.
         """
         return FeatureItems(self, np.asarray(indices), views)
 
@@ -107,11 +107,11 @@ class FeatureItems(Dataset):
 def compute_features(
     backbone: Backbone, dataset: MultiLabelDataset, *, image_size: int, mean, std, mirror: bool = False, **computing
 ) -> FeatureMaps:
-    """The feature maps of every picture, resized to a square as in testing, and of its mirror image where asked for.
+    """The feature maps of every image, resized to a square as in testing, and of its mirror image where asked for.
 
     Args:
         backbone: (B, 3, S, S) -> (B, d, h, w). image_size: S. mean, std: of the input's normalisation.
-        computing: `batch_size`, `device`, `dtype` of autocast, `workers` that read pictures, `progress`.
+        computing: `batch_size`, `device`, `dtype` of autocast, `workers` that read images, `progress`.
     """
     inputs = dataset.for_size(image_size).with_transform(eval_transform(image_size, mean=mean, std=std))
     parts = list(_batches(backbone, inputs, mirror=mirror, **computing))
@@ -307,11 +307,11 @@ def _batches(
     progress: bool = False,
     total: int | None = None,
 ) -> Iterator[Tensor]:
-    """(B, V, h, w, d) float16 maps of the pictures in order.
+    """(B, V, h, w, d) float16 maps of the images in order.
 
     Args:
-        dtype: autocast to this type; None for full precision. workers: processes that read pictures.
-        total: number of pictures with those done before, for the progress bar.
+        dtype: autocast to this type; None for full precision. workers: processes that read images.
+        total: number of images with those done before, for the progress bar.
     """
     backbone = for_inference(backbone.to(device))
     loader = DataLoader(inputs, batch_size=batch_size, num_workers=workers)
@@ -329,7 +329,7 @@ def _batches(
 def _fingerprint(
     backbone: Backbone, dataset: MultiLabelDataset, shape: tuple[int, ...], dtype: str, pixels: tuple
 ) -> str:
-    """Ten characters that change with the weights, the input, the precision, and the pictures and their crops."""
+    """Ten characters that change with the weights, the input, the precision, and the images and their crops."""
     digest = hashlib.blake2b(digest_size=5)
     digest.update(json.dumps([shape, backbone.image_size, *pixels, dtype]).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
@@ -346,7 +346,7 @@ def _file_size(path: Path) -> int:
     try:
         return Path(path).stat().st_size
     except OSError:
-        return -1  # reading the picture will say what is wrong with it
+        return -1  # reading the image will say what is wrong with it
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -1,4 +1,4 @@
-"""Training pictures kept in memory as bytes: decoded once, not in every epoch.
+"""Training images kept in memory as bytes: decoded once, not in every epoch.
 
 `ImageCache` holds them. Its items go through the usual transform and come out as if they had been read again, bit for
 bit. `Crops` has the bytes on a GPU and cuts there: the same crops and flips, drawn from the same seeds, in two matrix
@@ -22,22 +22,22 @@ from csra_lab.datasets.dataset import CROP_RATIO
 from csra_lab.errors import ConfigError
 
 MOST_ON_CPU = 2 * 10**9
-"""Bytes of pictures that `fits` allows on a CPU, whose free memory cannot be told for sure (a container's limit)."""
+"""Bytes of images that `fits` allows on a CPU, whose free memory cannot be told for sure (a container's limit)."""
 
 
 class ImageCache(Dataset):
-    """The decoded pictures of a data set, in memory. Item i is `(PIL RGB image, target)`, as without a transform.
+    """The decoded images of a data set, in memory. Item i is `(PIL RGB image, target)`, as without a transform.
 
     Args:
         dataset: read now, once, on all cores; its transform is not applied.
         progress: show a bar.
 
     Attributes:
-        pixels: all bytes, one after the other: picture i is (height, width, 3) from `starts[i]` on.
+        pixels: all bytes, one after the other: image i is (height, width, 3) from `starts[i]` on.
         sizes: (N, 2) heights and widths. targets: (N, C) int8.
 
     Raises:
-        CsraError: a picture that cannot be read; the file is named.
+        CsraError: an image that cannot be read; the file is named.
     """
 
     def __init__(self, dataset: MultiLabelDataset, *, progress: bool = False):
@@ -48,7 +48,7 @@ class ImageCache(Dataset):
             found = threads.map(read, range(len(dataset)))
             try:
                 pictures: list[Any] = list(watched(found, len(dataset), desc="reading", shown=progress))
-            except BaseException:  # a bad picture, or Ctrl-C: do not read the rest first
+            except BaseException:  # a bad image, or Ctrl-C: do not read the rest first
                 threads.shutdown(cancel_futures=True)
                 raise
         self.targets = torch.from_numpy(dataset.targets)
@@ -72,23 +72,23 @@ class ImageCache(Dataset):
 
 
 def fits(dataset: MultiLabelDataset, device: torch.device, *, processes: int = 1, sample: int = 64) -> bool:
-    """Whether the decoded pictures fit half of a GPU's free memory, or `MOST_ON_CPU`, judged by a sample of them.
+    """Whether the decoded images fit half of a GPU's free memory, or `MOST_ON_CPU`, judged by a sample of them.
 
     Args:
-        processes: on this machine, each of which keeps all pictures; a GPU each, or a part of the CPU's memory.
+        processes: on this machine, each of which keeps all images; a GPU each, or a part of the CPU's memory.
 
     Raises:
-        CsraError: one of these pictures cannot be read.
+        CsraError: one of these images cannot be read.
     """
     some = range(0, len(dataset), max(1, len(dataset) // sample))
-    sizes = [dataset.image(i).size for i in some]  # not kept: some pictures are large
+    sizes = [dataset.image(i).size for i in some]  # not kept: some images are large
     expected = 3 * sum(width * height for width, height in sizes) / max(1, len(sizes)) * len(dataset)
     most = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else MOST_ON_CPU / processes
     return expected <= most
 
 
 class Draws(Dataset):
-    """What an augmentation draws for kept pictures, in place of what it makes of them.
+    """What an augmentation draws for kept images, in place of what it makes of them.
 
     Item i is `((6,) int64, target)`: i, then top, left, height and width of the crop in pixels, then 1 for a flip. The
     draws are those of `train_transform(crop_scale=...)` from the same state of torch's generator.
@@ -116,7 +116,7 @@ class Draws(Dataset):
 
 
 class Crops:
-    """Crops of pictures whose bytes are on a device, resized and normalised there.
+    """Crops of images whose bytes are on a device, resized and normalised there.
 
     Args:
         cache: the images. device: where their bytes go.

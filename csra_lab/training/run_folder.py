@@ -135,7 +135,7 @@ def environment(device: torch.device) -> dict[str, str | bool]:
         "device": name,
         "python": platform.python_version(),
         **{module.__name__: module.__version__ for module in (torch, torchvision, timm, accelerate, np)},
-        "pillow": PIL.__version__,  # 13 resizes some pictures otherwise than 12 did
+        "pillow": PIL.__version__,  # 13 resizes some images otherwise than 12 did
     }
 
 

@@ -1,6 +1,6 @@
-"""Which pictures a training step sees, and how each is augmented: a function of (seed, epoch, index) and nothing else.
+"""Which images a training step sees, and how each is augmented: a function of (seed, epoch, index) and nothing else.
 
-So a resumed run, a run with more loader workers, and a run split over several processes all see the same pictures.
+So a resumed run, a run with more loader workers, and a run split over several processes all see the same images.
 """
 
 import hashlib
@@ -47,10 +47,10 @@ class SeededItems(Dataset):
 class Batches(Sampler[list[tuple[int, int]]]):
     """The parts of one epoch's batches that one process works on, as lists of (epoch, index).
 
-    A batch is `batch_size` pictures over all processes; the remainder of an epoch is left to the next shuffle.
+    A batch is `batch_size` images over all processes; the remainder of an epoch is left to the next shuffle.
 
     Args:
-        num_items: pictures. seed, epoch: fix the order. rank, world: this process among how many.
+        num_items: images. seed, epoch: fix the order. rank, world: this process among how many.
         accumulate: parts into which this process cuts its share of a batch.
     """
 

@@ -73,8 +73,8 @@ def test_a_faultless_folder_has_no_finding_but_fine(own, capsys):
     [
         (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,Cat,dog"), "spelt in two ways"),
         (lambda d: rewrite(d / "test.csv", "image,cat,dog", "image,cat,bird"), "only one of them has bird, dog"),
-        (lambda d: rewrite(d / "trainval.csv", ",1,0", ",0,0"), "no picture shows cat"),
-        (lambda d: rewrite(d / "trainval.csv", ",0,1", ",1,1"), "present or unknown in every picture"),
+        (lambda d: rewrite(d / "trainval.csv", ",1,0", ",0,0"), "no image shows cat"),
+        (lambda d: rewrite(d / "trainval.csv", ",0,1", ",1,1"), "present or unknown in every image"),
         (lambda d: (rewrite(d / "test.csv", ",0,", ",-1,"), rewrite(d / "test.csv", ",0\n", ",-1\n")), "not with 0"),
         (lambda d: (d / "photos/test3.png").unlink(), "test3.png"),
         (lambda d: (d / "photos/test3.png").write_text("text"), "test3.png"),

@@ -199,7 +199,7 @@ def test_folders_that_are_none(tmp_path):
         load_image_folder(tmp_path)
     write_pictures(tmp_path, ["281"])
     (tmp_path / "282").mkdir()
-    with pytest.raises(CsraError, match="282 holds no picture"):
+    with pytest.raises(CsraError, match="282 holds no image"):
         load_image_folder(tmp_path)
     (tmp_path / "282").rename(tmp_path / "tabby")
     with pytest.raises(CsraError, match=r"tabby names the same ImageNet class as .*281"):
@@ -401,7 +401,7 @@ def test_bad_input_is_one_sentence(tmp_path, capsys):
     assert "did you mean" in refused(capsys, "tf_efficientnet_lit0", folder)
     assert "has no score maps" in refused(capsys, "mobilenetv3_small_050", folder, "--weights", saved(tmp_path))
     assert "lambda must be" in refused(capsys, LITE0, folder, "--lambdas", "-1")
-    assert "at least 1 picture" in refused(capsys, LITE0, folder, "--limit", 0)
+    assert "at least 1 image" in refused(capsys, LITE0, folder, "--limit", 0)
     assert "no data set 'voc'" in refused(capsys, LITE0, folder, "--dataset", "voc")
     assert "--dataset voc2012" in refused(capsys, LITE0, toy.write_devkit(tmp_path, trainval=1, test=2))
     (folder / "281" / "bad.jpg").write_bytes(b"no picture")

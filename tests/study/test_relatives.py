@@ -11,7 +11,7 @@ from csra_lab import recorded
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.heads import HEADS, create_head
 from csra_lab.study import plans, relatives
-from csra_lab.study.calibration import MAX_LOG_SCALE
+from csra_lab.study.calibration import MAX_TEMPERATURE
 from csra_lab.study.own_best import LADDER
 from csra_lab.study.relatives import AVERAGE, CSRA, RELATIVES, run_relatives, step_time
 from csra_lab.training.feature_cache import FeatureMaps
@@ -96,7 +96,7 @@ def test_four_lines_divided_by_one_plus_lam_rank_as_before_and_are_scaled_alike(
     assert set(FEW) < set(table.index)
     for lam in relatives.LAMBDAS:
         added, divided = table.loc[f"average + {lam:g} max"], table.loc[f"(average + {lam:g} max) / {1 + lam:g}"]
-        largest = np.exp(MAX_LOG_SCALE)  # heads that have learnt nothing want all logits to be 0
+        largest = MAX_TEMPERATURE  # heads that have learnt nothing want all logits to be 0
         assert added.temperature == pytest.approx(min((1 + lam) * divided.temperature, largest), rel=0.01)
         assert added.log_loss_scaled == pytest.approx(divided.log_loss_scaled, abs=1e-2)
 
