@@ -159,6 +159,7 @@ def run_own_best(
         "methods": {name: recipe.to_json() for name, recipe in own.items()},
         "seeds": seeds,
         "resamples": resamples,
+        "more_resamples": MORE_RESAMPLES * bool(headline),
         "data": {s: describe(d) for s, d in sets.items()},
         "environment": environment(torch.device("cpu")),
     }
