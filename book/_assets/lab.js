@@ -84,8 +84,12 @@ addEventListener("DOMContentLoaded", () => {
   const mark = (wide) =>
     wide.classList.toggle("lab-goes-on", wide.scrollWidth - wide.clientWidth - wide.scrollLeft > 4);
   const sizes = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
-  for (const wide of document.querySelectorAll(".bd-article :is(table, div.math, div.output pre)")) {
-    sizes.observe(wide);
-    wide.addEventListener("scroll", () => mark(wide), { passive: true });
-  }
+  const watch = (selector) => {
+    for (const wide of document.querySelectorAll(`.bd-article :is(${selector})`)) {
+      sizes.observe(wide);
+      wide.addEventListener("scroll", () => mark(wide), { passive: true });
+    }
+  };
+  watch("table, div.math, div.output pre");
+  addEventListener("load", () => window.MathJax?.startup?.promise?.then(() => watch("mjx-container[display]")));
 });
