@@ -89,7 +89,9 @@ RELATIVES: dict[str, Relative] = {
     "class queries": Relative(
         "class-queries", {"4 parts": {}, "1 part": {"attention_heads": 1}}, _WIDE, start=1e-3, alone=True
     ),
-    "group queries": Relative("group-queries", {"4": {"groups": 4}, "2": {"groups": 2}}, _WIDE, start=1e-3, alone=True),
+    "group queries": Relative(
+        "group-queries", {"4 groups": {"groups": 4}, "2 groups": {"groups": 2}}, _WIDE, start=1e-3, alone=True
+    ),
     "GeM": Relative("gem", {"from p 3": {"p": 3.0}, "from p 1.5": {"p": 1.5}}, alone=True),
 }
 """Name -> head. The two settings and three rates of each are what is searched; the rest is the same for all."""

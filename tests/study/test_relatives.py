@@ -65,6 +65,12 @@ def test_every_head_of_the_lab_with_weights_of_its_kind_is_compared():
         assert heads[0].config != heads[1].config
 
 
+def test_names_of_settings_are_read_back_as_text():
+    """A table would give "2" back as a number."""
+    names = {name for relative in RELATIVES.values() for name in relative.settings}
+    assert not [name for name in names if name.replace(".", "").isdigit()]
+
+
 def test_the_best_setting_on_held_out_images_is_taken(record):
     tuning, about = pd.read_csv(record / "tuning.csv"), pd.read_json(record / "run.json", typ="series")
     assert set(tuning["head"]) == set(FEW)
