@@ -68,7 +68,7 @@ def boxed(image: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Image.
         size = round(font.getlength(box.name)) + 8, round(1.35 * height)
         x, y = _tag_place(corner, size, large.size, taken)
         tag = (x, y, x + size[0], y + size[1])
-        taken.append(tag)
+        taken += 4 * [tag]  # a name on a name is harder to read than a name on a box
         draw = ImageDraw.Draw(large)
         draw.rectangle(tag, fill=SERIES[names.index(box.name) % 4])
         draw.text((x + 4, y + size[1] // 2), box.name, fill="white", font=font, anchor="lm")
