@@ -133,7 +133,7 @@ def run_own_bests(sources: tuple[str, ...], data: Path | None, out: Path, seeds:
 
     if seeds < 2:
         raise ConfigError(f"own-best needs at least 2 seeds for its intervals, not {seeds}.")
-    report = (lambda line: None) if quiet else print
+    log = (lambda line: None) if quiet else print
     for source in sources:
-        folder = run_own_best(source, out / OWN_BEST, data=data, seeds=seeds, say=report)
+        folder = run_own_best(source, out / OWN_BEST, data=data, seeds=seeds, log=log)
         print(folder)

@@ -84,7 +84,7 @@ def run_backbone_gains(
 
     Args:
         data: folder of the images. weights: folder of the weight files. cache: folder of the cached features.
-        seeds: runs on all training images. resamples: bootstrap samples of them. log: is told of every step.
+        seeds: runs on all training images. resamples: bootstrap samples of them. log: called with a line a step.
     """
     folder = Path(out) / source
     plan = {name: dataclasses.asdict(network) for name, network in networks.items()}
@@ -168,7 +168,7 @@ def _recipes(source: Source) -> dict[str, Recipe]:
 def _tune(recipes: Mapping[str, Recipe], maps: Mapping[str, FeatureMaps], fit, held_out, log) -> pd.DataFrame:
     """method, setting, held_out_mAP: rates of both heads, and lambdas on average pooling at its own rate."""
     train = maps["trainval"]
-    tuned = tune(recipes, dict.fromkeys(recipes, START), train, fit, held_out, say=log)
+    tuned = tune(recipes, dict.fromkeys(recipes, START), train, fit, held_out, log=log)
     best = max(tuned[AVERAGE], key=tuned[AVERAGE].__getitem__)
     (trained,) = train_heads([recipes[AVERAGE].replace(head_lr=best)], train, fit=fit)
     held = train.subset(held_out)

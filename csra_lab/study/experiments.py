@@ -71,7 +71,7 @@ def run_plans(
     data: Path | None = None,
     out: Path,
     cache: Path | None = None,
-    report: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     progress: bool = True,
 ) -> list[Path]:
     """Carry out plans, source by source: plans on one source share its features and train all their heads together.
@@ -79,7 +79,7 @@ def run_plans(
     Args:
         sources: only these keys of `SOURCES`; None for all that the plans name. data: folder of the photographs.
         out: folder of the records. cache: folder of the cached features; the lab's cache if left out.
-        report: is given a table after each plan.
+        log: called with a table after each plan.
 
     Returns:
         The folders of the records.
@@ -98,7 +98,7 @@ def run_plans(
             rows = plan_rows(plan, name, trained, maps)
             folder = out / plan.name / name
             comparisons = write_record(folder, plan, name, rows, sets, seconds)
-            report(f"{plan.name} on {name}: {plan.question}\n\n{table(rows, sets, comparisons)}\n\n{folder}\n")
+            log(f"{plan.name} on {name}: {plan.question}\n\n{table(rows, sets, comparisons)}\n\n{folder}\n")
             folders.append(folder)
     return folders
 

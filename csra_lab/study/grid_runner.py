@@ -40,7 +40,7 @@ class GridRunner:
         loaded: (data set, split) -> items, for what is read already.
         root: where the scenes of pretraining lie; the cache if left out.
         keep_models: keep the weights of fine-tuned runs, 45 to 350 MB each, after they are scored.
-        say: is given a line after each run. progress: show bars.
+        log: called with a line after each run. progress: show bars.
 
     Raises:
         ConfigError: a folder missing for a data set that is not drawn.
@@ -56,7 +56,7 @@ class GridRunner:
         loaded: Mapping[tuple[str, str], MultiLabelDataset] | None = None,
         root: Path | None = None,
         keep_models: bool = False,
-        say: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
         progress: bool = True,
     ):
         self.grid, self.out, self.record = grid, Path(out), Path(record or Path(out) / "record")
@@ -65,7 +65,7 @@ class GridRunner:
         missing = [d for d in grid.datasets if d not in self.folders and not any(d == name for name, _ in self._sets)]
         if missing:
             raise ConfigError(f"say where {missing[0]} lies: --data {missing[0]} FOLDER.")
-        self.root, self.keep_models, self.say, self.progress = root, keep_models, say, progress
+        self.root, self.keep_models, self.log, self.progress = root, keep_models, log, progress
 
     def fill(self, runs: Sequence[Run] | None = None, *, deadline: float = float("inf")) -> list[Run]:
         """Carry out what is not finished, and record each run as it ends.
@@ -90,8 +90,8 @@ class GridRunner:
                 self._carry_out(run)
             except CsraError as error:
                 failed = failed or error
-                self.say(f"{run.name}: {error}")
-            self.say(self.progress_line(wanted))
+                self.log(f"{run.name}: {error}")
+            self.log(self.progress_line(wanted))
         if failed is not None:
             raise failed
         return [run for run in wanted if not self.is_done(run)]
@@ -106,7 +106,7 @@ class GridRunner:
         if not self.grid.pretraining or finished(folder):
             return
         train(self.grid.pretraining[backbone], self._scenes(), None, folder, progress=self.progress)
-        self.say(f"{folder.name}: done")
+        self.log(f"{folder.name}: done")
 
     def update_record(self) -> None:
         """Record every finished run that is in the folder."""
@@ -176,7 +176,7 @@ class GridRunner:
         train_set = self._load(run.dataset, recipe.data.train_split)
         result = train(recipe, train_set, self.test_set(run), folder, progress=self.progress)
         assert result.metrics is not None  # there is a test set
-        self.say(f"{run.name}: mAP {100 * result.metrics.mAP:.1f} on {len(self.test_set(run)):,} test items")
+        self.log(f"{run.name}: mAP {100 * result.metrics.mAP:.1f} on {len(self.test_set(run)):,} test items")
         if not self.keep_models:
             shutil.rmtree(folder / "model")
         self.update_record()

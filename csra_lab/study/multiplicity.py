@@ -86,7 +86,7 @@ def record_multiplicity(
 
     Args:
         rates: learning rate of every head of `HEADS`. cache: folder of the cached features.
-        scenes: of each cell. resamples: draws of the bootstrap. log: is told of every step.
+        scenes: of each cell. resamples: draws of the bootstrap. log: called with a line for every step.
     """
     source = SOURCES["emoji"]
     _, maps = source_features(source, None, cache=cache)

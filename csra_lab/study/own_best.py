@@ -117,7 +117,7 @@ def run_own_best(
     claims: Sequence[Claim] = CLAIMS,
     seeds: int = 5,
     resamples: int = 5,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Path:
     """Tune, train and measure on a source of `plans.SOURCES`, and write `out`/`source`, whole or not at all.
 
@@ -125,16 +125,16 @@ def run_own_best(
 
     Args:
         data: folder of the images, where the source has some. cache: folder of the cached features.
-        seeds: runs on all training images. resamples: bootstrap samples of them. say: is told of every step.
+        seeds: runs on all training images. resamples: bootstrap samples of them. log: called with a line a step.
     """
     sets, maps = source_features(SOURCES[source], data, cache=cache, progress=False)
     train, (split, *_) = maps["trainval"], SOURCES[source].splits
     recipes = {name: _recipe(source, name, method) for name, method in methods.items()}
     folder = Path(out) / source
-    steps = Steps(folder.with_name(f"{source}.part"), {n: r.to_json() for n, r in recipes.items()}, say)
+    steps = Steps(folder.with_name(f"{source}.part"), {n: r.to_json() for n, r in recipes.items()}, log)
     fit, held_out = hold_out(sets["trainval"], 0.2)
     starts = {name: method.start for name, method in methods.items()}
-    tuned = steps.table("tuning", lambda: _tuning_table(tune(recipes, starts, train, fit, held_out, say=say)))
+    tuned = steps.table("tuning", lambda: _tuning_table(tune(recipes, starts, train, fit, held_out, log=log)))
     best = {name: rates.set_index("head_lr").held_out_mAP.idxmax() for name, rates in tuned.groupby("method")}
     own = {name: recipe.replace(head_lr=best[name]) for name, recipe in recipes.items()}
     curved = {name: own[name] for name, method in methods.items() if method.curve}
@@ -179,7 +179,7 @@ def tune(
     fit: NDArray,
     held_out: NDArray,
     *,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[Key, dict[float, float]]:
     """Method -> learning rate -> held-out mAP after the last epoch, with each method's best inside its rates.
 
@@ -202,7 +202,7 @@ def tune(
             best = max(rates, key=rates.__getitem__)
             near = [LADDER[i] for i in _neighbours(LADDER.index(best)) if LADDER[i] not in rates]
             wanted += [(name, rate) for rate in near]
-            say(f"{name}: {best:g} of " + ", ".join(f"{r:g} {100 * m:.1f}" for r, m in sorted(rates.items())))
+            log(f"{name}: {best:g} of " + ", ".join(f"{r:g} {100 * m:.1f}" for r, m in sorted(rates.items())))
     return tried
 
 

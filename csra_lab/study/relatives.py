@@ -106,16 +106,16 @@ def run_relatives(
     relatives: Mapping[str, Relative] = RELATIVES,
     runs: int = 5,
     epochs: int = BASE.optimisation.epochs,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Path:
     """Tune, train and measure every head on a source of `plans.SOURCES`, and write `out`/`source`.
 
     Args:
         data: folder of the images, where the source has some. cache: folder of the cached features.
-        runs: seeds, and as many bootstrap samples of the training images. say: is told of every step.
+        runs: seeds, and as many bootstrap samples of the training images. log: called with a line for every step.
     """
     sets, maps = source_features(SOURCES[source], Path(data) if data else None, cache=cache, progress=False)
-    study = Study(source, sets, maps, Path(out) / f"{source}.part", relatives, epochs, say)
+    study = Study(source, sets, maps, Path(out) / f"{source}.part", relatives, epochs, log)
     if not (Path(out) / source).exists():
         study.write(Path(out) / source, 0)
     for run in range(runs):
@@ -131,7 +131,7 @@ class Study:
 
     Args:
         sets, maps: data sets and features by split, see `experiments.source_features`. steps: folder of the files.
-        relatives: see `RELATIVES`. epochs: of every training. say: is told of every step.
+        relatives: see `RELATIVES`. epochs: of every training. log: called with a line for every step.
     """
 
     def __init__(
@@ -142,16 +142,16 @@ class Study:
         steps: Path,
         relatives: Mapping[str, Relative],
         epochs: int,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ):
-        self.source, self.relatives, self.epochs, self.say = source, relatives, epochs, say
+        self.source, self.relatives, self.epochs, self.log = source, relatives, epochs, log
         self.split = SOURCES[source].splits[0]
         self.sets, self.maps, self.train = sets, maps, maps["trainval"]
         self.fit, self.held_out = hold_out(sets["trainval"], 0.2)
         plan = {
             name: {s: self.recipe(name, s).to_json() for s in relative.settings} for name, relative in relatives.items()
         }
-        self.steps = Steps(steps, plan, say)
+        self.steps = Steps(steps, plan, log)
         together = [name for name, relative in relatives.items() if not relative.alone]
         alone = [[name] for name, relative in relatives.items() if relative.alone]
         self.passes = [names for names in (together, *alone) if names]
@@ -181,7 +181,7 @@ class Study:
             strict_json.write(path / "run.json", self._about(runs), indent=1)
             for name, table in tables.items():
                 table.to_csv(path / f"{name}.csv", index=False, float_format="%.6g")
-        self.say(f"{self.source}: record of {runs} runs")
+        self.log(f"{self.source}: record of {runs} runs")
 
     def _measured(self, runs: int) -> dict[str, pd.DataFrame]:
         """The tables that need runs."""
@@ -209,7 +209,7 @@ class Study:
             for setting in self.relatives[name].settings:
                 recipes[name, setting] = self.recipe(name, setting)
                 starts[name, setting] = self.relatives[name].start
-        tried = tune(recipes, starts, self.train, self.fit, self.held_out, say=self.say)
+        tried = tune(recipes, starts, self.train, self.fit, self.held_out, log=self.log)
         lines = [(*key, rate, mAP) for key, rates in tried.items() for rate, mAP in sorted(rates.items())]
         return pd.DataFrame(lines, columns=["head", "setting", "head_lr", "held_out_mAP"])
 

@@ -21,8 +21,8 @@ class Steps:
         folder: of these files. plan: as JSON; a folder of another plan is not used.
     """
 
-    def __init__(self, folder: Path, plan: dict, say: Callable[[str], None]):
-        self.folder, self.say = folder, say
+    def __init__(self, folder: Path, plan: dict, log: Callable[[str], None]):
+        self.folder, self.log = folder, log
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "plan.json"
         if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != strict_json.plain(plan):
@@ -36,7 +36,7 @@ class Steps:
             table = make()
             with atomic_write(path) as file:
                 table.to_csv(file, index=False)
-            self.say(f"{path.parent.stem}: {name}")
+            self.log(f"{path.parent.stem}: {name}")
         return pd.read_csv(path)
 
     def array(self, name: str, make: Callable[[], NDArray]) -> NDArray:
@@ -46,7 +46,7 @@ class Steps:
             array = make()
             with atomic_write(path) as file, file.open("wb") as stream:
                 np.save(stream, array)
-            self.say(f"{path.parent.stem}: {name}")
+            self.log(f"{path.parent.stem}: {name}")
         return np.load(path, allow_pickle=False)
 
     def remove(self) -> None:

@@ -87,7 +87,7 @@ def record(devkit: Path, cache: Path, out: Path) -> None:
     SOURCES["toy"] = Source("voc2012", classes=toy.CLASSES, backbone="test_efficientnet", image_size=64)
     experiments.best_weights = lambda name: "none"
     torch.manual_seed(0)
-    run_plans([PLAN], data=devkit, out=out, cache=cache, report=lambda text: None, progress=False)
+    run_plans([PLAN], data=devkit, out=out, cache=cache, log=lambda text: None, progress=False)
 
 
 def run_until(work, arguments: tuple, die_at: int | None, count_to: Path | None) -> None:

@@ -58,7 +58,7 @@ def records(tmp_path_factory):
     patch.setattr(experiments, "best_weights", lambda name: "none")
     torch.manual_seed(0)
     said = []
-    options = {"data": devkit, "cache": folder / "cache", "report": said.append, "progress": False}
+    options = {"data": devkit, "cache": folder / "cache", "log": said.append, "progress": False}
     folders = run_plans([LINES, CHOICE], out=folder / "out", **options)
     patch.undo()
     assert folders == [folder / "out" / "lines" / "toy", folder / "out" / "choice" / "toy"]

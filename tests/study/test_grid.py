@@ -51,9 +51,9 @@ def filled(tmp_path_factory, data):
     """A toy grid, filled in two goes; what was said, and what was left after the first."""
     out, said = tmp_path_factory.mktemp("grid") / "runs", []
     runs = list(TOY.runs())
-    left = runner(out, data, say=said.append).fill(runs[:3])
+    left = runner(out, data, log=said.append).fill(runs[:3])
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/scores.npz")}
-    open_after = runner(out, data, say=said.append).fill()
+    open_after = runner(out, data, log=said.append).fill()
     return out, said, left, before, open_after
 
 
@@ -150,7 +150,7 @@ def test_one_seed_has_no_interval_and_an_empty_cell_no_score(filled):
 
 
 def test_no_run_is_started_that_would_end_too_late(filled, data, tmp_path):
-    slow = runner(tmp_path / "none", data, say=lambda line: None)
+    slow = runner(tmp_path / "none", data, log=lambda line: None)
     assert len(slow.fill(deadline=time.monotonic() - 1)) == 8
     assert not list((tmp_path / "none").glob("*"))
     there = runner(filled[0], data)
@@ -178,7 +178,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, data, monkeypatch):
 
     grid = dataclasses.replace(BOTH, pretraining={})
     monkeypatch.setattr(grid_runner, "train", train)
-    there = GridRunner(grid, tmp_path / "runs", data=data, say=lambda line: None, progress=False)
+    there = GridRunner(grid, tmp_path / "runs", data=data, log=lambda line: None, progress=False)
     with pytest.raises(ConfigError, match="no"):
         there.fill([Run("test_resnet", d, "avg", 0) for d in grid.datasets])
     assert there.is_done(Run("test_resnet", PAPERDOLL, "avg", 0))

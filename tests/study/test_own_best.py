@@ -35,7 +35,7 @@ def _quick(recipe):
 def test_no_best_rate_is_at_an_edge(features):
     recipes = {name: _quick(recipe) for name, recipe in RECIPES.items()}
     starts = {AVERAGE: LADDER[1], CSRA: LADDER[-2]}  # both start far from where they learn
-    tried = tune(recipes, starts, features, np.arange(90), np.arange(90, 120), say=lambda _: None)
+    tried = tune(recipes, starts, features, np.arange(90), np.arange(90, 120), log=lambda _: None)
     for rates in tried.values():
         best = max(rates, key=rates.get)
         i = LADDER.index(best)
@@ -80,7 +80,7 @@ def record(features, tmp_path_factory):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):  # the second call goes on where the first was stopped
-            own_best.run_own_best("photographs", folder, say=stop, **options)
+            own_best.run_own_best("photographs", folder, log=stop, **options)
         done = {file.name: file.stat().st_mtime_ns for file in (folder / "photographs.part").iterdir()}
         steps = []
 
@@ -89,7 +89,7 @@ def record(features, tmp_path_factory):
             for name, written in done.items():
                 assert name == "plan.json" or (folder / "photographs.part" / name).stat().st_mtime_ns == written
 
-        record = own_best.run_own_best("photographs", folder, say=look, **options)
+        record = own_best.run_own_best("photographs", folder, log=look, **options)
         assert steps == [f"photographs: resample-{k}" for k in (2, 3, 4)]
         assert [path.name for path in folder.iterdir()] == ["photographs"]
         return record, claims
@@ -136,7 +136,7 @@ def test_the_command_line_runs_it_beside_plans(monkeypatch, tmp_path, capsys):
 
     called = []
 
-    def stand_in(source, out, *, data, seeds, say):
+    def stand_in(source, out, *, data, seeds, log):
         called.append((source, out, data, seeds))
         return out / source
 

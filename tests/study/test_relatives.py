@@ -46,10 +46,10 @@ def record(source, tmp_path_factory):
         patch.setattr(plans, "BASE", plans.BASE.replace(warmup_epochs=0.0))
         patch.setattr(relatives, "SOURCES", {"photographs": dataclasses.replace(relatives.SOURCES["emoji"])})
         patch.setattr("csra_lab.study.own_best.LADDER", (1e-3, 3e-3, 1e-2))
-        run_relatives("photographs", out, relatives=FEW, runs=1, epochs=1, say=said.append)
+        run_relatives("photographs", out, relatives=FEW, runs=1, epochs=1, log=said.append)
         assert sorted(path.name for path in (out / "photographs").iterdir()) == ["run.json", "tuning.csv"]
         first = len(said)
-        folder = run_relatives("photographs", out, relatives=FEW, runs=2, epochs=1, say=said.append)
+        folder = run_relatives("photographs", out, relatives=FEW, runs=2, epochs=1, log=said.append)
         assert not any("tuning" in line or "-0-" in line for line in said[first:])  # nothing is done twice
         return folder
 
