@@ -15,6 +15,7 @@ help: ## say what there is to do
 	@echo
 	@echo 'The first run makes .venv, which takes up to 6 GB of disk, most of it torch.'
 	@echo 'ARGS goes to the program: make test ARGS="-k metrics", make lab ARGS="--no-browser".'
+	@echo 'Two processes share the tests; make test PROCESSES=0 uses none but the first, as a debugger needs.'
 
 checksum = find $(1) \( -name __pycache__ -o -name _build -o -name .ipynb_checkpoints \) -prune -o -type f \
 	-exec cksum {} + | LC_ALL=C sort | cksum
