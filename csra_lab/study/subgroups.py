@@ -90,3 +90,37 @@ def gains(scores: dict[str, NDArray], pairs: list[tuple[str, str]], dataset: Mul
             line |= {"positives": int((targets == 1).sum()), "pictures": int(seen.sum())}
             lines.append(line | result.to_dict() | {"verdict": result.verdict(method, reference)})
     return pd.DataFrame(lines)
+
+
+def parts_of_mAP(
+    scores: NDArray, targets: NDArray[np.integer], groups: NDArray[np.integer], weights: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """The part of the mAP that each group of positives gives. The parts add up to the mAP.
+
+    The average precision of a class is the mean, over its positives, of the precision at the place of each
+    (scikit-learn's definition). So a sum over some of its positives is their part of it.
+
+    Args:
+        scores: (S, N, C). targets: (N, C) of 1, 0 and -1 (ignore).
+        groups: (N, C) the group of each positive, from 0; elsewhere not read.
+        weights: (R, N) how often each image is there, see `significance.draw_images`.
+
+    Returns:
+        (G, S, R) parts, fractions. A class without a positive in a draw is left out of that draw's mean.
+    """
+    present = np.flatnonzero((targets == 1).any(axis=0))
+    total = np.stack([weights[:, targets[:, c] == 1].sum(axis=1) for c in present])  # (C, R)
+    classes = (total > 0).sum(axis=0)  # (R,)
+    parts = np.zeros((int(groups[targets == 1].max()) + 1, len(scores), len(weights)))
+    for (s, of_seed), (k, c) in itertools.product(enumerate(scores), enumerate(present)):
+        counted = np.flatnonzero(targets[:, c] >= 0)
+        ranked = counted[np.argsort(-of_seed[counted, c], kind="stable")]
+        falling = -of_seed[ranked, c]
+        last = np.searchsorted(falling, falling, side="right") - 1  # images with equal scores share a place
+        drawn, positive = weights[:, ranked], targets[ranked, c] == 1  # (R, n), (n,)
+        above = drawn.cumsum(axis=1)[:, last]
+        hits = (drawn * positive).cumsum(axis=1)[:, last]
+        part = drawn * hits / np.maximum(above, 1) / np.maximum(total[k], 1)[:, None] / classes[:, None]
+        for g in range(len(parts)):
+            parts[g, s] += part[:, positive & (groups[ranked, c] == g)].sum(axis=1)
+    return parts

@@ -6,8 +6,9 @@ from PIL import Image
 
 from csra_lab.datasets import Box, MultiLabelDataset
 from csra_lab.metrics import average_precision
+from csra_lab.significance import draw_images, weighted_mAP
 from csra_lab.study import subgroups as conditions
-from csra_lab.study.subgroups import gains, largest_shares, targets_by_condition
+from csra_lab.study.subgroups import gains, largest_shares, parts_of_mAP, targets_by_condition
 
 CLASSES = ("cat", "dog")
 
@@ -79,3 +80,23 @@ def test_gains_are_differences_of_the_metrics_on_what_counts(tmp_path):
         assert line.difference == pytest.approx(np.mean(b) - np.mean(a), abs=1e-6)
         assert line.comparisons == (frame.condition == line.condition).sum()
         assert line.positives == (truth == 1).sum()
+
+
+def test_parts_of_mAP_add_up_and_agree_with_a_loop_over_positives():
+    rng = np.random.default_rng(1)
+    targets = rng.integers(-1, 2, size=(40, 4)).astype(np.int8)
+    targets[:, 3] = 0  # a class that no image shows
+    scores = rng.integers(0, 8, size=(2, 40, 4)).astype(float)  # with ties
+    groups = rng.integers(0, 3, size=targets.shape)
+    weights = np.concatenate([np.ones((1, 40), int), draw_images(40, resamples=6)])
+    parts = parts_of_mAP(scores, targets, groups, weights)  # (3, 2, 7)
+    np.testing.assert_allclose(parts.sum(axis=0), weighted_mAP(scores, targets, weights), atol=1e-12)
+    for s in range(2):
+        by_hand = np.zeros(3)
+        for c in range(3):
+            positives = np.flatnonzero(targets[:, c] == 1)
+            for i in positives:
+                found = (targets[:, c] >= 0) & (scores[s, :, c] >= scores[s, i, c])
+                precision = (targets[found, c] == 1).mean()
+                by_hand[groups[i, c]] += precision / len(positives) / 3
+        np.testing.assert_allclose(parts[:, s, 0], by_hand, atol=1e-12)
