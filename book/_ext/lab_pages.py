@@ -22,6 +22,7 @@ def setup(app) -> dict:
     app.connect("config-inited", offer_binder)
     app.connect("html-page-context", add_links, priority=502)  # after the theme's own buttons
     app.connect("html-page-context", add_preview)
+    app.connect("html-page-context", tidy_body)
     app.connect("build-finished", write_notebooks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -66,6 +67,23 @@ def add_preview(app, pagename, templatename, context, doctree) -> None:
     lines = [f'<meta property="{key}" content="{escape(re.sub("<.*?>", "", text))}">' for key, text in tags.items()]
     lines.append(f'<meta name="description" content="{escape(about)}">')
     context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+
+
+def tidy_body(app, pagename, templatename, context, doctree) -> None:
+    """The title of a solution links its words alone, and long names in tables may break after a joint."""
+    if body := context.get("body"):
+        body = re.sub(r'(<p class="admonition-title">[^<]*)(<a [^>]*>) ', r"\1 \2", body)
+        context["body"] = re.sub(r"<td.*?</td>", breakable_names, body, flags=re.S)
+
+
+def breakable_names(cell: re.Match) -> str:
+    """A cell of a table whose code of more than 12 letters may go on in a new line after _, . and /."""
+
+    def breakable(name: re.Match) -> str:
+        joints = re.sub(r"(?<=[\w])([_./])(?=\w)", r"\1<wbr>", name[2])
+        return name[1] + joints + name[3]
+
+    return re.sub(r'(<span class="pre">)([^<]{13,})(</span>)', breakable, cell[0])
 
 
 def add_links(app, pagename, templatename, context, doctree) -> None:

@@ -3,7 +3,7 @@
 VOC publishes no labels for VOC2012's test, and COCO is more than a laptop trains on, so the lab measures on samples:
 
     voc2012    sample-trainval, sample-test          1,795 and 1,219 images that hold one of five animals
-               fold0-train, fold0-test, ... fold4    the same 3,014 images, in five folds
+    voc2012    fold0-train, fold0-test, ... fold4    the same 3,014 images, in five folds
     coco2014   sample-train, sample-val              5,000 and 1,049 images with the lowest ids
 
 A fold is the MD5 of an image's id modulo 5, so that every image is tested once, and anyone can work it out.

@@ -98,6 +98,7 @@ def _shown(chart: Axes) -> Inline:
 def _svg(figure: Figure, alt: str, width: float, height: float, kind: str) -> str:
     """The figure at this size as SVG with no background, in the page's own font; no id or style of it leaks."""
     figure.set_size_inches(width, height)
+    figure.draw_without_rendering()  # the number of ticks follows from a first layout, and the layout from the ticks
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{alt} {width}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

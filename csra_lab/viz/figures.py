@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from csra_lab.viz.display import GRID, INK, MUTED, NARROW, PAPER, SERIES, Inline, PageAxes, shown
 from csra_lab.viz.images import COLOUR_MAP, boxed, image_row, overlay
@@ -27,6 +28,7 @@ __all__ = [
 
 AnyAxes = TypeVar("AnyAxes", bound=Axes)
 MARKERS, DASHES = ("o", "s", "^", "D"), ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_SMALL = 10.7  # points, 11 pixels on a phone
 _STYLE = {
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.labelsize": 11, "axes.titlecolor": INK, "axes.titlesize": 11,
     "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.facecolor": "none", "grid.color": GRID,
@@ -89,6 +91,7 @@ def lines(
     alt: str,
     log: str = "",
     ranks: bool = False,
+    joined: bool = True,
     bounds: Mapping[str, Sequence[float]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -98,12 +101,14 @@ def lines(
         series: name -> values. bounds: name of a curve -> values drawn thin above it in the same colour.
         log: the axes with a logarithmic scale: "", "x", "y" or "xy".
         ranks: places, 1 at the top, on a logarithmic scale.
+        joined: False for values of single things, such as classes: a marker for each, and no line between them.
         ax: where to draw; axes of its own if left out.
     """
     ax = page_axes(3.5) if ax is None else ax
     for i, (name, values) in enumerate(series.items()):
-        look = {"color": SERIES[i % 4], "linestyle": DASHES[i % 4], "marker": MARKERS[i % 4], "linewidth": 2}
-        marks = max(1, len(x) // 8)
+        dashes = DASHES[i % 4] if joined else ""
+        look = {"color": SERIES[i % 4], "linestyle": dashes, "marker": MARKERS[i % 4], "linewidth": 2}
+        marks = max(1, len(x) // 8) if joined else 1
         sns.lineplot(
             x=list(x), y=list(values), ax=ax, label=name, legend=False, errorbar=None, markevery=marks, markersize=5,
             markeredgewidth=0, **look,
@@ -111,6 +116,8 @@ def lines(
         if bounds and name in bounds:
             ax.plot(x, bounds[name], color=SERIES[i % 4], lw=1, ls="-", alpha=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    if all(isinstance(value, int) for value in x):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch one and a half
     if "x" in log:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(_powers_of_ten)
@@ -174,7 +181,9 @@ def grouped_bars(
     for name, drawn in zip(series, ax.containers, strict=True):
         drawn.set_label(name)
         if text and isinstance(drawn, BarContainer):
-            ax.bar_label(drawn, fmt=f"{{:{text}}}", padding=2, color=INK, fontsize=10)
+            ax.bar_label(drawn, fmt=lambda value: _signed(value, text), padding=2, color=INK, fontsize=_SMALL)
+    if text and min(min(v) for v in series.values()) < 0:
+        ax.margins(**{"x" if across else "y": 0.1})  # room for what is written at the lowest bar
     if across:
         ax.set_yticks(places, categories)
         ax.set(xlabel=label, ylabel=unit, ylim=(len(categories) - 0.5, -0.5))
@@ -211,8 +220,8 @@ def dots(
         for value, height in zip(values, heights, strict=True):
             if text:
                 ax.annotate(
-                    f"{value:{text}}", (value, height), (8, 0), textcoords="offset points", va="center", color=INK,
-                    fontsize=10, annotation_clip=False,
+                    _signed(value, text), (value, height), (8, 0), textcoords="offset points", va="center", color=INK,
+                    fontsize=_SMALL, annotation_clip=False,
                 )  # fmt: skip
     for place in range(1, len(categories)):
         ax.axhline(place - 0.5, color=GRID, lw=0.7)
@@ -242,13 +251,13 @@ def heat_map(matrix: np.ndarray, names: Sequence[str], *, title: str, label: str
         matrix, mask=empty, cmap=COLOUR_MAP, norm=PowerNorm(0.5, 0, limit), square=True, cbar_kws=bar, ax=ax,
         xticklabels=list(names), yticklabels=list(names),
     )  # fmt: skip
-    ax.tick_params(length=0, labelsize=10, labelcolor=INK)
+    ax.tick_params(length=0, labelsize=_SMALL, labelcolor=INK)
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
     ax.set_title(title, weight="bold", loc="left")
     scale = ax.collections[0].colorbar
     if scale is not None:
-        scale.ax.tick_params(labelsize=10, labelcolor=INK)
+        scale.ax.tick_params(labelsize=_SMALL, labelcolor=INK)
         scale.ax.xaxis.label.set(color=INK, size=11)
     return described(ax, alt)
 
@@ -277,6 +286,10 @@ def described(ax: AnyAxes, alt: str) -> AnyAxes:
     """The axes with what is to be seen on them in words, for readers who do not see it."""
     ax.alt = alt  # type: ignore[attr-defined]  # as of PageAxes; anyone's own axes take it too
     return ax
+
+
+def _signed(value: float, text: str) -> str:
+    return f"{value:{text}}".replace("-", "\N{MINUS SIGN}")
 
 
 def _powers_of_ten(value: float, _) -> str:
