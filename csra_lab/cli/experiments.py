@@ -9,6 +9,7 @@ import tyro
 
 from csra_lab.cli.models import scoring_options
 from csra_lab.cli.output import as_json, as_table
+from csra_lab.cli.studies import STUDIES, run_study
 from csra_lab.errors import ConfigError
 
 
@@ -64,23 +65,18 @@ def four_lines_command(
     print(f"\n{record['note']}")
 
 
-OWN_BEST = "own-best"
-"""Each method at its own best learning rate: not a plan of rows at one rate, but `study.own_best`."""
-
-
 def run_ablate(arguments: list[str]) -> None:
     """`csra-lab ablate PLAN [...]`, with the plans listed by --help."""
     from csra_lab.study.plans import PLANS
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: csra-lab ablate PLAN ... [--data DIR] [--out DIR] [--sources NAME ...] [--seeds N]\n")
-        print("PLAN is all, a JSON file, or one or more of\n")
+        print("PLAN is all (every plan of this list), a JSON file, or one or more of\n")
         rows = [(p.name, ", ".join(p.sources[:3]) + (" ..." * (len(p.sources) > 3)), p.question)
                 for p in PLANS.values()]  # fmt: skip
-        rows.append(
-            (OWN_BEST, "photographs, emoji, paperdoll", "Each method at its own best rate: what can be told apart?")
-        )
         print(as_table(rows))
+        print("\nor a study, which tunes every method first and goes on where it stopped (hours on a CPU)\n")
+        print(as_table([(name, ", ".join(s.sources), s.question) for name, s in STUDIES.items()]))
         sys.exit(0 if arguments else 2)
     tyro.cli(ablate_command, args=arguments, prog="csra-lab ablate")
 
@@ -96,7 +92,7 @@ def ablate_command(
     """Train the heads of one or more plans on cached features, compare them, and record everything.
 
     Args:
-        plans: Names of plans, JSON files, own-best, or all (all plans, without own-best).
+        plans: Names of plans or studies, JSON files, or all (all plans, no study).
         data: Folder of the photographs, for the sources that need them.
         out: Folder of the records.
         sources: Only these sources.
@@ -108,8 +104,8 @@ def ablate_command(
 
     if not plans:
         raise ConfigError("name one or more plans; `csra-lab ablate --help` lists them.")
-    own_best = OWN_BEST in plans
-    plans = tuple(name for name in plans if name != OWN_BEST)
+    studies = [name for name in plans if name in STUDIES]
+    plans = tuple(name for name in plans if name not in STUDIES)
     chosen = list(PLANS.values()) if plans == ("all",) else [get_plan(name) for name in plans]
     for name in sources or ():
         if name not in SOURCES:
@@ -118,22 +114,10 @@ def ablate_command(
         if seeds < 1:
             raise ConfigError(f"--seeds is at least 1, not {seeds}.")
         chosen = [dataclasses.replace(plan, seeds=seeds) for plan in chosen]
-    if own_best:
-        run_own_bests(sources or ("photographs", "emoji", "paperdoll"), data, out, seeds or 5, quiet=quiet)
-        if not chosen:
-            return
+    for name in studies:
+        run_study(name, sources, data, out, seeds, quiet=quiet)
+    if studies and not chosen:
+        return
     if sources is not None and not any(set(sources) & set(plan.sources) for plan in chosen):
         raise ConfigError(f"no plan named here has a source {', '.join(sources)}.")
     run_plans(chosen, sources=sources, data=data, out=out, progress=not quiet)
-
-
-def run_own_bests(sources: tuple[str, ...], data: Path | None, out: Path, seeds: int, *, quiet: bool) -> None:
-    """`study.own_best` on some sources; what was done before goes on."""
-    from csra_lab.study.own_best import run_own_best
-
-    if seeds < 2:
-        raise ConfigError(f"own-best needs at least 2 seeds for its intervals, not {seeds}.")
-    log = (lambda line: None) if quiet else print
-    for source in sources:
-        folder = run_own_best(source, out / OWN_BEST, data=data, seeds=seeds, log=log)
-        print(folder)

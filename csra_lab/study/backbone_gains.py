@@ -48,7 +48,7 @@ class Network:
 
     Attributes:
         backbone: timm's name. image_size: side of the input in pixels.
-        weights: "installed", or the name of a file in the folder of weights.
+        weights: "installed", or the name of a file in the folder of weights; without a folder timm downloads them.
     """
 
     backbone: str
@@ -83,7 +83,8 @@ def run_backbone_gains(
     What has been done is in `out`/`source`.part, and is not done again.
 
     Args:
-        data: folder of the images. weights: folder of the weight files. cache: folder of the cached features.
+        data: folder of the images. cache: folder of the cached features.
+        weights: folder of the weight files; None to download those that are not installed.
         seeds: runs on all training images. resamples: bootstrap samples of them. log: called with a line a step.
     """
     folder = Path(out) / source
@@ -93,7 +94,7 @@ def run_backbone_gains(
     chosen: dict[str, dict] = {}
     trained: dict[str, dict[str, NDArray]] = {"seed": {}, "resample": {}}
     for name, network in networks.items():
-        where = _source(source, network, weights)
+        where = _source(source, network, weights and Path(weights))
         sets, maps = source_features(where, data, cache=cache)
         recipes = _recipes(where)
         fit, held_out = hold_out(sets["trainval"], 0.2)
@@ -154,9 +155,9 @@ def claims_of(networks: tuple[str, ...]) -> list[Claim]:
 
 
 def _source(source: str, network: Network, weights: Path | None) -> Source:
-    path = network.weights if network.weights == "installed" else str(Path(weights or ".") / network.weights)
+    own = network.weights if network.weights == "installed" else "hub" if weights is None else weights / network.weights
     return dataclasses.replace(
-        SOURCES[source], backbone=network.backbone, image_size=network.image_size, weights=path, mirror=False
+        SOURCES[source], backbone=network.backbone, image_size=network.image_size, weights=str(own), mirror=False
     )
 
 

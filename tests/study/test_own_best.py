@@ -1,6 +1,7 @@
 """Own best rates: no optimum at an edge, the same samples everywhere, and a record that its scores give again."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pandas as pd
@@ -146,3 +147,30 @@ def test_the_command_line_runs_it_beside_plans(monkeypatch, tmp_path, capsys):
     assert str(tmp_path / "own-best" / "emoji") in capsys.readouterr().out
     with pytest.raises(CsraError, match="at least 2 seeds"):
         run_ablate(["own-best", "--seeds", "1"])
+    with pytest.raises(CsraError, match="runs on photographs, not on emoji"):
+        run_ablate(["five-folds", "--sources", "emoji"])
+
+
+def test_every_study_is_listed_and_called_with_what_it_takes(monkeypatch, tmp_path, capsys):
+    from csra_lab.cli.experiments import run_ablate
+    from csra_lab.cli.studies import STUDIES
+    from csra_lab.study import backbone_gains, five_folds, relatives
+
+    called = []
+    for module, name in (
+        (own_best, "run_own_best"), (five_folds, "run_five_folds"), (backbone_gains, "run_backbone_gains"),
+        (relatives, "run_relatives"),
+    ):  # fmt: skip
+        signature = inspect.signature(getattr(module, name))
+
+        def stand_in(*args, _signature=signature, **kwargs):
+            called.append(_signature.bind(*args, **kwargs).arguments)
+            return tmp_path
+
+        monkeypatch.setattr(module, name, stand_in)
+    run_ablate([*STUDIES, "--sources", "photographs", "--data", str(tmp_path), "--seeds", "2", "--quiet"])
+    assert [set(a.values()) >= {tmp_path} for a in called] == [True] * len(STUDIES)
+    with pytest.raises(SystemExit):
+        run_ablate(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in shown for name in STUDIES)
