@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 from chapter_notebooks import Book, chapter_notebook, how_to_run, install_cell, plain_markdown
-from lab_pages import source_links
+from lab_pages import breakable_names, source_links
 
 from tests.book.pages import PAGES, Page, leaks
 
@@ -196,3 +197,9 @@ def test_the_built_pages_link_to_the_repository_only_if_it_is_known(html, name):
     else:
         assert set(source_links(url, "main", name).values()) < set(links)
         assert any(link.startswith("https://mybinder.org/") and link.endswith(f"book/{name}.md") for link in links)
+
+
+def test_long_names_in_tables_may_break_after_a_joint_and_short_ones_not():
+    cell = '<td><code><span class="pre">sample_submission.csv</span> <span class="pre">trainval.csv</span></code></td>'
+    broken = cell.replace("sample_submission.csv", "sample_<wbr>submission.<wbr>csv")
+    assert breakable_names(re.fullmatch("<td.*?</td>", cell)) == broken

@@ -111,6 +111,26 @@ def test_a_chart_draws_on_axes_that_are_given():
     assert [line.get_ydata().tolist() for line in ours.lines] == [[1, 2]]
 
 
+def test_single_things_are_markers_with_no_line_between():
+    ours = Figure().subplots()
+    plots.lines([3, 1, 2], {"a": [1, 2, 3]}, xlabel="x", ylabel="y", alt="a", joined=False, ax=ours)
+    (line,) = ours.lines
+    assert (line.get_linestyle(), line.get_marker(), line.get_markevery()) == ("None", "o", 1)
+    assert sorted(zip(*line.get_data(), strict=True)) == [(1, 2), (2, 3), (3, 1)]
+
+
+def test_whole_numbers_along_an_axis_have_ticks_at_whole_numbers():
+    epochs = plots.lines([1, 2, 3, 4, 5], {"loss": [5, 4, 3, 2, 1.5]}, xlabel="epoch", ylabel="loss", alt="a")
+    assert "1.5" not in drawn(epochs).split("epoch")[0].split()
+    assert set("12345") <= set(drawn(epochs).split("epoch")[0].split())
+
+
+def test_the_lowest_bar_has_room_for_its_value_and_a_true_minus():
+    chart = plots.grouped_bars(["a", "b"], {"x": [-2.7, 5.6]}, label="change", alt="a", across=True, text=".1f")
+    assert "−2.7" in drawn(chart)
+    assert chart.get_xlim()[0] < -3.4
+
+
 def test_charts_are_the_same_each_time():
     assert [plots.shown(c).html for c in charts()] == [plots.shown(c).html for c in charts()]
 
