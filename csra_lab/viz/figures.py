@@ -183,7 +183,7 @@ def grouped_bars(
         if text and isinstance(drawn, BarContainer):
             ax.bar_label(drawn, fmt=lambda value: _signed(value, text), padding=2, color=INK, fontsize=_SMALL)
     if text and min(min(v) for v in series.values()) < 0:
-        ax.margins(**{"x" if across else "y": 0.1})  # room for what is written at the lowest bar
+        (ax.set_xmargin if across else ax.set_ymargin)(0.1)  # room for what is written at the lowest bar
     if across:
         ax.set_yticks(places, categories)
         ax.set(xlabel=label, ylabel=unit, ylim=(len(categories) - 0.5, -0.5))
