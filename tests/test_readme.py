@@ -55,6 +55,14 @@ def test_what_speaks_against_it_is_what_the_records_say(source):
         assert f"weighted by the number of positives it is {100 * weighted.difference:.1f}" in " ".join(README.split())
 
 
+def test_five_folds_are_what_the_record_says():
+    claims = pd.read_csv(ROOT / "data/runs/five-folds/claims.csv").set_index(["mean_over", "name"])
+    over = {mean: claims.loc[(mean, "CSRA - average pooling")] for mean in ("classes", "positives")}
+    values = [f"{100 * v:.1f}".replace("-", "−") for r in over.values() for v in (r.difference, r.lower, r.upper)]
+    text = "{} over classes ({} to {}) and {} weighted by positives ({} to {})".format(*values)
+    assert text in " ".join(README.split())
+
+
 def test_its_picture_of_the_gains_shows_what_its_alternative_text_says():
     shown = {}
     for source in ("photographs", "emoji", "paperdoll"):

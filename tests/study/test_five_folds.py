@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from csra_lab import recorded
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.splits import NUM_FOLDS, fold_of
 from csra_lab.study import five_folds, own_best, plans
@@ -96,3 +97,18 @@ def test_every_fold_and_method_is_in_the_results(study):
     classes = pd.read_csv(folder / "classes.csv")
     assert list(classes["class"]) == list(CLASSES)
     assert not (folder.parent / "five-folds.part").exists()
+
+
+def test_the_record_that_ships_is_what_its_draws_give():
+    folder = recorded("runs") / "five-folds"
+    about = json.loads((folder / "run.json").read_text())
+    with np.load(folder / "draws.npz") as content:
+        again = claims_of(dict(content), about["images"])
+    found = pd.read_csv(folder / "claims.csv")
+    ends = ["difference", "lower", "upper"]
+    np.testing.assert_allclose(found[ends], again[ends], atol=1e-6)
+    assert about["images"] == sum(part["images"] for part in about["data"].values()) == 3014
+    tuning = pd.read_csv(folder / "tuning.csv")
+    for _, tried in tuning.groupby(["fold", "method"]):
+        best = tried.set_index("head_lr").held_out_mAP.idxmax()
+        assert tried.head_lr.min() < best < tried.head_lr.max()  # not at an edge
