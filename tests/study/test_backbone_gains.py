@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from csra_lab import recorded
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.study import backbone_gains, own_best, plans
 from csra_lab.study.backbone_gains import AVERAGE, CSRA, FIXED, METHODS, NETWORKS, TUNED, Network, claims_of
@@ -80,3 +81,22 @@ def test_every_network_but_the_first_is_compared_with_it():
     assert len(claims) == 3 * len(NETWORKS) + 2 * (len(NETWORKS) - 1)
     assert len({claim.name for claim in claims}) == len(claims)
     assert all(sum(weight for _, weight in claim.terms) == 0 for claim in claims)
+
+
+def test_the_record_that_ships_says_what_its_results_give():
+    folder = recorded("runs") / "networks/photographs"
+    about = json.loads((folder / "run.json").read_text())
+    results, found = pd.read_csv(folder / "results.csv"), pd.read_csv(folder / "claims.csv")
+    networks = tuple(about["networks"])
+    sizes = results.groupby(["network", "method", "kind"]).size().unstack()
+    assert (sizes["seed"] == about["seeds"]).all()
+    assert (sizes["resample"] == about["resamples"]).all()
+    for mean_over, column in (("classes", "mAP"), ("positives", "mAP_by_positives")):
+        means = results[results.kind == "seed"].groupby(["network", "method"])[column].mean()
+        rows = found[found.mean_over == mean_over].set_index("name")
+        claims = claims_of(networks)
+        assert list(rows.index) == [claim.name for claim in claims]
+        for claim in claims:
+            expected = sum(weight * means[tuple(label.split(": ", 1))] for label, weight in claim.terms)
+            assert rows.difference[claim.name] == pytest.approx(expected, abs=2e-6)
+            assert rows.lower[claim.name] < rows.difference[claim.name] < rows.upper[claim.name]
