@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from csra_lab.cli.experiments import OWN_BEST
+from csra_lab.cli.studies import STUDIES
 from csra_lab.heads import PAPER_TEMPERATURES
 from csra_lab.recipes import RECIPES
 from csra_lab.study.plans import PLANS
@@ -217,7 +217,7 @@ def test_plans_of_the_tables_are_plans():
     chapter = (BOOK / "scorecard.md").read_text("utf-8")
     named = set(re.findall(r'command\.format\("([\w-]+)"\)', chapter))
     assert named
-    assert named <= set(PLANS) | {OWN_BEST}
+    assert named <= set(PLANS) | set(STUDIES)
 
 
 # ---- what chapters attribute to a source -----------------------------------------------------------------------------
