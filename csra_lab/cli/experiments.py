@@ -9,7 +9,7 @@ import tyro
 
 from csra_lab.cli.models import scoring_options
 from csra_lab.cli.output import as_json, as_table
-from csra_lab.cli.studies import STUDIES, run_study
+from csra_lab.cli.studies import STUDIES, check_study, run_study
 from csra_lab.errors import ConfigError
 
 
@@ -114,6 +114,8 @@ def ablate_command(
         if seeds < 1:
             raise ConfigError(f"--seeds is at least 1, not {seeds}.")
         chosen = [dataclasses.replace(plan, seeds=seeds) for plan in chosen]
+    for name in studies:
+        check_study(name, sources, seeds)
     for name in studies:
         run_study(name, sources, data, out, seeds, quiet=quiet)
     if studies and not chosen:

@@ -64,10 +64,8 @@ STUDIES: dict[str, Study] = {
 }
 
 
-def run_study(
-    name: str, sources: tuple[str, ...] | None, data: Path | None, out: Path, seeds: int | None, *, quiet: bool
-) -> None:
-    """Run one of `STUDIES` on some sources, and print the folder of each record. What was done before goes on.
+def check_study(name: str, sources: tuple[str, ...] | None, seeds: int | None) -> None:
+    """Refuse what one of `STUDIES` cannot do, before any of them has begun.
 
     Raises:
         CsraError: fewer than two seeds, which have no interval; a source that the study cannot run on.
@@ -78,6 +76,13 @@ def run_study(
     for source in sources or ():
         if study.only and source not in study.only:
             raise ConfigError(f"{name} runs on {' and '.join(study.only)}, not on {source}.")
+
+
+def run_study(
+    name: str, sources: tuple[str, ...] | None, data: Path | None, out: Path, seeds: int | None, *, quiet: bool
+) -> None:
+    """Run one of `STUDIES` on some sources, and print the folder of each record. What was done before goes on."""
+    study = STUDIES[name]
     log: Log = (lambda line: None) if quiet else print
     for source in sources or study.sources:
         print(study.run(source, out, data, seeds or study.seeds, log))
