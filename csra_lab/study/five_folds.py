@@ -75,8 +75,8 @@ def run_five_folds(
     """
     folder = Path(out) / "five-folds"
     recipes = {name: SOURCES["photographs"].recipe(name, **METHODS[name].changes) for name in (AVERAGE, CSRA)}
-    steps = Steps(folder.with_name("five-folds.part"), {n: r.to_json() for n, r in recipes.items()}, log)
     sets, features = pool(data, cache)
+    steps = Steps(folder.with_name("five-folds.part"), {n: r.to_json() for n, r in recipes.items()}, log)
     targets = np.concatenate([d.targets for d in sets])
     folds = np.array([fold_of(i) for d in sets for i in d.ids])
     tuned, scores = [], np.empty((len(ROWS), seeds, *targets.shape))
