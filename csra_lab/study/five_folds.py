@@ -40,7 +40,7 @@ from csra_lab.significance import draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import describe
 from csra_lab.study.grid_record import RESAMPLES, UNIT
 from csra_lab.study.head_stack import score_heads, train_heads
-from csra_lab.study.own_best import AVERAGE, CSRA, METHODS, tune
+from csra_lab.study.own_best import AVERAGE, CSRA, METHODS, tune, tuning_table
 from csra_lab.study.plans import SOURCES
 from csra_lab.study.steps import Steps
 from csra_lab.training.feature_cache import FeatureMaps, cache_features
@@ -189,9 +189,7 @@ def _hold_out(sets: list[MultiLabelDataset], train: NDArray) -> tuple[NDArray, N
 
 def _tune(recipes: Mapping[str, Recipe], features: FeatureMaps, fit: NDArray, held_out: NDArray, log) -> pd.DataFrame:
     """method, learning rate, held-out mAP of one fold, whose training images are `fit` and `held_out`."""
-    tried = tune(recipes, dict.fromkeys(recipes, 3e-3), features, fit, held_out, log=log)
-    lines = [(name, rate, mAP) for name, rates in tried.items() for rate, mAP in sorted(rates.items())]
-    return pd.DataFrame(lines, columns=["method", "head_lr", "held_out_mAP"])
+    return tuning_table(tune(recipes, dict.fromkeys(recipes, 3e-3), features, fit, held_out, log=log))
 
 
 def _scores(recipes: list[Recipe], seed: int, features: FeatureMaps, train: NDArray, test: NDArray) -> NDArray:

@@ -134,7 +134,7 @@ def run_own_best(
     steps = Steps(folder.with_name(f"{source}.part"), {n: r.to_json() for n, r in recipes.items()}, log)
     fit, held_out = hold_out(sets["trainval"], 0.2)
     starts = {name: method.start for name, method in methods.items()}
-    tuned = steps.table("tuning", lambda: _tuning_table(tune(recipes, starts, train, fit, held_out, log=log)))
+    tuned = steps.table("tuning", lambda: tuning_table(tune(recipes, starts, train, fit, held_out, log=log)))
     best = {name: rates.set_index("head_lr").held_out_mAP.idxmax() for name, rates in tuned.groupby("method")}
     own = {name: recipe.replace(head_lr=best[name]) for name, recipe in recipes.items()}
     curved = {name: own[name] for name, method in methods.items() if method.curve}
@@ -291,7 +291,8 @@ def _recipe(source: str, name: str, method: Method) -> Recipe:
     return SOURCES[source].recipe(name, **method.changes)
 
 
-def _tuning_table(tuned: Mapping[str, Mapping[float, float]]) -> pd.DataFrame:
+def tuning_table(tuned: Mapping[str, Mapping[float, float]]) -> pd.DataFrame:
+    """method, learning rate and held-out mAP of what `tune` returns, a line for each rate."""
     lines = [(name, rate, mAP) for name, rates in tuned.items() for rate, mAP in sorted(rates.items())]
     return pd.DataFrame(lines, columns=["method", "head_lr", "held_out_mAP"])
 
