@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from csra_lab.errors import ConfigError
 from csra_lab.viz.display import GRID, INK, PAPER, SERIES
-from csra_lab.viz.figures import DASHES, MARKERS, described, legend, page_axes
+from csra_lab.viz.figures import DASHES, MARKERS, described, legend, page_axes, page_rows
 
 Interval = tuple[float, float, float]
 
@@ -32,7 +32,7 @@ def differences(
         series: name -> (difference, lower, upper) of each row, None where there is none. At most four.
         label: what is drawn, with its unit. unit: what the rows are; written along their axis.
         across: a line of the page for each row. Otherwise rows go from left to right, and a thin line joins the
-            points of a series: for rows that are steps of one setting.
+            points of a series: for rows that are steps of one setting. More than two such series have a panel each.
         limits: the ends of the axis of differences; None for what the intervals need. Charts to be compared share it.
         ax: where to draw; axes of its own if left out.
 
@@ -40,6 +40,8 @@ def differences(
         CsraError: more than four series, a series of another length, or a difference outside its interval.
     """
     _check_colours("differences", series)
+    if not across and ax is None and len(series) > 2:
+        return _panels(rows, series, label=label, unit=unit, limits=limits, alt=alt)
     height = 0.75 + 0.17 * (len(series) > 1) * ((len(series) + 1) // 2) + len(rows) * (0.15 + 0.13 * len(series))
     ax = page_axes(height if across else 3.5) if ax is None else ax
     (ax.axvline if across else ax.axhline)(0, color=INK, lw=1, zorder=1)
@@ -76,6 +78,25 @@ def differences(
     if len(series) > 1:
         legend(ax)
     return described(ax, alt)
+
+
+def _panels(
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[Interval | None]],
+    *,
+    label: str,
+    unit: str,
+    limits: tuple[float, float] | None,
+    alt: str,
+) -> Axes:
+    """The steps of each series in a panel of its own; all have one scale."""
+    panels = page_rows(0.8 + 1.4 * len(series), len(series))
+    for panel, (name, intervals) in zip(panels, series.items(), strict=True):
+        differences(rows, {name: intervals}, label="", alt="", across=False, limits=limits, ax=panel)
+        panel.set_title(name, loc="left", fontsize=11, color=INK)
+    panels[-1].set_xlabel(unit)
+    panels[0].figure.supylabel(label, fontsize=11, color=INK)  # type: ignore[union-attr]
+    return described(panels[0], alt)
 
 
 def agreement(series: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, alt: str) -> Axes:

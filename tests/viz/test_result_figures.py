@@ -59,6 +59,19 @@ def test_a_series_may_have_no_point_at_all():
     assert markers(chart({"a": [None, None]})) == []
 
 
+def test_steps_of_three_series_have_a_panel_each_on_one_scale():
+    rise = [(1.0, 0.5, 2.0), (3.0, 2.0, 4.0)]
+    drawn = chart({"a": rise, "b": rise, "c": [None, None]}, across=False, unit="step")
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", drawn.html)
+    assert all(words.count(name) == 1 for name in ("a", "b", "c", "points", "step", "max"))
+    heights = [y for _, _, y in markers(drawn)]
+    assert heights[0] > heights[1]
+    assert heights[0] - heights[1] == pytest.approx(heights[2] - heights[3])
+    assert min(heights[2:]) > max(heights[:2])  # no point of one lies in the panel of the other
+    with pytest.raises(CsraError, match="at most 4 series"):
+        chart(dict.fromkeys("abcde", rise), across=False)
+
+
 def test_points_lie_in_the_order_of_their_differences():
     def at(series, across):
         return [(x, y) for _, x, y in markers(chart(series, across=across, limits=(-9, 9)))]
