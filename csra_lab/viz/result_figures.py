@@ -90,7 +90,7 @@ def _panels(
     alt: str,
 ) -> Axes:
     """The steps of each series in a panel of its own; all have one scale."""
-    panels = page_rows(0.8 + 1.4 * len(series), len(series))
+    panels = page_rows(0.8 + 1.25 * len(series), len(series))
     for panel, (name, intervals) in zip(panels, series.items(), strict=True):
         differences(rows, {name: intervals}, label="", alt="", across=False, limits=limits, ax=panel)
         panel.set_title(name, loc="left", fontsize=11, color=INK)
