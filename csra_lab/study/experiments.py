@@ -157,7 +157,7 @@ def comparisons_of(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], sou
     pairs = [pair for pair in pairs if not any(row.diverged for row in pair)]
     lines = []
     for split in source.splits:
-        photographs = photograph_groups(sets[split]) if source.by_photograph else None
+        photographs = drawn_together(source, sets[split])
         for row, reference in pairs:
             result = compare(
                 reference.scores[split],
@@ -331,6 +331,11 @@ def _conditions(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], where:
 def _validation(row: Row) -> float:
     """Mean over the seeds of the best validation mAP."""
     return float(np.mean([t.history.validation_mAP.max() for t in row.trained]))
+
+
+def drawn_together(source: Source, dataset: MultiLabelDataset) -> np.ndarray | None:
+    """(N,) which images a bootstrap draws together, by number; None where it draws each alone."""
+    return photograph_groups(dataset) if source.by_photograph else None
 
 
 def photograph_groups(dataset: MultiLabelDataset) -> np.ndarray:

@@ -35,7 +35,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import draw_images, once_and_drawn, weighted_mAP
-from csra_lab.study.experiments import describe, photograph_groups, source_features
+from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.plans import SOURCES
 from csra_lab.study.steps import Steps
@@ -148,7 +148,7 @@ def run_own_best(
     again: dict[str, list[NDArray]] = {name: [] for name in methods}
     for run in range(resamples + MORE_RESAMPLES * bool(headline)):
         wanted = own if run < resamples else headline
-        chosen = bootstrap(len(train), run)
+        chosen = bootstrap(len(train), run, groups=drawn_together(SOURCES[source], sets["trainval"]))
         drawn = steps.array(f"resample-{run}", partial(_trained_scores, wanted, run, train, chosen, maps[split]))
         for name, of_run in zip(wanted, drawn, strict=True):
             again[name].append(of_run)
@@ -166,7 +166,7 @@ def run_own_best(
     write_own_best(
         folder, about, tuned, pd.concat(curves), dict(zip(methods, np.stack(scores, axis=1), strict=True)),
         {name: np.stack(runs) for name, runs in again.items()}, sets[split], claims, with_scores=list(headline),
-        groups=photograph_groups(sets[split]) if SOURCES[source].by_photograph else None,
+        groups=drawn_together(SOURCES[source], sets[split]),
     )  # fmt: skip
     steps.remove()
     return folder
@@ -206,9 +206,19 @@ def tune(
     return tried
 
 
-def bootstrap(num_images: int, number: int) -> NDArray[np.int64]:
-    """(N,) training images drawn with replacement, the same for one number on every machine."""
-    return np.sort(np.random.default_rng([2021, number]).integers(num_images, size=num_images))
+def bootstrap(num_images: int, number: int, *, groups: NDArray | None = None) -> NDArray[np.int64]:
+    """Training images drawn with replacement, the same for one number on every machine: (N,), sorted.
+
+    Args:
+        groups: (N,) images of one number are drawn together, and as many groups as there are. The result is then about
+            as long.
+    """
+    random = np.random.default_rng([2021, number])
+    if groups is None:
+        return np.sort(random.integers(num_images, size=num_images))
+    names, of_image = np.unique(groups, return_inverse=True)
+    times = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
+    return np.repeat(np.arange(num_images), times[of_image])
 
 
 def measured_claims(

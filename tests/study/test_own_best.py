@@ -51,6 +51,17 @@ def test_a_sample_of_the_training_images_is_drawn_with_replacement():
     assert (sample != bootstrap(1000, 4)).any()
 
 
+def test_images_of_one_photograph_are_drawn_together():
+    groups = np.array([4, 4, 7, 7, 7, 9])
+    for number in range(20):
+        times = np.bincount(bootstrap(6, number, groups=groups), minlength=6)
+        assert times[0] == times[1]
+        assert times[2] == times[3] == times[4]
+        assert times[0] + times[2] + times[5] == 3
+    alone = bootstrap(6, 0, groups=np.arange(6))
+    np.testing.assert_array_equal(alone, bootstrap(6, 0))
+
+
 def test_every_claim_is_about_methods_that_there_are():
     named = {label for claim in own_best.CLAIMS for label, _ in claim.terms}
     assert named == set(METHODS)
