@@ -68,6 +68,12 @@ def test_steps_of_three_series_have_a_panel_each_on_one_scale():
     assert heights[0] > heights[1]
     assert heights[0] - heights[1] == pytest.approx(heights[2] - heights[3])
     assert min(heights[2:]) > max(heights[:2])  # no point of one lies in the panel of the other
+    axes = result_plots.differences(
+        ROWS, {"a": rise, "b": [None, (-20.0, -30.0, 1.0)], "c": rise}, label="", alt="", across=False
+    )
+    for panel in axes.figure.axes:  # all of every interval is seen
+        assert panel.get_ylim()[0] < -30
+        assert panel.get_ylim()[1] > 4
     with pytest.raises(CsraError, match="at most 4 series"):
         chart(dict.fromkeys("abcde", rise), across=False)
 
