@@ -91,7 +91,8 @@ def _panels(
 ) -> Axes:
     """The steps of each series in a panel of its own; all have one scale."""
     if limits is None:
-        ends = [0.0, *(end for each in series.values() for interval in each if interval for end in interval[1:])]
+        drawn = [tuple(interval) for each in series.values() for interval in each if interval is not None]
+        ends = [0.0, *(end for _, *both in drawn for end in both)]
         room = 0.06 * (max(ends) - min(ends)) or 1.0
         limits = (min(ends) - room, max(ends) + room)
     panels = page_rows(0.8 + 1.25 * len(series), len(series))
