@@ -92,6 +92,14 @@ def test_ends_with_three_lines(name):
     assert [line[:2] for line in last[1:] if line] == ["- "] * 3
 
 
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_number_that_is_set_for_a_sentence_is_used_in_one(name):
+    source = text(name)
+    said = set(re.findall(r'\b(?:say|glue)\("([\w.-]+)"', source))
+    used = set(re.findall(r"\{glue:text\}`([\w.-]+?)(?::[^`]*)?`", source))
+    assert said <= used
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_links_between_pages_lead_somewhere(name):
     for target in re.findall(r"\]\((\w+)\.md\)", text(name)):
