@@ -5,12 +5,13 @@ A classifier with a global average pool before its linear layer computes the mea
 pools and where it classifies. The model runs once on an example; every torch function that it calls is recorded, and
 the record is read backwards from the logits:
 
-    logits <- linear layer, 1x1 convolution or matrix product [ <- normalisation ] <- average pool <- feature map
-    logits <- average pool <- score maps                        (a convolution classifies before the pool: SqueezeNet)
+    logits <- linear layer [<- normalisation] <- average pool <- feature map
+    logits <- average pool <- score maps
 
-Reshapes and dropout in between change no number and are passed over. Each step is verified by its values, not by its
-name alone. A model with anything else there (a class token, a maximum, a hidden layer) is refused, and the message says
-what stands in the way.
+The linear layer may be a 1x1 convolution or a matrix product. The second line is a network whose convolution classifies
+before the pool, such as SqueezeNet. Reshapes and dropout in between change no number and are passed over. Each step is
+verified by its values, not by its name alone. A model with anything else there (a class token, a maximum, a hidden
+layer) is refused, and the message says what stands in the way.
 
 A batch norm between pool and classifier is affine and is applied to each location. A layer norm is not: each location
 is centred by itself and divided by the standard deviation of the pooled feature, so that the mean of the score maps

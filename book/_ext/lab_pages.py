@@ -17,6 +17,8 @@ from chapter_notebooks import Book, chapter_notebook
 from jupyter_cache import get_cache
 from pybtex.database import parse_file
 
+INLINE_MATH_AND_MARK = re.compile(r'<span class="math notranslate nohighlight">[^<]*</span>[,.;:!?)]+')
+
 
 def setup(app) -> dict:
     app.connect("config-inited", offer_binder)
@@ -70,9 +72,11 @@ def add_preview(app, pagename, templatename, context, doctree) -> None:
 
 
 def tidy_body(app, pagename, templatename, context, doctree) -> None:
-    """The title of a solution links its words alone, and long names in tables may break after a joint."""
+    """The title of a solution links its words alone, and lines break after a joint of a name, not before a comma."""
     if body := context.get("body"):
         body = re.sub(r'(<p class="admonition-title">[^<]*)(<a [^>]*>) ', r"\1 \2", body)
+        body = re.sub(r"<h2>csra_lab[\w.]+", lambda name: re.sub(r"([_.])(?=[a-z])", r"\1<wbr>", name[0]), body)
+        body = INLINE_MATH_AND_MARK.sub(r'<span class="lab-joined">\g<0></span>', body)
         context["body"] = re.sub(r"<td.*?</td>", breakable_names, body, flags=re.S)
 
 

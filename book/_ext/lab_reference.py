@@ -19,7 +19,7 @@ SECTION = re.compile(r"(Args|Attributes|Returns|Raises):$")
 TITLES = {"Args": "Arguments"}
 NEXT_ENTRY = re.compile(r"(?<=[.;]) (?=[a-z_]\w*(?:(?:, | or )[a-z_]\w*)*: )")
 COLUMNS = re.compile(r" {2,}(?=\S)")
-CODE_OR_VALUE = re.compile(r'`[^`]+`|"([\w.:-]+)"')
+CODE_OR_VALUE = re.compile(r'`[^`]+`|"((?:[\w.:+-][\w.:,+-]*)?)"')
 PARAMETER_LIST = re.compile(r"<dl>\s*((?:<dd><em class=\"sig-param\">.*?</dd>\s*)+)</dl>", re.DOTALL)
 
 
@@ -137,14 +137,17 @@ def prose(lines: list[str]) -> list[str]:
 
 
 def table_of(rows: list[str]) -> list[str]:
-    """Lines in columns as a table, or nothing. A line that starts far in goes on with the last column."""
+    """Lines in columns as a table, or nothing. A line that starts far in goes on with the last column.
+
+    Formulas beside each other are no table.
+    """
     cells: list[list[str]] = []
     for row in rows:
         if row.startswith("   ") and cells:
             cells[-1][-1] += " " + row.strip()
         else:
             cells.append(COLUMNS.split(row))
-    if len({len(row) for row in cells}) > 1 or len(cells[0]) == 1:
+    if len({len(row) for row in cells}) > 1 or len(cells[0]) == 1 or (len(cells) == 1 and " = " in cells[0][0]):
         return []
     out = [".. list-table::", "   :class: lab-columns", ""]
     for first, *others in cells:
@@ -154,8 +157,8 @@ def table_of(rows: list[str]) -> list[str]:
 
 
 def values_as_code(text: str) -> str:
-    """Quoted words, such as "bce", are values that one types, and no place for curly quotes."""
-    return CODE_OR_VALUE.sub(lambda match: f'``"{match[1]}"``' if match[1] else match[0], text)
+    """Quoted words, such as "bce" and "", are values that one types, and no place for curly quotes."""
+    return CODE_OR_VALUE.sub(lambda match: f'``"{match[1]}"``' if match[1] is not None else match[0], text)
 
 
 def indented(lines: list[str]) -> list[str]:

@@ -21,8 +21,10 @@ from csra_lab.datasets.voc_xml import VocBoxes, read_voc_labels
 from csra_lab.errors import CsraError
 
 SPLIT_NAMES = {"trainval", "train", "test", *VALIDATION_NAMES}
-DARK, FLAT = 0.02, 0.01
-"""Of pixels from 0 to 1: an image whose mean or whose spread is below shows nothing."""
+DARK = 0.02
+"""An image whose mean is below this shows nothing; pixels go from 0 to 1."""
+FLAT = 0.01
+"""An image whose spread is below this shows nothing; pixels go from 0 to 1."""
 
 
 Level = Literal["error", "warning", "fine"]

@@ -1,4 +1,4 @@
-"""The reader's own images, in any of five layouts; which one is told from what lies in the folder.
+"""The reader's own images, in any of four layouts; which one is told from what lies in the folder.
 
     CSV     trainval.csv and test.csv beside the images (`label_table.py`)
     VOC     ImageSets/Main/SPLIT.txt, JPEGImages/, and CLASS_SPLIT.txt lists or Annotations/ID.xml (`voc.py`)

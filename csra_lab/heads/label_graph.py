@@ -89,7 +89,8 @@ def label_graph(targets: np.ndarray, *, threshold: float, share: float) -> np.nd
 
     With P[i, j] the share of the images with label i that show j, B = P >= threshold off the diagonal, and
 
-        R[i, j] = share * B[i, j] / sum_j B[i, j]    R[i, i] = 1 - share
+        R[i, j] = share * B[i, j] / sum_j B[i, j]
+        R[i, i] = 1 - share
 
     the graph is R[i, j] / sqrt(r_i r_j), with r_i the sum of row i (Kipf and Welling's normalisation).
 

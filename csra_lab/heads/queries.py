@@ -53,7 +53,9 @@ class ClassQueries(ScoreMapHead):
 
     With features f_k = P x_k, query q and A_k = softmax_k(W_q q . W_k f_k / sqrt(width)) in each attention head,
 
-        u = LN(q + W_o sum_k A_k W_v f_k)    v = LN(u + W_2 relu(W_1 u))    logit_c = w_c . v
+        u = LN(q + W_o sum_k A_k W_v f_k)
+        v = LN(u + W_2 relu(W_1 u))
+        logit_c = w_c . v
 
     It is the decoder layer of Query2Label without position encodings, so that locations may come in any order, and
     without self-attention of the queries, which in a first layer are the same for all images (ML-Decoder, section 3).

@@ -33,7 +33,8 @@ class RegularisedAttention(ScoreMapHead):
 
     With a_k = softmax_k of three layers on x_k, one map for each class, and confidences sigmoid(s_k),
 
-        u_k = a_k * sigmoid(s_k)    logits = alpha * mean_k s_k + (1 - alpha) * W_3 sum_k relu(W_2 relu(W_1 u_k))
+        u_k = a_k * sigmoid(s_k)
+        logits = alpha * mean_k s_k + (1 - alpha) * W_3 sum_k relu(W_2 relu(W_1 u_k))
 
     so that classes learn from each other where they were seen. In SRN the three parts are trained one after another,
     the attention's middle layer sees 3 x 3 locations, and a last filter spans the 14 x 14 locations of its one map

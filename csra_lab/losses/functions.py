@@ -50,10 +50,10 @@ def class_weights(targets: Tensor, weighting: Weighting = "exponential", *, beta
 
     With r the share of positives among a class's n known labels:
 
-        "exponential"   exp(1 - r) for positives, exp(r) for negatives      Li et al. (DeepMAR), ACPR 2015
+        "exponential"   exp(1 - r) for positives, exp(r) for negatives (DeepMAR, Li et al., ACPR 2015)
         "balanced"      1 / (2 r) and 1 / (2 (1 - r)): both sides count alike
         "effective"     1 / E(positives) and 1 / E(negatives), E(m) = (1 - beta^m) / (1 - beta), scaled so that a
-                        class's entries keep a mean weight of 1             Cui et al., CVPR 2019
+                        class's entries keep a mean weight of 1 (Cui et al., CVPR 2019)
 
     Args:
         targets: (N, C) in {1, 0, -1}.

@@ -1,6 +1,6 @@
 """Boxes from maps, for a classifier that never saw a box: threshold, connected parts, CorLoc and mAP.
 
-Rectangles are fractions of the image's sides, as in `interpretation`. The protocol is VOC's (Everingham et al.,
+Rectangles are fractions of the image's sides, as in `localization`. The protocol is VOC's (Everingham et al.,
 IJCV 2010): a detection takes the box of its class that it overlaps most. It is right where their intersection over
 union is at least 0.5 and no better detection took that box; difficult boxes are neither right nor wrong.
 """

@@ -182,7 +182,8 @@ def read_record(folder: Path) -> GridRecord:
     """A record that `write_record` wrote.
 
     Raises:
-        MissingFile: no record there. DataError: not such a record.
+        MissingFile: no record there.
+        DataError: not such a record.
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file():

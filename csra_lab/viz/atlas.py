@@ -6,7 +6,7 @@ pictures.json            for each data set its classes, and of each picture the 
 DATASET/ID               the pictures: what the models saw is the stored file
 models/NAME.safetensors  (P, heads, C, h, w) float16 score maps of the P pictures; how it was made is in the header
 
-`make_atlas.py` makes it, and adds the models of runs.
+`build_atlas.py` makes it, and adds the models of runs.
 """
 
 import json
