@@ -73,11 +73,12 @@ clean: ## remove the built book and all caches; .venv and runs/ stay
 	rm -rf $(BUILT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find csra_lab tests benchmarks book -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# pip is silent where nobody watches, and shows its progress in a terminal.
+# pip is silent where nobody watches, and shows its progress in a terminal. Modules are compiled when they are imported:
+# compiling all of torch takes a minute, and few of its files are used.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, and this is " + sys.version.split()[0] + ": say which to use, as in make PYTHON=python3.13 test")'
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@echo 'Installing into .venv; the first time this takes some minutes and up to 6 GB of disk, most of it torch.'
 	@if [ -t 1 ]; then quiet=; else quiet='-q -q'; fi; \
-	$(BIN)/python -m pip install --disable-pip-version-check $$quiet -e '.[book,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $$quiet -e '.[book,test]'
 	@touch $@
