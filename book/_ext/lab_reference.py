@@ -72,7 +72,7 @@ def lay_out(app, what, name, obj, options, lines: list[str]) -> None:
     out = [line for kind, body in sections(lines) for line in (said(kind, body) if kind else prose(body))]
     lines[:] = [*out, *(field_list("Attributes", entries) if entries else [])]
     if what in ("function", "method"):
-        own = "|".join(inspect.signature(obj).parameters)
+        own = "|".join(inspect.signature(obj).parameters) or "$^"  # with no parameter, no name is one
         lines[:] = [re.sub(rf"(?<![\w`:])`({own})`(?!`)", r"``\1``", line) for line in lines]
 
 

@@ -201,6 +201,15 @@ def test_own_arguments_lead_nowhere():
     assert laid_out(score.__doc__, score, "function") == "Of ``table``, see `compare`."
 
 
+def test_an_empty_value_of_a_function_without_arguments_is_code():
+    def address() -> str:
+        """Where it is; "" where it is nowhere."""
+
+    lines = ['Where it is; "" where it is nowhere.']
+    lay_out(None, "function", "address", address, None, lines)
+    assert lines[0] == 'Where it is; ``""`` where it is nowhere.'
+
+
 def test_fields_without_a_section_are_told_by_their_comments():
     page = laid_out("A backbone.", ModelConfig, "class")
     assert ":Attributes:" in page
