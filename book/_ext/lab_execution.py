@@ -2,7 +2,8 @@
 
 myst-nb executes one chapter after another, as it reads them. Here those that its cache does not hold are executed
 before that, one for each processor at a time, and put into that cache. A chapter that fails is left to myst-nb, which
-executes it again, where Sphinx can report it.
+executes it again, where Sphinx can report it. The parallel executor of jupyter-cache would start a kernel for every
+processor, whatever the memory, and say nothing of the time that is left.
 """
 
 import os
@@ -36,11 +37,12 @@ def execute_chapters(app, env, names: list[str]) -> None:
         return
     cache = get_cache(settings.execution_cache_path)
     waiting = {path: notebook for path, notebook in notebooks(env, names) if not is_cached(cache, notebook)}
-    kernels = min(os.cpu_count() or 1, MOST_KERNELS, len(waiting))
+    processors = os.cpu_count() or 1
+    kernels = min(processors, MOST_KERNELS, len(waiting))
     if kernels < 2:
         return
     log.info("%d chapters to execute, %d at a time", len(waiting), kernels)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // kernels)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(processors // kernels))
 
     def execute(path: Path) -> ExecutionResult:
         return single_nb_execution(

@@ -75,7 +75,7 @@ def tidy_body(app, pagename, templatename, context, doctree) -> None:
     """The title of a solution links its words alone, and lines break after a joint of a name, not before a comma."""
     if body := context.get("body"):
         body = re.sub(r'(<p class="admonition-title">[^<]*)(<a [^>]*>) ', r"\1 \2", body)
-        body = re.sub(r"<h2>csra_lab[\w.]+", lambda name: re.sub(r"([_.])(?=[a-z])", r"\1<wbr>", name[0]), body)
+        body = re.sub(r"<h2>csra_lab[\w.]+", lambda heading: breakable(heading[0]), body)
         body = INLINE_MATH_AND_MARK.sub(r'<span class="lab-joined">\g<0></span>', body)
         context["body"] = re.sub(r"<td.*?</td>", breakable_names, body, flags=re.S)
 
@@ -83,11 +83,12 @@ def tidy_body(app, pagename, templatename, context, doctree) -> None:
 def breakable_names(cell: re.Match) -> str:
     """A cell of a table whose code of more than 12 letters may go on in a new line after _, . and /."""
 
-    def breakable(name: re.Match) -> str:
-        joints = re.sub(r"(?<=[\w])([_./])(?=\w)", r"\1<wbr>", name[2])
-        return name[1] + joints + name[3]
+    return re.sub(r'(?<=<span class="pre">)[^<]{13,}(?=</span>)', lambda name: breakable(name[0]), cell[0])
 
-    return re.sub(r'(<span class="pre">)([^<]{13,})(</span>)', breakable, cell[0])
+
+def breakable(name: str) -> str:
+    """A name that may go on in a new line after its joints."""
+    return re.sub(r"(?<=\w)([_./])(?=\w)", r"\1<wbr>", name)
 
 
 def add_links(app, pagename, templatename, context, doctree) -> None:

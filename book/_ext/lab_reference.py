@@ -20,6 +20,7 @@ TITLES = {"Args": "Arguments"}
 NEXT_ENTRY = re.compile(r"(?<=[.;]) (?=[a-z_]\w*(?:(?:, | or )[a-z_]\w*)*: )")
 COLUMNS = re.compile(r" {2,}(?=\S)")
 CODE_OR_VALUE = re.compile(r'`[^`]+`|"((?:[\w.:+-][\w.:,+-]*)?)"')
+SINGLE_NAME = re.compile(r"(?<![\w`:])`(\w+)`(?!`)")
 PARAMETER_LIST = re.compile(r"<dl>\s*((?:<dd><em class=\"sig-param\">.*?</dd>\s*)+)</dl>", re.DOTALL)
 
 
@@ -72,8 +73,8 @@ def lay_out(app, what, name, obj, options, lines: list[str]) -> None:
     out = [line for kind, body in sections(lines) for line in (said(kind, body) if kind else prose(body))]
     lines[:] = [*out, *(field_list("Attributes", entries) if entries else [])]
     if what in ("function", "method"):
-        own = "|".join(inspect.signature(obj).parameters) or "$^"  # with no parameter, no name is one
-        lines[:] = [re.sub(rf"(?<![\w`:])`({own})`(?!`)", r"``\1``", line) for line in lines]
+        own = inspect.signature(obj).parameters
+        lines[:] = [SINGLE_NAME.sub(lambda m: f"``{m[1]}``" if m[1] in own else m[0], line) for line in lines]
 
 
 def sections(lines: list[str]) -> list[tuple[str, list[str]]]:

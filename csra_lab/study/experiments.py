@@ -228,8 +228,9 @@ def write_record(
                 splits: dict[str, np.ndarray] = {}
                 for split in where.splits:
                     splits |= {f"ids {split}": np.array(sets[split].ids), f"targets {split}": sets[split].targets}
-                    if where.by_photograph:
-                        splits[f"photographs {split}"] = photograph_groups(sets[split])
+                    photographs = drawn_together(where, sets[split])
+                    if photographs is not None:
+                        splits[f"photographs {split}"] = photographs
                 write_arrays(file, {"classes": np.array(sets[where.splits[0]].classes)} | splits | kept)
     return comparisons
 
@@ -334,12 +335,12 @@ def _validation(row: Row) -> float:
 
 
 def drawn_together(source: Source, dataset: MultiLabelDataset) -> np.ndarray | None:
-    """(N,) which images a bootstrap draws together, by number; None where it draws each alone."""
-    return photograph_groups(dataset) if source.by_photograph else None
+    """(N,) number of the photograph that each image was cut from: those of one are drawn together by a bootstrap.
 
-
-def photograph_groups(dataset: MultiLabelDataset) -> np.ndarray:
-    """(N,) which photograph each image was cut from, by number."""
+    None where each image is drawn alone.
+    """
+    if not source.by_photograph:
+        return None
     return np.unique([str(path) for path in dataset.paths], return_inverse=True)[1].astype(np.uint16)
 
 

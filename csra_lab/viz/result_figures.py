@@ -67,14 +67,16 @@ def differences(
         ax.plot([], [], color=SERIES[i], marker=MARKERS[i], ms=6, lw=2, label=name)
     if across:
         ax.set_yticks(range(len(rows)), rows)
-        ax.set(xlabel=label, ylabel=unit, xlim=limits, ylim=(len(rows) - 0.5, -0.5))
+        ax.set(xlabel=label, ylabel=unit, ylim=(len(rows) - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
         ax.grid(axis="x", visible=True)
         for between in range(1, len(rows)):
             ax.axhline(between - 0.5, color=GRID, lw=0.7, zorder=0)
     else:
         ax.set_xticks(range(len(rows)), rows)
-        ax.set(ylabel=label, xlabel=unit, ylim=limits, xlim=(-0.5, len(rows) - 0.5))
+        ax.set(ylabel=label, xlabel=unit, xlim=(-0.5, len(rows) - 0.5))
+    if limits is not None:  # otherwise axes that share a scale go on to widen it
+        (ax.set_xlim if across else ax.set_ylim)(limits)
     if len(series) > 1:
         legend(ax)
     return described(ax, alt)
@@ -90,11 +92,6 @@ def _panels(
     alt: str,
 ) -> Axes:
     """The steps of each series in a panel of its own; all have one scale."""
-    if limits is None:
-        drawn = [tuple(interval) for each in series.values() for interval in each if interval is not None]
-        ends = [0.0, *(end for _, *both in drawn for end in both)]
-        room = 0.06 * (max(ends) - min(ends)) or 1.0
-        limits = (min(ends) - room, max(ends) + room)
     panels = page_rows(0.8 + 1.25 * len(series), len(series))
     for panel, (name, intervals) in zip(panels, series.items(), strict=True):
         differences(rows, {name: intervals}, label="", alt="", across=False, limits=limits, ax=panel)
