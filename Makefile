@@ -8,6 +8,8 @@ PROCESSES ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 BUILT := book/_build
+# pip does not compile what it installs, so modules are compiled when they are first imported, and that must be kept.
+export PYTHONDONTWRITEBYTECODE :=
 CELLS := csra_lab data benchmarks/results pyproject.toml $(wildcard book/*.py) # what the cells of the chapters read
 
 help: ## say what there is to do

@@ -15,7 +15,9 @@ from pathlib import Path
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
+from lab_kernels import ForkedKernelManager, import_first
 from myst_nb.core.read import create_nb_reader
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from sphinx.util import logging
 
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def setup(app) -> dict:
+    app.add_config_value("lab_imports", [], "", [list], "modules that are imported once, for all chapters")
     app.connect("env-before-read-docs", execute_chapters)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -43,14 +46,25 @@ def execute_chapters(app, env, names: list[str]) -> None:
         return
     log.info("%d chapters to execute, %d at a time", len(waiting), kernels)
     os.environ.setdefault("OMP_NUM_THREADS", str(processors // kernels))
+    import_first(app.config.lab_imports)
 
     def execute(path: Path) -> ExecutionResult:
-        return single_nb_execution(
-            waiting[path], str(path.parent), settings.execution_timeout, allow_errors=False, extra_arguments=QUIET
-        )
+        notebook, folder = waiting[path], str(path.parent)
+        try:
+            return single_nb_execution(
+                notebook,
+                folder,
+                settings.execution_timeout,
+                allow_errors=False,
+                extra_arguments=QUIET,
+                kernel_manager_class=ForkedKernelManager,
+            )
+        except DeadKernelError as error:  # the system ends a process when memory runs out
+            return ExecutionResult(notebook, folder, 0.0, error)
 
     start = time.monotonic()
-    with ThreadPoolExecutor(kernels) as pool:
+    pool = ThreadPoolExecutor(kernels)
+    try:
         running = {pool.submit(execute, path): path for path in waiting}
         for done, future in enumerate(as_completed(running), start=1):
             path, result = running[future], future.result()
@@ -60,6 +74,8 @@ def execute_chapters(app, env, names: list[str]) -> None:
             if not result.err:
                 bundle = CacheBundleIn(result.nb, str(path), data={"execution_seconds": result.time})
                 cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt, those that run come to their end
 
 
 def notebooks(env, names: list[str]) -> Iterator[tuple[Path, NotebookNode]]:
