@@ -16,6 +16,7 @@ def grid_command(
     data: tuple[str, ...] = (),
     out: Path = Path("runs/grid"),
     record: Path | None = None,
+    weights: Path | None = None,
     backbones: tuple[str, ...] | None = None,
     seeds: int | None = None,
     minutes: float | None = None,
@@ -26,12 +27,13 @@ def grid_command(
     """Fill a table of backbones, data sets and heads, run by run; the same command goes on where it stopped.
 
     Args:
-        name: small (drawn sets, a CPU), course (drawn sets, a GPU), or paper (needs --data); paper if --data is given,
-            else small.
+        name: small (drawn sets, a CPU), course (drawn sets, a GPU), photographs (needs --data, a CPU), or paper (needs
+            --data); paper if --data is given, else small.
         data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. The grid
-            "paper" then has these data sets.
+            grids of photographs then have these data sets: paper any of the paper's, photographs voc2012 and coco2014.
         out: Folder of the runs.
         record: Folder of the record; OUT/NAME/record if left out. data/runs/grid/NAME shows it in the book.
+        weights: Folder of ImageNet weight files that the grid of photographs names; left out, they are downloaded.
         backbones: Only these, such as resnet18 vitb16.
         seeds: Runs of each cell.
         minutes: Start no run that would end later than this from now.
@@ -47,6 +49,8 @@ def grid_command(
     if name not in GRIDS:
         raise ConfigError(f"there is no grid {name!r}; there are {', '.join(GRIDS)}.")
     grid = paper_grid(tuple(folders)) if name == "paper" and folders else GRIDS[name]
+    if folders and not grid.pretraining:
+        grid = grid.on(folders)
     if seeds is not None:
         if seeds < 1:
             raise ConfigError(f"--seeds is at least 1, not {seeds}.")
@@ -54,7 +58,9 @@ def grid_command(
     unknown = [each for each in backbones or () if each not in grid.backbones]
     if unknown:
         raise ConfigError(f"the grid has the backbones {', '.join(grid.backbones)}, not {unknown[0]!r}.")
-    runner = GridRunner(grid, out / name, record=record, data=folders, keep_models=keep_models, progress=not quiet)
+    runner = GridRunner(
+        grid, out / name, record=record, data=folders, weights=weights, keep_models=keep_models, progress=not quiet
+    )
     runs = [run for run in grid.runs() if backbones is None or run.backbone in backbones]
     if status:
         rows = [("run", "state")]

@@ -1,12 +1,12 @@
-"""The grid: three backbones, two data sets, average pooling and CSRA by one recipe. `grid_runner` fills it.
+"""The grid: backbones, data sets, average pooling and CSRA by one recipe. `grid_runner` fills it.
 
 A drawn grid first pretrains each backbone on freshly drawn scenes with average pooling, then fine-tunes both heads from
-there on EmojiVOC and PaperdollWIDER. The paper's grid starts from ImageNet weights on a reader's own data sets. Every
-run is a folder below OUT, NAME-pretraining or BACKBONE-DATASET-HEAD-SEED.
+there on EmojiVOC and PaperdollWIDER. The grid of photographs and the paper's start from ImageNet weights, on data sets
+that a reader has. Every run is a folder below OUT, NAME-pretraining or BACKBONE-DATASET-HEAD-SEED.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from csra_lab.recipes import PAPER_BACKBONES, RECIPES, Recipe, average_twin
 
 BACKBONES = {"resnet18": "ResNet18", "resnet101": "ResNet-101", "vitb16": "ViT-B16"}
 HEADS = ("avg", "csra")
+FOUR_LINES = "lines"
+"""The third head of a record: the four lines on the run with average pooling, which train nothing."""
 DRAWN_RATES = {"resnet18": 1e-3, "resnet101": 1e-3, "vitb16": 3e-4}
 """Peak learning rates from drawn or random weights, as in the recipes from scratch; head and backbone have the same."""
 PAPER_RECIPES = {"voc2007": "voc07-448px", "voc2012": "voc12-448px", "coco2014": "coco-448px", "wider": "wider-224px"}
@@ -31,6 +33,8 @@ class Grid:
         pretraining: backbone -> recipe on drawn scenes; empty where the weights come from elsewhere.
         scenes: how many of them are drawn.
         test_items: score the first so many items of each test split; None for all.
+        weight_files: backbone -> the file with its ImageNet weights, in a folder that the runner is told.
+        four_lines: the lambda with which runs with average pooling are scored once more; None for not.
     """
 
     name: str
@@ -40,6 +44,8 @@ class Grid:
     pretraining: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
     scenes: int = 0
     test_items: int | None = None
+    weight_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    four_lines: float | None = None
 
     @property
     def backbones(self) -> tuple[str, ...]:
@@ -51,15 +57,29 @@ class Grid:
         """Names that `load_dataset` knows."""
         return tuple(dict.fromkeys(dataset for _, dataset in self.recipes))
 
+    def on(self, datasets: Iterable[str]) -> "Grid":
+        """The part of the grid on some of its data sets.
+
+        Raises:
+            ConfigError: one that it has not.
+        """
+        wanted = set(datasets)
+        for name in sorted(wanted - set(self.datasets)):
+            raise ConfigError(f"the grid {self.name} has the data sets {', '.join(self.datasets)}, not {name!r}.")
+        recipes = {cell: recipe for cell, recipe in self.recipes.items() if cell[1] in wanted}
+        return dataclasses.replace(self, recipes=recipes)
+
     def runs(self) -> Iterator["Run"]:
         """All fine-tuning runs: every cell's first seed, then its second, and so on."""
         for seed in range(self.seeds):
             for backbone, dataset in self.recipes:
                 yield from (Run(backbone, dataset, head, seed) for head in HEADS)
 
-    def recipe(self, run: "Run", out: Path) -> Recipe:
-        """The whole recipe of a run; `out` holds the pretrained weights."""
+    def recipe(self, run: "Run", out: Path, weights: Path | None = None) -> Recipe:
+        """The whole recipe of a run; `out` holds the pretrained weights, and `weights` the `weight_files`."""
         csra = self.recipes[run.backbone, run.dataset].replace(seed=run.seed)
+        if weights is not None and run.backbone in self.weight_files:
+            csra = csra.replace(weights=str(weights / self.weight_files[run.backbone]))
         if self.pretraining:
             csra = csra.replace(weights=str(pretraining_folder(out, run.backbone) / "model" / "model.safetensors"))
         return csra if run.head == "csra" else average_twin(csra)
@@ -139,6 +159,28 @@ def paper_grid(datasets: Sequence[str] = ("voc2007", "wider"), *, seeds: int = 3
     return Grid("paper", "the paper's settings, from ImageNet weights", recipes, seeds)
 
 
+def photographs_grid() -> Grid:
+    """Whole networks with ImageNet weights on photographs of VOC2012 and on COCO's sample, small enough for a CPU."""
+    networks = {"lite0": ("installed", 224), "lite1": ("installed", 240), "mobilenetv2": ("hub", 224)}
+    names = {"lite0": "tf_efficientnet_lite0", "lite1": "tf_efficientnet_lite1", "mobilenetv2": "mobilenetv2_100"}
+    sets: dict[str, dict] = {
+        "voc2012": {"epochs": 4},
+        "coco2014": {"epochs": 2, "train_split": "train", "test_split": "val", "classes": ()},
+    }
+    start = RECIPES["voc2012-lite0-csra"].replace(validation_fraction=0.0, workers=0)
+    recipes = {
+        (backbone, dataset): start.replace(
+            name=f"grid-{backbone}-{dataset}-csra", backbone=names[backbone], weights=weights, image_size=size,
+            dataset=dataset, **settings,
+        )
+        for dataset, settings in sets.items()
+        for backbone, (weights, size) in networks.items()
+    }  # fmt: skip
+    why = "whole networks with ImageNet weights on real images, for a CPU"
+    files = {"mobilenetv2": "mobilenetv2_100-torch-float.safetensors"}
+    return Grid("photographs", why, recipes, weight_files=files, four_lines=0.2)
+
+
 GRIDS = {
     "small": drawn_grid(
         "small", "drawn pretraining and few images, for a CPU", image_size=96, scenes=2500, pretraining_epochs=2,
@@ -149,6 +191,7 @@ GRIDS = {
         scenes=50_000, pretraining_epochs=4, images={"emoji-voc": None, "paperdoll-wider": None}, epochs=30,
         batch_size=64, workers=-1,
     ),
+    "photographs": photographs_grid(),
     "paper": paper_grid(),
 }  # fmt: skip
 
@@ -156,3 +199,9 @@ GRIDS = {
 def pretraining_folder(out: Path, backbone: str) -> Path:
     """Where the run of a backbone's pretraining lies."""
     return out / f"{backbone}-pretraining"
+
+
+def scored_folders(out: Path, run: Run) -> dict[Run, Path]:
+    """Where the scores of a run lie, and those of its four lines where it has them."""
+    folder, lines = out / run.name, dataclasses.replace(run, head=FOUR_LINES)
+    return {run: folder} | ({lines: folder / FOUR_LINES} if (folder / FOUR_LINES / "metrics.json").exists() else {})

@@ -1,7 +1,7 @@
 """The record of a grid: what `csra-lab grid` writes as each run ends, and what the book reads.
 
 run.json        the grid, its recipes, the test sets, and every version and device that a run had
-results.csv     a line for each run: all metrics, training images, seconds
+results.csv     a line for each run: all metrics, training images, seconds; the head "lines" trained for none of them
 classes.csv     a line for each run and class: average precision
 history.csv     a line for each run and epoch, pretraining too
 draws.npz       BACKBONE-DATASET-HEAD-SEED -> (1 + R,) uint16: mAP on the test items as they are, then on R bootstrap
@@ -29,7 +29,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import DataError, MissingFile
 from csra_lab.significance import critical_t, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import METRICS
-from csra_lab.study.grid import Grid, Run
+from csra_lab.study.grid import FOUR_LINES, Grid, Run, scored_folders
 from csra_lab.training.run_folder import read_evaluation
 
 RESAMPLES = 1000
@@ -65,6 +65,11 @@ class GridRecord:
         """Mean over the recorded seeds, a fraction; NaN where there is none."""
         rows = self.results.query("backbone == @backbone and dataset == @dataset and head == @head")
         return float(rows.mAP.mean())
+
+    @property
+    def trained(self) -> pd.DataFrame:
+        """The results of runs that were trained: all but those of the four lines."""
+        return self.results[self.results["head"] != FOUR_LINES]
 
     def measure(
         self, claim: Claim, dataset: str, *, comparisons: int = 1, confidence: float = 0.95
@@ -102,9 +107,9 @@ class GridRecord:
         return float(gains[0]), float(gains[0] - half), float(gains[0] + half)
 
 
-def gain(backbone: str) -> Claim:
-    """Is CSRA better than average pooling on this backbone?"""
-    return Claim.difference(f"{backbone}-csra", f"{backbone}-avg")
+def gain(backbone: str, head: str = "csra") -> Claim:
+    """Is CSRA, or another head of the record, better than average pooling on this backbone?"""
+    return Claim.difference(f"{backbone}-{head}", f"{backbone}-avg")
 
 
 def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Claim, Claim]]:
@@ -136,21 +141,24 @@ def write_record(
         grid, runs: a grid, and those of its runs that are finished.
         out: folder of the runs. test_sets: data set -> the items that its runs were scored on.
     """
-    results, classes, histories, environments = [], [], [], []
+    results, classes, histories, environments, draws = [], [], [], [], {}
     for run in runs:
-        folder, key = out / run.name, dataclasses.asdict(run)
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        folder = out / run.name
         about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         history = pd.read_csv(folder / "history.csv")
         batch = grid.recipes[run.backbone, run.dataset].optimisation.batch_size
         trained = batch * round(float((history.seconds * history.images_per_second).sum()) / batch)  # it was rounded
-        results.append({**key, **{m: round(metrics[m], 6) for m in METRICS}, "images": trained,
-                        "seconds": round(float(history.seconds.sum()), 1)})  # fmt: skip
-        classes += [
-            {**key, "class": name, "AP": ap}
-            for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
-        ]
-        histories.append(_history(history, key))
+        for scored, where in scored_folders(out, run).items():
+            key, metrics = dataclasses.asdict(scored), json.loads((where / "metrics.json").read_text(encoding="utf-8"))
+            cost = {"images": trained, "seconds": round(float(history.seconds.sum()), 1)}
+            results.append({**key, **{m: round(metrics[m], 6) for m in METRICS},
+                            **(cost if scored == run else dict.fromkeys(cost, 0))})  # fmt: skip
+            classes += [
+                {**key, "class": name, "AP": ap}
+                for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
+            ]
+            draws[scored.name] = np.load(where / "draws.npy", allow_pickle=False)
+        histories.append(_history(history, dataclasses.asdict(run)))
         environments.append(about["environment"])
     for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():
         history = pd.read_csv(out / f"{backbone}-pretraining" / "history.csv")
@@ -168,7 +176,6 @@ def write_record(
         "test_sets": {name: _test_set(dataset) for name, dataset in test_sets.items()},
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
     }
-    draws = {run.name: np.load(out / run.name / "draws.npy", allow_pickle=False) for run in runs}
     with atomic_write(record) as folder:
         folder.mkdir()
         strict_json.write(folder / "run.json", content, indent=1)

@@ -9,13 +9,17 @@ import numpy as np
 import pandas as pd
 
 from csra_lab.catalog import DRAWN, load_dataset
+from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
-from csra_lab.study.grid import Grid, Run, pretraining_folder
+from csra_lab.study.grid import FOUR_LINES, Grid, Run, pretraining_folder, scored_folders
 from csra_lab.study.grid_record import write_draws, write_record
 from csra_lab.study.pretraining import load_scenes
+from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
+from csra_lab.training.run_folder import save_evaluation
 from csra_lab.training.sampling import sample_images
 
 FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is scored
@@ -24,6 +28,10 @@ FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is sc
 def finished(folder: Path) -> bool:
     """Whether a run came to its end there; what is under way holds its state."""
     return (folder / "history.csv").exists() and not (folder / "state.pt").exists()
+
+
+def _trained(folder: Path) -> bool:
+    return (folder / "metrics.json").exists() and finished(folder)
 
 
 def under_way(folder: Path) -> bool:
@@ -38,6 +46,7 @@ class GridRunner:
         grid: what to run. out: folder of the runs. record: folder of the record; OUT/record if left out.
         data: data set -> folder; EmojiVOC and PaperdollWIDER are drawn in the cache where it has none.
         loaded: (data set, split) -> items, for what is read already.
+        weights: folder of the grid's weight files; without it timm downloads those weights.
         root: where the scenes of pretraining lie; the cache if left out.
         keep_models: keep the weights of fine-tuned runs, 45 to 350 MB each, after they are scored.
         log: called with a line after each run. progress: show bars.
@@ -54,6 +63,7 @@ class GridRunner:
         record: Path | None = None,
         data: Mapping[str, Path] | None = None,
         loaded: Mapping[tuple[str, str], MultiLabelDataset] | None = None,
+        weights: Path | None = None,
         root: Path | None = None,
         keep_models: bool = False,
         log: Callable[[str], None] = print,
@@ -65,7 +75,7 @@ class GridRunner:
         missing = [d for d in grid.datasets if d not in self.folders and not any(d == name for name, _ in self._sets)]
         if missing:
             raise ConfigError(f"say where {missing[0]} lies: --data {missing[0]} FOLDER.")
-        self.root, self.keep_models, self.log, self.progress = root, keep_models, log, progress
+        self.weights, self.root, self.keep_models, self.log, self.progress = weights, root, keep_models, log, progress
 
     def fill(self, runs: Sequence[Run] | None = None, *, deadline: float = float("inf")) -> list[Run]:
         """Carry out what is not finished, and record each run as it ends.
@@ -98,7 +108,8 @@ class GridRunner:
 
     def is_done(self, run: Run) -> bool:
         """Whether a run is finished and scored."""
-        return (self.out / run.name / "metrics.json").exists() and finished(self.out / run.name)
+        lines = self.out / run.name / FOUR_LINES / "metrics.json"
+        return _trained(self.out / run.name) and (not self._has_lines(run) or lines.exists())
 
     def pretrain(self, backbone: str) -> None:
         """Pretrain a backbone on drawn scenes, unless that is done."""
@@ -112,8 +123,9 @@ class GridRunner:
         """Record every finished run that is in the folder."""
         done = [run for run in self.grid.runs() if self.is_done(run)]
         for run in done:
-            if not (self.out / run.name / "draws.npy").exists():
-                write_draws(self.out / run.name, self.test_set(run))
+            for folder in scored_folders(self.out, run).values():
+                if not (folder / "draws.npy").exists():
+                    write_draws(folder, self.test_set(run))
         if done:
             write_record(self.grid, done, self.out, self.record, {run.dataset: self.test_set(run) for run in done})
 
@@ -172,18 +184,33 @@ class GridRunner:
 
     def _carry_out(self, run: Run) -> None:
         self.pretrain(run.backbone)
-        recipe, folder = self.grid.recipe(run, self.out), self.out / run.name
-        train_set = self._load(run.dataset, recipe.data.train_split)
-        result = train(recipe, train_set, self.test_set(run), folder, progress=self.progress)
-        assert result.metrics is not None  # there is a test set
-        self.log(f"{run.name}: mAP {100 * result.metrics.mAP:.1f} on {len(self.test_set(run)):,} test items")
+        recipe, folder = self.grid.recipe(run, self.out, self.weights), self.out / run.name
+        train_set, test_set = self._load(run.dataset, recipe.data.train_split), self.test_set(run)
+        if not _trained(folder):
+            result = train(recipe, train_set, test_set, folder, progress=self.progress)
+            assert result.metrics is not None  # there is a test set
+            self.log(f"{run.name}: mAP {100 * result.metrics.mAP:.1f} on {len(test_set):,} test items")
+        if self._has_lines(run):
+            self._score_four_lines(folder, test_set)
         if not self.keep_models:
             shutil.rmtree(folder / "model")
         self.update_record()
 
+    def _has_lines(self, run: Run) -> bool:
+        return run.head == "avg" and self.grid.four_lines is not None
+
+    def _score_four_lines(self, folder: Path, test_set: MultiLabelDataset) -> None:
+        assert self.grid.four_lines is not None
+        device = best_device()
+        model = MultiLabelClassifier.from_pretrained(folder / "model").with_four_lines(self.grid.four_lines).to(device)
+        metrics, scores = evaluate(model, test_set, device=device, progress=self.progress)
+        (folder / FOUR_LINES).mkdir(exist_ok=True)
+        save_evaluation(folder / FOUR_LINES, test_set, metrics, scores)
+
     def _load(self, dataset: str, split: str) -> MultiLabelDataset:
         if (dataset, split) not in self._sets:
-            self._sets[dataset, split] = load_dataset(dataset, self.folders[dataset], split)
+            classes = next(recipe.data.classes for (_, name), recipe in self.grid.recipes.items() if name == dataset)
+            self._sets[dataset, split] = load_dataset(dataset, self.folders[dataset], split, classes=classes or None)
         return self._sets[dataset, split]
 
     def _scenes(self) -> MultiLabelDataset:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from csra_lab.catalog import load_dataset
 from csra_lab.claims import measure_claims
+from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli import main
 from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.metrics import multilabel_metrics
@@ -23,6 +25,7 @@ from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
 from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
 from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
+from csra_lab.training.evaluation import evaluate
 from csra_lab.training.run_folder import read_evaluation, save_evaluation
 
 PAPERDOLL, EMOJI = "paperdoll-wider", "emoji-voc"
@@ -214,6 +217,55 @@ def test_scenes_are_fresh_and_as_emoji_voc_draws_them(tmp_path):
         load_scenes(0, image_size=64, root=tmp_path)
 
 
+# ---- from ImageNet weights -------------------------------------------------------------------------------------------
+
+
+def test_four_lines_are_scored_on_the_run_with_average_pooling(filled, data, tmp_path):
+    """Weights come from a folder where nothing is pretrained, and what stopped before the lines goes on there."""
+    weights = filled[0] / "test_resnet-pretraining/model"
+    only = {key: r for key, r in TOY.recipes.items() if key[0] == "test_resnet"}
+    grid = dataclasses.replace(
+        TOY, recipes=only, pretraining={}, weight_files={"test_resnet": "model.safetensors"}, four_lines=0.3
+    )
+    runs, out = list(grid.runs())[:2], tmp_path / "runs"
+    there = GridRunner(grid, out, data=data, weights=weights, keep_models=True, progress=False, log=lambda line: None)
+    there.fill(runs)
+    average = Run("test_resnet", EMOJI, "avg", 0)
+    recipe = json.loads((out / average.name / "recipe.json").read_text())["recipe"]
+    assert recipe["model"]["weights"] == str(weights / "model.safetensors")
+    record = read_record(out / "record")
+    assert sorted(record.results["head"]) == ["avg", "csra", "lines"]
+    assert sorted(record.trained["head"]) == ["avg", "csra"]
+    assert set(record.draws) == {f"test_resnet-{EMOJI}-{head}-0" for head in ("avg", "csra", "lines")}
+    test_set = there.test_set(average)
+    model = MultiLabelClassifier.from_pretrained(out / average.name / "model")
+    expected, _ = evaluate(model.with_four_lines(0.3), test_set)
+    assert record.mAP("test_resnet", EMOJI, "lines") == pytest.approx(expected.mAP, abs=1e-6)
+    assert record.mAP("test_resnet", EMOJI, "lines") != record.mAP("test_resnet", EMOJI, "avg")
+    assert gain("b", "lines").terms == (("b-lines", 1.0), ("b-avg", -1.0))
+
+    trained = (out / average.name / "scores.npz").stat().st_mtime_ns
+    shutil.rmtree(out / average.name / "lines")  # as if it was stopped before
+    assert not there.is_done(average)
+    there.keep_models = False
+    assert there.fill(runs) == []
+    assert (out / average.name / "scores.npz").stat().st_mtime_ns == trained
+    assert not (out / average.name / "model").exists()
+
+
+def test_the_grid_of_photographs_starts_from_imagenet_and_tests_what_training_has_not_seen(tmp_path):
+    grid = GRIDS["photographs"]
+    assert grid.four_lines == 0.2
+    assert not grid.pretraining
+    for (backbone, dataset), csra in grid.recipes.items():
+        assert csra.data.dataset == dataset
+        assert csra.data.train_split != csra.data.test_split
+        assert (csra.model.weights == "hub") == (backbone in grid.weight_files)
+    run = Run("mobilenetv2", "voc2012", "csra", 1)
+    assert grid.recipe(run, tmp_path, tmp_path).model.weights == str(tmp_path / grid.weight_files["mobilenetv2"])
+    assert grid.recipe(run, tmp_path).model.weights == "hub"
+
+
 # ---- the paper's grid ------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +289,8 @@ def test_the_papers_grid_is_the_papers_recipes(tmp_path):
         (["--backbones", "vgg16"], "not 'vgg16'"),
         (["--seeds", "0"], "at least 1"),
         (["paper"], "say where voc2007 lies"),
+        (["photographs"], "say where voc2012 lies"),
+        (["photographs", "--data", "wider", "x"], "has the data sets voc2012, coco2014, not 'wider'"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(arguments, sentence, capsys, tmp_path):
