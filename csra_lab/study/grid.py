@@ -99,6 +99,11 @@ class Run:
         """Of its folder."""
         return f"{self.backbone}-{self.dataset}-{self.head}-{self.seed}"
 
+    @property
+    def twins(self) -> tuple["Run", ...]:
+        """The runs that differ in the head alone, this one among them."""
+        return tuple(dataclasses.replace(self, head=head) for head in HEADS)
+
 
 def drawn_grid(
     name: str,

@@ -26,10 +26,10 @@ from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import DataError, MissingFile
+from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.significance import critical_t, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import METRICS
-from csra_lab.study.grid import FOUR_LINES, Grid, Run, scored_folders
+from csra_lab.study.grid import FOUR_LINES, HEADS, Grid, Run, scored_folders
 from csra_lab.training.run_folder import read_evaluation
 
 RESAMPLES = 1000
@@ -135,12 +135,16 @@ def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
 def write_record(
     grid: Grid, runs: Sequence[Run], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
-    """Write the record of the finished runs of a grid, whole or not at all.
+    """Write the record of the finished runs of a grid, whole or not at all; what it held of other runs stays.
 
     Args:
         grid, runs: a grid, and those of its runs that are finished.
         out: folder of the runs. test_sets: data set -> the items that its runs were scored on.
+
+    Raises:
+        CsraError: see `earlier_record`; and runs that were recorded on other test items.
     """
+    before = earlier_record(grid, record)
     results, classes, histories, environments, draws = [], [], [], [], {}
     for run in runs:
         folder = out / run.name
@@ -163,26 +167,66 @@ def write_record(
     for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():
         history = pd.read_csv(out / f"{backbone}-pretraining" / "history.csv")
         histories.append(_history(history, {"backbone": backbone, "dataset": "pretraining", "head": "avg", "seed": 0}))
+    tables = {"results": pd.DataFrame(results), "classes": pd.DataFrame(classes), "history": pd.concat(histories)}
+    tests = {name: _test_set(dataset) for name, dataset in test_sets.items()}
+    recipes = _recipes(grid)
+    if before is not None:
+        for name, test in tests.items():
+            if before.about["test_sets"].get(name, test) != test:
+                raise DataError(f"{record} holds scores of other items of {name}; name another folder with --record.")
+        tests, recipes = before.about["test_sets"] | tests, before.about["recipes"] | recipes
+        environments = before.about["environments"] + environments
+        tables = {name: _joined(getattr(before, name), table) for name, table in tables.items()}
+        units = {name: np.round(UNIT * mAPs).astype(np.uint16) for name, mAPs in before.draws.items()}
+        draws = units | draws
+    cells = [cell.split("-", 1) for cell in recipes]
     content = {
         "grid": grid.name,
         "why": grid.why,
-        "runs": len(list(grid.runs())),
+        "runs": len(cells) * len(HEADS) * grid.seeds,
         "seeds": grid.seeds,
-        "backbones": list(grid.backbones),
-        "datasets": list(grid.datasets),
+        "backbones": list(dict.fromkeys(backbone for backbone, _ in cells)),
+        "datasets": list(dict.fromkeys(dataset for _, dataset in cells)),
         "scenes": grid.scenes,
-        "recipes": {f"{b}-{d}": recipe.to_json() for (b, d), recipe in grid.recipes.items()},
+        "recipes": recipes,
         "pretraining": {b: recipe.to_json() for b, recipe in grid.pretraining.items()},
-        "test_sets": {name: _test_set(dataset) for name, dataset in test_sets.items()},
+        "test_sets": tests,
         "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
     }
     with atomic_write(record) as folder:
         folder.mkdir()
         strict_json.write(folder / "run.json", content, indent=1)
-        pd.DataFrame(results).sort_values(KEY).to_csv(folder / "results.csv", index=False)
-        pd.DataFrame(classes).to_csv(folder / "classes.csv", index=False, float_format="%.4f")
-        pd.concat(histories).to_csv(folder / "history.csv", index=False, float_format="%.6g")
+        tables["results"].sort_values(KEY).to_csv(folder / "results.csv", index=False)
+        tables["classes"].to_csv(folder / "classes.csv", index=False, float_format="%.4f")
+        tables["history"].to_csv(folder / "history.csv", index=False, float_format="%.6g")
         write_arrays(folder / "draws.npz", draws)
+
+
+def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
+    """What a folder records of this grid already, to be added to; None where it holds nothing.
+
+    Raises:
+        CsraError: not a record, or one of another grid or of other recipes.
+    """
+    if not (record / "run.json").is_file():
+        return None
+    before = read_record(record)
+    same = all(before.about["recipes"].get(cell, recipe) == recipe for cell, recipe in _recipes(grid).items())
+    if before.name != grid.name or not same:
+        raise ConfigError(
+            f"{record} holds runs of the grid {before.name} with other recipes; name another folder with --record."
+        )
+    return before
+
+
+def _recipes(grid: Grid) -> dict[str, dict]:
+    return {f"{b}-{d}": json.loads(json.dumps(recipe.to_json())) for (b, d), recipe in grid.recipes.items()}
+
+
+def _joined(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Both tables; of a run that is in both, the new rows."""
+    known = pd.MultiIndex.from_frame(new[KEY])
+    return pd.concat([before[~pd.MultiIndex.from_frame(before[KEY]).isin(known)], new], ignore_index=True)
 
 
 def read_record(folder: Path) -> GridRecord:

@@ -1,4 +1,7 @@
-"""A grid being filled: `csra-lab grid` goes on where it stopped, and what is finished is recorded as it ends."""
+"""A grid being filled: `csra-lab grid` goes on where it stopped, and what is finished is recorded as it ends.
+
+It goes on from the record too: runs that were recorded on another machine are not run again.
+"""
 
 import shutil
 import time
@@ -15,7 +18,7 @@ from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
 from csra_lab.study.grid import FOUR_LINES, Grid, Run, pretraining_folder, scored_folders
-from csra_lab.study.grid_record import write_draws, write_record
+from csra_lab.study.grid_record import earlier_record, write_draws, write_record
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
@@ -52,7 +55,7 @@ class GridRunner:
         log: called with a line after each run. progress: show bars.
 
     Raises:
-        ConfigError: a folder missing for a data set that is not drawn.
+        CsraError: a folder missing for a data set that is not drawn, or see `earlier_record`.
     """
 
     def __init__(
@@ -72,6 +75,10 @@ class GridRunner:
         self.grid, self.out, self.record = grid, Path(out), Path(record or Path(out) / "record")
         self.folders: dict[str, Path | None] = {**dict.fromkeys(DRAWN), **(data or {})}
         self._sets = dict(loaded or {})
+        before = earlier_record(grid, self.record)
+        names = set() if before is None else set(before.draws)
+        # Both heads of a seed share a pretraining, so one of them alone is run again with its twin.
+        self._recorded = {run for run in grid.runs() if all(twin.name in names for twin in run.twins)}
         missing = [d for d in grid.datasets if d not in self.folders and not any(d == name for name, _ in self._sets)]
         if missing:
             raise ConfigError(f"say where {missing[0]} lies: --data {missing[0]} FOLDER.")
@@ -107,7 +114,10 @@ class GridRunner:
         return [run for run in wanted if not self.is_done(run)]
 
     def is_done(self, run: Run) -> bool:
-        """Whether a run is finished and scored."""
+        """Whether a run is finished and scored, here or where the record was begun."""
+        return run in self._recorded or self._is_finished(run)
+
+    def _is_finished(self, run: Run) -> bool:
         lines = self.out / run.name / FOUR_LINES / "metrics.json"
         return _trained(self.out / run.name) and (not self._has_lines(run) or lines.exists())
 
@@ -121,7 +131,7 @@ class GridRunner:
 
     def update_record(self) -> None:
         """Record every finished run that is in the folder."""
-        done = [run for run in self.grid.runs() if self.is_done(run)]
+        done = [run for run in self.grid.runs() if self._is_finished(run)]
         for run in done:
             for folder in scored_folders(self.out, run).values():
                 if not (folder / "draws.npy").exists():

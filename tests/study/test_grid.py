@@ -201,6 +201,55 @@ def test_a_torn_record_is_refused(filled, tmp_path):
         read_record(tmp_path)
 
 
+def without(record, folder, names):
+    """A copy of a record without some of its runs, as if they had not been run yet."""
+    shutil.copytree(record, folder)
+    for table in ("results", "classes", "history"):
+        rows = pd.read_csv(folder / f"{table}.csv")
+        named = rows.backbone + "-" + rows.dataset + "-" + rows["head"] + "-" + rows.seed.astype(str)
+        rows[~named.isin(names)].to_csv(folder / f"{table}.csv", index=False)
+    with np.load(folder / "draws.npz") as stored:
+        np.savez(folder / "draws.npz", **{name: stored[name] for name in stored.files if name not in names})
+    return folder
+
+
+def test_a_record_is_gone_on_with_where_its_runs_are_not(filled, data, tmp_path):
+    """As after cloning a repository that holds the record: what is missing is run, and nothing recorded is lost."""
+    missing = Run("test_resnet", EMOJI, "csra", 1)
+    record = without(filled[0] / "record", tmp_path / "record", {missing.name})
+    before = read_record(record)
+    there = runner(tmp_path / "runs", data, record=record, log=lambda line: None)
+    assert there.fill() == []
+    after = read_record(record)
+    # The twin with average pooling is run again, so that both start from one pretraining.
+    assert {path.parent.name for path in (tmp_path / "runs").glob("*-[01]/metrics.json")} == {
+        twin.name for twin in missing.twins
+    }
+    assert set(after.draws) == {run.name for run in TOY.runs()}
+    for name in set(before.draws) - {twin.name for twin in missing.twins}:
+        assert np.array_equal(after.draws[name], before.draws[name])
+    kept = [table[table.backbone == "test_vit"].reset_index(drop=True) for table in (before.results, after.results)]
+    pd.testing.assert_frame_equal(*kept)
+    assert len(after.classes) == len(after.results) * 20
+    assert not after.history.duplicated(["backbone", "dataset", "head", "seed", "epoch"]).any()
+    assert after.about["runs"] == 8
+
+
+def test_a_record_of_other_recipes_or_items_is_not_written_over(filled, data, tmp_path):
+    record = shutil.copytree(filled[0] / "record", tmp_path / "record")
+    held = {path.name: path.read_bytes() for path in record.iterdir()}
+    longer = {cell: recipe.replace(epochs=7) for cell, recipe in TOY.recipes.items()}
+    with pytest.raises(ConfigError, match="with other recipes; name another folder"):
+        GridRunner(dataclasses.replace(TOY, recipes=longer), tmp_path / "runs", data=data, record=record)
+    fewer = dataclasses.replace(TOY, test_items=23, seeds=3)
+    there = GridRunner(
+        fewer, tmp_path / "runs", data=data, record=record, root=filled[0].parent, progress=False, log=lambda line: None
+    )
+    with pytest.raises(DataError, match="scores of other items of emoji-voc"):
+        there.fill([Run("test_resnet", EMOJI, "avg", 2)])
+    assert {path.name: path.read_bytes() for path in record.iterdir()} == held
+
+
 # ---- what is trained on ----------------------------------------------------------------------------------------------
 
 
