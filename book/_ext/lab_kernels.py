@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 
@@ -37,12 +38,18 @@ class ForkedKernelManager(AsyncKernelManager):
 
 class _Forked(LocalProvisioner):
     async def launch_kernel(self, cmd, **settings):
+        self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        settings["env"] = settings["env"] | {"TMPDIR": self._scratch.name}
         if not FORKS or cmd[: len(STARTS_IPYTHON)] != STARTS_IPYTHON:
             return await super().launch_kernel(cmd, **settings)
         arguments = cmd[len(STARTS_IPYTHON) :]
         self.process = _Process(arguments, str(settings.get("cwd") or os.getcwd()), settings["env"])
         self.pid = self.pgid = self.process.pid  # it leads a group of its own
         return self.connection_info
+
+    async def cleanup(self, restart: bool = False) -> None:
+        await super().cleanup(restart)
+        self._scratch.cleanup()  # temporary files of a chapter go with its kernel
 
 
 class _Process:
@@ -77,6 +84,7 @@ def _run_kernel(arguments: list[str], folder: str, environment: dict[str, str]) 
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # to be looked up anew
     os.chdir(folder)
     threading.Thread(target=_end_with_the_build, daemon=True).start()
     IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])

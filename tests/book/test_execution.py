@@ -30,6 +30,8 @@ print("met", Path("%(other)s.is-here").exists())
 ```{code-cell} ipython3
 import os
 import sys
+import tempfile
+print("leaves", tempfile.mkdtemp())
 print("imported before", "marker" in sys.modules, "by another", sys.modules["marker"].IMPORTED_BY != os.getpid())
 print("folder", Path.cwd().name, "leaked", "LEAK" in os.environ or "leak" in globals())
 leak = os.environ["LEAK"] = "a name of this chapter"
@@ -91,6 +93,7 @@ def test_chapters_are_executed_side_by_side_and_a_fault_is_reported(tmp_path):
         assert "met True" in page
         assert "imported before True by another True" in page
         assert "folder book leaked False" in page
+        assert not Path(re.search(r"leaves (\S+)", page)[1]).exists()
     assert "lives 42" in (pages / "dies.html").read_text("utf-8")
 
     (book / "one.md").write_text(chapters["one"] + "\nOnly words are new.\n")
