@@ -37,6 +37,8 @@ class ForkedKernelManager(AsyncKernelManager):
 
 
 class _Forked(LocalProvisioner):
+    _scratch: tempfile.TemporaryDirectory | None = None
+
     async def launch_kernel(self, cmd, **settings):
         self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         settings["env"] = settings["env"] | {"TMPDIR": self._scratch.name}
@@ -49,7 +51,8 @@ class _Forked(LocalProvisioner):
 
     async def cleanup(self, restart: bool = False) -> None:
         await super().cleanup(restart)
-        self._scratch.cleanup()  # temporary files of a chapter go with its kernel
+        if self._scratch is not None:
+            self._scratch.cleanup()  # temporary files of a chapter go with its kernel
 
 
 class _Process:

@@ -29,8 +29,8 @@ def grid_command(
     Args:
         name: small (drawn sets, a CPU), course (drawn sets, a GPU), photographs (needs --data, a CPU), or paper (needs
             --data); paper if --data is given, else small.
-        data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. The grid
-            grids of photographs then have these data sets: paper any of the paper's, photographs voc2012 and coco2014.
+        data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. The grids
+            "paper" and "photographs" then have these data sets alone: the paper's, or voc2012 and coco2014.
         out: Folder of the runs.
         record: Folder of the record; OUT/NAME/record if left out. data/runs/grid/NAME shows it in the book.
         weights: Folder of ImageNet weight files that the grid of photographs names; left out, they are downloaded.

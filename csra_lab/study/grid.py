@@ -172,7 +172,8 @@ def photographs_grid() -> Grid:
         "voc2012": {"epochs": 4},
         "coco2014": {"epochs": 2, "train_split": "train", "test_split": "val", "classes": ()},
     }
-    start = RECIPES["voc2012-lite0-csra"].replace(validation_fraction=0.0, workers=0)
+    why = "whole networks with ImageNet weights on real images, for a CPU"
+    start = RECIPES["voc2012-lite0-csra"].replace(why=why, cost="", expected="", validation_fraction=0.0, workers=0)
     recipes = {
         (backbone, dataset): start.replace(
             name=f"grid-{backbone}-{dataset}-csra", backbone=names[backbone], weights=weights, image_size=size,
@@ -181,7 +182,6 @@ def photographs_grid() -> Grid:
         for dataset, settings in sets.items()
         for backbone, (weights, size) in networks.items()
     }  # fmt: skip
-    why = "whole networks with ImageNet weights on real images, for a CPU"
     files = {"mobilenetv2": "mobilenetv2_100-torch-float.safetensors"}
     return Grid("photographs", why, recipes, weight_files=files, four_lines=0.2)
 

@@ -309,6 +309,7 @@ def test_the_grid_of_photographs_starts_from_imagenet_and_tests_what_training_ha
     for (backbone, dataset), csra in grid.recipes.items():
         assert csra.data.dataset == dataset
         assert csra.data.train_split != csra.data.test_split
+        assert not csra.expected  # the recipe that it comes from has a score of its own
         assert (csra.model.weights == "hub") == (backbone in grid.weight_files)
     run = Run("mobilenetv2", "voc2012", "csra", 1)
     assert grid.recipe(run, tmp_path, tmp_path).model.weights == str(tmp_path / grid.weight_files["mobilenetv2"])
