@@ -194,7 +194,9 @@ def test_notes_are_rendered_and_solutions_closed(browser, lab, copies):
 def test_opening_running_and_saving_changes_no_source(browser, lab, copies):
     before, copy = sources(), copy_named(copies, RUN)
     open_chapter(browser, lab, copies, RUN)
-    browser.page.wait_for_function("window.jupyterapp !== undefined", timeout=240_000)
+    # Cells that are run before there is a kernel are not run at all.
+    kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+    browser.page.wait_for_function(f"{kernel} === 'idle'", timeout=240_000)
     browser.evaluate(
         "jupyterapp.restored.then(() => jupyterapp.commands.execute('notebook:run-all-cells')).then(() => 1)"
     )
