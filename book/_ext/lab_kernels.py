@@ -6,7 +6,6 @@ every kernel is a fork of it. A chapter sees modules that are loaded already, an
 
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -70,10 +69,8 @@ class _Process:
     def poll(self) -> int | None:
         return self._process.exitcode
 
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("kernel", timeout)
+    def wait(self) -> int | None:
+        self._process.join()
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -90,6 +87,7 @@ def _run_kernel(arguments: list[str], folder: str, environment: dict[str, str]) 
     tempfile.tempdir = None  # to be looked up anew
     os.chdir(folder)
     threading.Thread(target=_end_with_the_build, daemon=True).start()
+    # A kernel without a parent would print how to connect to it.
     IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
 
 

@@ -48,9 +48,9 @@ def grid_command(
     name = name or ("paper" if folders else "small")
     if name not in GRIDS:
         raise ConfigError(f"there is no grid {name!r}; there are {', '.join(GRIDS)}.")
-    grid = paper_grid(tuple(folders)) if name == "paper" and folders else GRIDS[name]
+    grid = GRIDS[name]
     if folders and not grid.pretraining:
-        grid = grid.on(folders)
+        grid = paper_grid(tuple(folders)) if name == "paper" else grid.on(folders)
     if seeds is not None:
         if seeds < 1:
             raise ConfigError(f"--seeds is at least 1, not {seeds}.")

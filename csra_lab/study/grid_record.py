@@ -144,62 +144,22 @@ def write_record(
     Raises:
         CsraError: see `earlier_record`; and runs that were recorded on other test items.
     """
-    before = earlier_record(grid, record)
-    results, classes, histories, environments, draws = [], [], [], [], {}
-    for run in runs:
-        folder = out / run.name
-        about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        history = pd.read_csv(folder / "history.csv")
-        batch = grid.recipes[run.backbone, run.dataset].optimisation.batch_size
-        trained = batch * round(float((history.seconds * history.images_per_second).sum()) / batch)  # it was rounded
-        for scored, where in scored_folders(out, run).items():
-            key, metrics = dataclasses.asdict(scored), json.loads((where / "metrics.json").read_text(encoding="utf-8"))
-            cost = {"images": trained, "seconds": round(float(history.seconds.sum()), 1)}
-            results.append({**key, **{m: round(metrics[m], 6) for m in METRICS},
-                            **(cost if scored == run else dict.fromkeys(cost, 0))})  # fmt: skip
-            classes += [
-                {**key, "class": name, "AP": ap}
-                for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
-            ]
-            draws[scored.name] = np.load(where / "draws.npy", allow_pickle=False)
-        histories.append(_history(history, dataclasses.asdict(run)))
-        environments.append(about["environment"])
-    for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():
-        history = pd.read_csv(out / f"{backbone}-pretraining" / "history.csv")
-        histories.append(_history(history, {"backbone": backbone, "dataset": "pretraining", "head": "avg", "seed": 0}))
-    tables = {"results": pd.DataFrame(results), "classes": pd.DataFrame(classes), "history": pd.concat(histories)}
-    tests = {name: _test_set(dataset) for name, dataset in test_sets.items()}
-    recipes = _recipes(grid)
+    now, before = _measured(grid, runs, out, test_sets), earlier_record(grid, record)
     if before is not None:
-        for name, test in tests.items():
-            if before.about["test_sets"].get(name, test) != test:
-                raise DataError(f"{record} holds scores of other items of {name}; name another folder with --record.")
-        tests, recipes = before.about["test_sets"] | tests, before.about["recipes"] | recipes
-        environments = before.about["environments"] + environments
-        tables = {name: _joined(getattr(before, name), table) for name, table in tables.items()}
-        units = {name: np.round(UNIT * mAPs).astype(np.uint16) for name, mAPs in before.draws.items()}
-        draws = units | draws
-    cells = [cell.split("-", 1) for cell in recipes]
-    content = {
-        "grid": grid.name,
-        "why": grid.why,
-        "runs": len(cells) * len(HEADS) * grid.seeds,
-        "seeds": grid.seeds,
-        "backbones": list(dict.fromkeys(backbone for backbone, _ in cells)),
-        "datasets": list(dict.fromkeys(dataset for _, dataset in cells)),
-        "scenes": grid.scenes,
-        "recipes": recipes,
-        "pretraining": {b: recipe.to_json() for b, recipe in grid.pretraining.items()},
-        "test_sets": tests,
-        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
-    }
+        changed = [name for name, test in now.about["test_sets"].items()
+                   if before.about["test_sets"].get(name, test) != test]  # fmt: skip
+        if changed:
+            raise DataError(f"{record} holds scores of other items of {changed[0]}; name another folder with --record.")
+        now = _joined(before, now)
     with atomic_write(record) as folder:
         folder.mkdir()
-        strict_json.write(folder / "run.json", content, indent=1)
-        tables["results"].sort_values(KEY).to_csv(folder / "results.csv", index=False)
-        tables["classes"].to_csv(folder / "classes.csv", index=False, float_format="%.4f")
-        tables["history"].to_csv(folder / "history.csv", index=False, float_format="%.6g")
-        write_arrays(folder / "draws.npz", draws)
+        strict_json.write(folder / "run.json", now.about, indent=1)
+        now.results.sort_values(KEY).to_csv(folder / "results.csv", index=False)
+        now.classes.to_csv(folder / "classes.csv", index=False, float_format="%.4f")
+        now.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
+        write_arrays(
+            folder / "draws.npz", {name: np.round(UNIT * d).astype(np.uint16) for name, d in now.draws.items()}
+        )
 
 
 def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
@@ -217,16 +177,6 @@ def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
             f"{record} holds runs of the grid {before.name} with other recipes; name another folder with --record."
         )
     return before
-
-
-def _recipes(grid: Grid) -> dict[str, dict]:
-    return {f"{b}-{d}": json.loads(json.dumps(recipe.to_json())) for (b, d), recipe in grid.recipes.items()}
-
-
-def _joined(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Both tables; of a run that is in both, the new rows."""
-    known = pd.MultiIndex.from_frame(new[KEY])
-    return pd.concat([before[~pd.MultiIndex.from_frame(before[KEY]).isin(known)], new], ignore_index=True)
 
 
 def read_record(folder: Path) -> GridRecord:
@@ -250,6 +200,70 @@ def read_record(folder: Path) -> GridRecord:
     if set(draws) != names:
         raise DataError(f"{folder}: results.csv and draws.npz hold different runs; run `csra-lab grid` again.")
     return GridRecord(about, results, classes, history, draws)
+
+
+def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str, MultiLabelDataset]) -> GridRecord:
+    """The record of runs whose folders lie in `out`."""
+    results, classes, histories, environments, draws = [], [], [], [], {}
+    for run in runs:
+        folder = out / run.name
+        about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        history = pd.read_csv(folder / "history.csv")
+        batch = grid.recipes[run.backbone, run.dataset].optimisation.batch_size
+        trained = batch * round(float((history.seconds * history.images_per_second).sum()) / batch)  # it was rounded
+        for scored, where in scored_folders(out, run).items():
+            key, metrics = dataclasses.asdict(scored), json.loads((where / "metrics.json").read_text(encoding="utf-8"))
+            cost = {"images": trained, "seconds": round(float(history.seconds.sum()), 1)}
+            results.append({**key, **{m: round(metrics[m], 6) for m in METRICS},
+                            **(cost if scored == run else dict.fromkeys(cost, 0))})  # fmt: skip
+            classes += [
+                {**key, "class": name, "AP": ap}
+                for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
+            ]
+            draws[scored.name] = np.load(where / "draws.npy", allow_pickle=False) / UNIT
+        histories.append(_history(history, dataclasses.asdict(run)))
+        environments.append(about["environment"])
+    for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():
+        history = pd.read_csv(out / f"{backbone}-pretraining" / "history.csv")
+        histories.append(_history(history, {"backbone": backbone, "dataset": "pretraining", "head": "avg", "seed": 0}))
+    content = {
+        "grid": grid.name,
+        "why": grid.why,
+        "runs": len(list(grid.runs())),
+        "seeds": grid.seeds,
+        "backbones": list(grid.backbones),
+        "datasets": list(grid.datasets),
+        "scenes": grid.scenes,
+        "recipes": _recipes(grid),
+        "pretraining": {b: recipe.to_json() for b, recipe in grid.pretraining.items()},
+        "test_sets": {name: _test_set(dataset) for name, dataset in test_sets.items()},
+        "environments": _distinct(environments),
+    }
+    return GridRecord(content, pd.DataFrame(results), pd.DataFrame(classes), pd.concat(histories), draws)
+
+
+def _joined(before: GridRecord, now: GridRecord) -> GridRecord:
+    """Both records of one grid; of a run that is in both, the new one."""
+
+    def rows(table: str) -> pd.DataFrame:
+        old, new = getattr(before, table), getattr(now, table)
+        again = pd.MultiIndex.from_frame(old[KEY]).isin(pd.MultiIndex.from_frame(new[KEY]))
+        return pd.concat([old[~again], new], ignore_index=True)
+
+    about = now.about | {key: before.about[key] | now.about[key] for key in ("recipes", "test_sets")}
+    for key in ("backbones", "datasets", "environments"):
+        about[key] = _distinct([*before.about[key], *now.about[key]])
+    about["runs"] = len(about["recipes"]) * len(HEADS) * about["seeds"]
+    return GridRecord(about, rows("results"), rows("classes"), rows("history"), {**before.draws, **now.draws})
+
+
+def _distinct(items: list) -> list:
+    return [item for i, item in enumerate(items) if item not in items[:i]]
+
+
+def _recipes(grid: Grid) -> dict[str, dict]:
+    """As they are read again from a record."""
+    return {f"{b}-{d}": json.loads(json.dumps(recipe.to_json())) for (b, d), recipe in grid.recipes.items()}
 
 
 def _history(history: pd.DataFrame, key: Mapping) -> pd.DataFrame:
