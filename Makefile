@@ -1,12 +1,15 @@
 # `make` says what there is to do. Everything runs in .venv, made on first use; another interpreter: make PYTHON=python3.13 test
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # two targets would install into one environment
 .PHONY: help book notebooks test test-oldest lab lint bench clean
 
 PYTHON ?= python3
 ARGS ?=
 PROCESSES ?= 2
 BIN := .venv/bin
-READY := .venv/.installed
+# What `book` needs alone is installed without what `test` needs besides: a reader waits a third less.
+BOOK := .venv/.with-book
+TEST := .venv/.with-test
 BUILT := book/_build
 # pip does not compile what it installs, so modules are compiled when they are first imported, and that must be kept.
 export PYTHONDONTWRITEBYTECODE :=
@@ -24,7 +27,7 @@ checksum = find $(1) \( -name __pycache__ -o -name _build -o -name .ipynb_checkp
 
 # Chapters are served from the execution cache, which looks at their code cells and at nothing else. So the cache is
 # thrown away when anything that the cells read has changed. Pages are made anew when anything at all has changed.
-book: $(READY) ## execute the chapters and build the book
+book: $(BOOK) ## execute the chapters and build the book
 	@now=$$($(call checksum,$(CELLS))); \
 	if [ "$$now" != "$$(cat $(BUILT)/.sources 2>/dev/null)" ]; then \
 	    rm -rf $(BUILT) && mkdir -p $(BUILT) && echo "$$now" > $(BUILT)/.sources; \
@@ -42,7 +45,7 @@ book: $(READY) ## execute the chapters and build the book
 notebooks: book ## write the executed chapters as notebooks, for Jupyter and Colab
 	@echo 'The notebooks are in $(CURDIR)/$(BUILT)/html/notebooks'
 
-test: $(READY) ## run all tests
+test: $(TEST) ## run all tests
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 # A second environment: as large as the first, and made anew each time.
@@ -54,16 +57,16 @@ test-oldest: ## run all tests with the oldest versions that are allowed
 	.venv-oldest/bin/python -m pytest $(ARGS)
 
 # JupyterLab opens copies, which git ignores: running and saving a chapter changes no source.
-lab: $(READY) ## open copies of the chapters in JupyterLab, as notebooks
+lab: $(BOOK) ## open copies of the chapters in JupyterLab, as notebooks
 	@$(BIN)/python book/_ext/lab_copies.py chapters
 	$(BIN)/jupyter lab chapters $(ARGS)
 
-lint: $(READY) ## check style, format and types
+lint: $(TEST) ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## run every file in benchmarks/ and print its table
+bench: $(TEST) ## run every file in benchmarks/ and print its table
 	@set -e; found=; \
 	for file in benchmarks/*.py; do \
 	    [ -e "$$file" ] || continue; \
@@ -77,10 +80,12 @@ clean: ## remove the built book and all caches; .venv and runs/ stay
 
 # pip is silent where nobody watches, and shows its progress in a terminal. Modules are compiled when they are imported:
 # compiling all of torch takes a minute, and few of its files are used.
-$(READY): pyproject.toml
+$(BOOK): EXTRAS := book
+$(TEST): EXTRAS := book,test
+$(BOOK) $(TEST): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, and this is " + sys.version.split()[0] + ": say which to use, as in make PYTHON=python3.13 test")'
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@echo 'Installing into .venv; the first time this takes some minutes and up to 6 GB of disk, most of it torch.'
 	@if [ -t 1 ]; then quiet=; else quiet='-q -q'; fi; \
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $$quiet -e '.[book,test]'
-	@touch $@
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $$quiet -e '.[$(EXTRAS)]'
+	@touch $(BOOK) $@
