@@ -13,13 +13,13 @@ Where the seeds' own part is larger, that stands, so that no interval is narrowe
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from csra_lab.errors import ConfigError
-from csra_lab.significance import critical_t, difference_errors, draw_images, once_and_drawn, weighted_mAP
+from csra_lab.significance import MeanOver, critical_t, difference_errors, draw_images, once_and_drawn, weighted_mAP
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class MeasuredClaim:
     image_error: float
     run_error: float
     covers: str
-    mean_over: str
+    mean_over: MeanOver
     confidence: float
     claims: int
 
@@ -86,7 +86,7 @@ def measure_claims(
     *,
     resampled: Mapping[str, ArrayLike] | None = None,
     groups: ArrayLike | None = None,
-    mean_over: Literal["classes", "positives"] = "classes",
+    mean_over: MeanOver = "classes",
     resamples: int = 1000,
     confidence: float = 0.95,
     comparisons: int | None = None,
@@ -129,7 +129,7 @@ def claims_from_draws(
     *,
     units: int,
     resampled: Mapping[str, NDArray] | None = None,
-    mean_over: Literal["classes", "positives"] = "classes",
+    mean_over: MeanOver = "classes",
     confidence: float = 0.95,
     comparisons: int | None = None,
 ) -> list[MeasuredClaim]:

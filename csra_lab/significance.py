@@ -26,7 +26,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,10 @@ from scipy.special import stdtrit
 
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import average_precision
+
+MeanOver = Literal["classes", "positives"]
+"""What a mean of average precisions is over: classes, each counting once; or positives, where rare ones count less."""
+MEANS: tuple[MeanOver, ...] = get_args(MeanOver)
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,7 @@ def once_and_drawn(weights: NDArray) -> NDArray:
 
 
 def weighted_mAP(
-    scores: ArrayLike, targets: ArrayLike, weights: ArrayLike, *, mean_over: Literal["classes", "positives"] = "classes"
+    scores: ArrayLike, targets: ArrayLike, weights: ArrayLike, *, mean_over: MeanOver = "classes"
 ) -> NDArray[np.float64]:
     """mAP where image n is there weights[r, n] times, for each row r; all weights 1 is the plain mAP.
 

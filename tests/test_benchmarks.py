@@ -81,8 +81,8 @@ def test_peak_memory_sees_what_is_freed_before_the_step_ends():
 
 
 def test_a_process_of_its_own_answers_in_json():
-    found = machine.frugal([ROOT / "benchmarks" / "head.py", "--part", "memory", "--tiny"])
-    assert [set(pair) for pair in found] == [{"literal", "ours"}] * len(head.cases(tiny=True))
+    found = machine.frugal(["-c", "import os; print('words'); print([int(os.environ['MALLOC_TRIM_THRESHOLD_'])])"])
+    assert found == [65536]
 
 
 def test_a_lower_bound_is_the_slower_of_products_and_bytes():

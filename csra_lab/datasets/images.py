@@ -24,6 +24,10 @@ IMAGE_SUFFIXES = (
 """Endings of image files, in small letters, for every command; the last three where they can be decoded."""
 MAX_PIXELS = 89_478_485  # the count at which Pillow, too, starts to suspect a decompression bomb
 
+# What matters about a damaged image is one sentence of ours. Not `warnings.catch_warnings` around each: images are read
+# in threads, and of two that overlap the later one would leave all warnings of the process ignored.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _NEEDS = {
     ".avif": "Pillow 11.3 or later with AVIF (`pip install -U pillow`)",
     ".heic": "the package pillow-heif (`pip install pillow-heif`)",
@@ -124,8 +128,7 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
-        # What matters about a damaged image is said below, in one sentence.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=readable_formats()) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise DataError(
@@ -168,7 +171,7 @@ def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
         CsraError: no such file, or one without a size.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=readable_formats()) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             return image.size, _orientation(image)
     except Exception as error:  # as in open_image
         raise DataError(f"The size of {path} cannot be read ({error}); check that the images are there.") from error

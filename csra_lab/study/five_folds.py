@@ -18,7 +18,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ from csra_lab.datasets.splits import NUM_FOLDS, fold_of
 from csra_lab.heads import ScoreMapHead, four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
-from csra_lab.significance import draw_images, once_and_drawn, weighted_mAP
+from csra_lab.significance import MEANS, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import describe
 from csra_lab.study.grid_record import RESAMPLES, UNIT
 from csra_lab.study.head_stack import score_heads, train_heads
@@ -52,7 +51,6 @@ LAM = 0.2
 LINES = f"four lines, lam = {LAM:g}"
 ROWS = (AVERAGE, LINES, CSRA)
 CLAIMS = (Claim.difference(CSRA, AVERAGE), Claim.difference(LINES, AVERAGE), Claim.difference(CSRA, LINES))
-MEANS: tuple[Literal["classes", "positives"], ...] = ("classes", "positives")
 SPLITS = ("sample-trainval", "sample-test")
 """The shipped splits that hold the images of the folds."""
 

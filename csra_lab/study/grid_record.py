@@ -5,8 +5,8 @@ results.csv     a line for each run: all metrics, training images, seconds; the 
 classes.csv     a line for each run and class: average precision
 history.csv     a line for each run and epoch, pretraining too
 draws.npz       BACKBONE-DATASET-HEAD-SEED -> (1 + R,) uint16: mAP on the test items as they are, then on R bootstrap
-                draws of them, in units of 1 / 65,535. Scores would be a hundred times as large, and intervals need
-                no more than this.
+                draws of them, in units of 1 / 65,535. "NAME, positives" holds the same of the mAP weighted by
+                positives. Scores would be a hundred times as large, and intervals need no more than this.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, DataError, MissingFile
-from csra_lab.significance import critical_t, draw_images, once_and_drawn, weighted_mAP
+from csra_lab.significance import MEANS, MeanOver, critical_t, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import METRICS
 from csra_lab.study.grid import FOUR_LINES, HEADS, Grid, Run, scored_folders
 from csra_lab.training.run_folder import read_evaluation
@@ -35,6 +35,7 @@ from csra_lab.training.run_folder import read_evaluation
 RESAMPLES = 1000
 UNIT = 65_535
 KEY = ["backbone", "dataset", "head", "seed"]
+DRAWS = "draws.npz"  # in the folder of a run, and of a record
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class GridRecord:
     """A record as it was read.
 
     Attributes:
-        about: the content of run.json. results, classes, history: the tables. draws: run's name -> (1 + R,) fractions.
+        about: the content of run.json. results, classes, history: the tables.
+        draws: run's name, or "NAME, positives" -> (1 + R,) fractions. The earliest records have none by positives.
     """
 
     about: dict
@@ -72,23 +74,31 @@ class GridRecord:
         return self.results[self.results["head"] != FOUR_LINES]
 
     def measure(
-        self, claim: Claim, dataset: str, *, comparisons: int = 1, confidence: float = 0.95
+        self,
+        claim: Claim,
+        dataset: str,
+        *,
+        mean_over: MeanOver = "classes",
+        comparisons: int = 1,
+        confidence: float = 0.95,
     ) -> MeasuredClaim | None:
         """A claim about labels "BACKBONE-HEAD" on a data set, over the seeds that all of them have; None below two.
 
         Args:
+            mean_over: see `weighted_mAP`; None is given where the record does not hold it.
             comparisons: of how many claims that are to hold together this is one. confidence: that they do.
         """
         methods = {label: label.rsplit("-", 1) for label, _ in claim.terms}
         shared = set.intersection(*(set(self.seeds(backbone, dataset, head)) for backbone, head in methods.values()))
-        if len(shared) < 2:
-            return None
-        mAPs = {
-            label: np.stack([self.draws[f"{backbone}-{dataset}-{head}-{seed}"] for seed in sorted(shared)])
+        names = {
+            label: [_drawn(f"{backbone}-{dataset}-{head}-{seed}", mean_over) for seed in sorted(shared)]
             for label, (backbone, head) in methods.items()
         }
+        if len(shared) < 2 or any(name not in self.draws for each in names.values() for name in each):
+            return None
         (measured,) = claims_from_draws(
-            [claim], mAPs, units=self.about["test_sets"][dataset]["units"], confidence=confidence,
+            [claim], {label: np.stack([self.draws[name] for name in each]) for label, each in names.items()},
+            units=self.about["test_sets"][dataset]["units"], mean_over=mean_over, confidence=confidence,
             comparisons=comparisons,
         )  # fmt: skip
         return measured
@@ -123,13 +133,18 @@ def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Cla
     }
 
 
+def _drawn(name: str, mean_over: MeanOver) -> str:
+    """The name of a run's draws."""
+    return name if mean_over == "classes" else f"{name}, {mean_over}"
+
+
 def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
-    """Write the mAP of a scored run on the test items and on bootstrap draws of their images, into its folder."""
+    """Write the mAPs of a scored run on the test items and on bootstrap draws of their images, into its folder."""
     run = read_evaluation(folder)
     rows = once_and_drawn(draw_images(len(test_set), groups=np.array(test_set.keys), resamples=RESAMPLES))
-    mAPs = weighted_mAP(run.scores, run.targets, rows)  # (1 + R,)
-    with atomic_write(folder / "draws.npy") as path, open(path, "wb") as file:
-        np.save(file, np.round(UNIT * mAPs).astype(np.uint16))
+    mAPs = {m: weighted_mAP(run.scores, run.targets, rows, mean_over=m) for m in MEANS}  # (1 + R,) each
+    with atomic_write(folder / DRAWS) as path:
+        write_arrays(path, {mean_over: np.round(UNIT * each).astype(np.uint16) for mean_over, each in mAPs.items()})
 
 
 def write_record(
@@ -157,9 +172,7 @@ def write_record(
         now.results.sort_values(KEY).to_csv(folder / "results.csv", index=False)
         now.classes.to_csv(folder / "classes.csv", index=False, float_format="%.4f")
         now.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
-        write_arrays(
-            folder / "draws.npz", {name: np.round(UNIT * d).astype(np.uint16) for name, d in now.draws.items()}
-        )
+        write_arrays(folder / DRAWS, {name: np.round(UNIT * d).astype(np.uint16) for name, d in now.draws.items()})
 
 
 def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
@@ -191,20 +204,22 @@ def read_record(folder: Path) -> GridRecord:
         raise MissingFile(f"{folder} holds no record of a grid; `csra-lab grid` writes one.")
     try:
         results, classes, history = (pd.read_csv(folder / f"{name}.csv") for name in ("results", "classes", "history"))
-        with np.load(folder / "draws.npz", allow_pickle=False) as stored:
+        with np.load(folder / DRAWS, allow_pickle=False) as stored:
             draws = {name: stored[name] / UNIT for name in stored.files}
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         names = {f"{row.backbone}-{row.dataset}-{row.head}-{row.seed}" for row in results.itertuples()}
+        drawn = {name.removesuffix(_drawn("", "positives")) for name in draws}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{folder} does not hold the record of a grid ({error}).") from error
-    if set(draws) != names:
+    if drawn != names or not names <= set(draws):
         raise DataError(f"{folder}: results.csv and draws.npz hold different runs; run `csra-lab grid` again.")
     return GridRecord(about, results, classes, history, draws)
 
 
 def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str, MultiLabelDataset]) -> GridRecord:
     """The record of runs whose folders lie in `out`."""
-    results, classes, histories, environments, draws = [], [], [], [], {}
+    results, classes, histories, environments = [], [], [], []
+    draws: dict[str, NDArray[np.float64]] = {}
     for run in runs:
         folder = out / run.name
         about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
@@ -220,7 +235,8 @@ def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str
                 {**key, "class": name, "AP": ap}
                 for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
             ]
-            draws[scored.name] = np.load(where / "draws.npy", allow_pickle=False) / UNIT
+            with np.load(where / DRAWS, allow_pickle=False) as stored:
+                draws |= {_drawn(scored.name, m): stored[m] / UNIT for m in MEANS}
         histories.append(_history(history, dataclasses.asdict(run)))
         environments.append(about["environment"])
     for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():

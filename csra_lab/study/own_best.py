@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ from csra_lab.claims import Claim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
-from csra_lab.significance import draw_images, once_and_drawn, weighted_mAP
+from csra_lab.significance import MeanOver, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.plans import SOURCES
@@ -241,7 +241,7 @@ def measured_claims(
     again = results[results.kind == "resample"].sort_values("number").groupby("method")
     used = dict.fromkeys(label for claim in claims for label, _ in claim.terms)
     lines = []
-    columns: dict[Literal["classes", "positives"], str] = {"classes": "mAP", "positives": "mAP_by_positives"}
+    columns: dict[MeanOver, str] = {"classes": "mAP", "positives": "mAP_by_positives"}
     for mean_over, column in columns.items():
         found = claims_from_draws(
             claims,

@@ -1,6 +1,10 @@
 import pickle
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,6 +29,24 @@ def dataset(tmp_path):
     return MultiLabelDataset(
         name="toy", split="test", classes=("a", "b", "c"), ids=("0", "1", "2", "3"), paths=paths, targets=targets
     )
+
+
+def test_reading_in_threads_leaves_the_filters_of_warnings_alone(tmp_path):
+    """Where each reading set and restored them, one that overlapped another left all later warnings ignored."""
+    path, before = picture(tmp_path / "x.png", size=(200, 200)), list(warnings.filters)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(open_image, [path] * 200))
+    assert warnings.filters == before
+
+
+def test_pillow_does_not_warn_beside_our_sentence(tmp_path):
+    path = picture(tmp_path / "large.png", size=(40, 30))
+    code = (
+        "from PIL import Image; from csra_lab.datasets import open_image; "
+        f"Image.MAX_IMAGE_PIXELS = 1000; print(open_image({str(path)!r}).size)"  # it warns above its own limit
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(40, 30)\n", "")
 
 
 def test_items_are_image_and_int8_target(dataset):

@@ -107,7 +107,8 @@ def test_the_record_says_what_the_runs_said(filled):
     assert 0 < record.about["test_sets"][EMOJI]["chance_mAP"] < 1
 
 
-def test_intervals_are_those_of_the_scores(filled, data):
+@pytest.mark.parametrize("mean_over", ["classes", "positives"])
+def test_intervals_are_those_of_the_scores(filled, data, mean_over):
     """Recorded draws, and `measure_claims` on all scores: the same to the rounding of the draws."""
     record = read_record(filled[0] / "record")
     test_set = load_dataset(EMOJI, data[EMOJI], "test").subset(range(24))
@@ -117,9 +118,10 @@ def test_intervals_are_those_of_the_scores(filled, data):
         for b in TOY.backbones
         for h in module.HEADS
     }
-    expected = measure_claims(claims, scores, test_set.targets, groups=np.array(test_set.keys), comparisons=7)
+    many = {"groups": np.array(test_set.keys), "mean_over": mean_over, "comparisons": 7}
+    expected = measure_claims(claims, scores, test_set.targets, **many)
     for claim, there in zip(claims, expected, strict=True):
-        here = record.measure(claim, EMOJI, comparisons=7)
+        here = record.measure(claim, EMOJI, mean_over=mean_over, comparisons=7)
         assert (here.difference, here.lower, here.upper) == pytest.approx(
             (there.difference, there.lower, there.upper), abs=2e-3
         )
@@ -131,10 +133,25 @@ def test_people_of_one_photograph_are_drawn_together(data, tmp_path):
     scores = np.random.default_rng(0).random(test_set.targets.shape)
     save_evaluation(tmp_path, test_set, multilabel_metrics(scores, test_set.targets), scores)
     write_draws(tmp_path, test_set)
-    draws = np.load(tmp_path / "draws.npy") / UNIT
-    weights = draw_images(len(test_set), groups=np.array(test_set.keys), resamples=len(draws) - 1)
-    assert draws[0] == pytest.approx(multilabel_metrics(scores, test_set.targets).mAP, abs=1 / UNIT)
-    assert draws[1:] == pytest.approx(weighted_mAP(scores, test_set.targets, weights), abs=1 / UNIT)
+    with np.load(tmp_path / "draws.npz") as stored:
+        draws = {mean_over: stored[mean_over] / UNIT for mean_over in ("classes", "positives")}
+    assert draws["classes"][0] == pytest.approx(multilabel_metrics(scores, test_set.targets).mAP, abs=1 / UNIT)
+    weights = draw_images(len(test_set), groups=np.array(test_set.keys), resamples=len(draws["classes"]) - 1)
+    for mean_over, each in draws.items():
+        expected = weighted_mAP(scores, test_set.targets, weights, mean_over=mean_over)
+        assert each[1:] == pytest.approx(expected, abs=1 / UNIT)
+
+
+def test_a_record_without_draws_by_positives_is_read(filled, tmp_path):
+    """As the earliest were written."""
+    names = {run.name for run in TOY.runs()}
+    record = shutil.copytree(filled[0] / "record", tmp_path / "record")
+    with np.load(record / "draws.npz") as stored:
+        np.savez(record / "draws.npz", **{name: stored[name] for name in names})
+    read = read_record(record)
+    assert set(read.draws) == names
+    assert read.measure(gain("test_vit"), EMOJI) == read_record(filled[0] / "record").measure(gain("test_vit"), EMOJI)
+    assert read.measure(gain("test_vit"), EMOJI, mean_over="positives") is None
 
 
 def test_one_seed_has_no_interval_and_an_empty_cell_no_score(filled):
@@ -201,6 +218,11 @@ def test_a_torn_record_is_refused(filled, tmp_path):
         read_record(tmp_path)
 
 
+def drawn(names):
+    """The names of the draws of runs."""
+    return {f"{name}{end}" for name in names for end in ("", ", positives")}
+
+
 def without(record, folder, names):
     """A copy of a record without some of its runs, as if they had not been run yet."""
     shutil.copytree(record, folder)
@@ -209,7 +231,7 @@ def without(record, folder, names):
         named = rows.backbone + "-" + rows.dataset + "-" + rows["head"] + "-" + rows.seed.astype(str)
         rows[~named.isin(names)].to_csv(folder / f"{table}.csv", index=False)
     with np.load(folder / "draws.npz") as stored:
-        np.savez(folder / "draws.npz", **{name: stored[name] for name in stored.files if name not in names})
+        np.savez(folder / "draws.npz", **{key: stored[key] for key in stored.files if key.split(", ")[0] not in names})
     return folder
 
 
@@ -225,8 +247,8 @@ def test_a_record_is_gone_on_with_where_its_runs_are_not(filled, data, tmp_path)
     assert {path.parent.name for path in (tmp_path / "runs").glob("*-[01]/metrics.json")} == {
         twin.name for twin in missing.twins
     }
-    assert set(after.draws) == {run.name for run in TOY.runs()}
-    for name in set(before.draws) - {twin.name for twin in missing.twins}:
+    assert set(after.draws) == drawn(run.name for run in TOY.runs())
+    for name in set(before.draws) - drawn(twin.name for twin in missing.twins):
         assert np.array_equal(after.draws[name], before.draws[name])
     kept = [table[table.backbone == "test_vit"].reset_index(drop=True) for table in (before.results, after.results)]
     pd.testing.assert_frame_equal(*kept)
@@ -285,7 +307,7 @@ def test_four_lines_are_scored_on_the_run_with_average_pooling(filled, data, tmp
     record = read_record(out / "record")
     assert sorted(record.results["head"]) == ["avg", "csra", "lines"]
     assert sorted(record.trained["head"]) == ["avg", "csra"]
-    assert set(record.draws) == {f"test_resnet-{EMOJI}-{head}-0" for head in ("avg", "csra", "lines")}
+    assert set(record.draws) == drawn(f"test_resnet-{EMOJI}-{head}-0" for head in ("avg", "csra", "lines"))
     test_set = there.test_set(average)
     model = MultiLabelClassifier.from_pretrained(out / average.name / "model")
     expected, _ = evaluate(model.with_four_lines(0.3), test_set)

@@ -9,6 +9,7 @@ from csra_lab.catalog import load_dataset
 from csra_lab.datasets.check import check_folder
 from csra_lab.errors import CsraError, MissingFile
 from csra_lab.recipes import RECIPES, get_recipe
+from csra_lab.training import loop
 from csra_lab.training.loop import train, write_history
 from tests import toy
 
@@ -28,6 +29,24 @@ def test_one_image_a_part_on_a_map_of_one_place(devkit, tmp_path):
         train(recipe, data, None, tmp_path / "run", progress=False)
     result = train(recipe.replace(freeze_statistics=True), data, None, tmp_path / "frozen", progress=False)
     assert result.history.train_loss.notna().all()
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_bfloat16_is_suggested_where_the_processor_has_it_and_nothing_was_chosen(
+    devkit, tmp_path, monkeypatch, recwarn, precision
+):
+    monkeypatch.setattr(loop, "multiplies_in_bfloat16", lambda: True)
+    recipe = get_recipe("voc2012-lite0-avg").replace(
+        backbone="test_resnet", image_size=64, precision=precision, **SMALL
+    )
+    data, out = toy.load(devkit, "trainval"), tmp_path / "run"
+    train(recipe, data, None, out, progress=True)
+    assert any("--precision bf16" in str(w.message) for w in recwarn) == (precision == "auto")
+    (out / "state.pt").write_bytes(b"x")  # a run that is refused says that alone
+    recwarn.clear()
+    with pytest.raises(CsraError, match="cannot be read"):
+        train(recipe, data, None, out, progress=True)
+    assert not any("--precision" in str(w.message) for w in recwarn)
 
 
 def test_tensorboard_gets_every_number_of_the_history(tmp_path):
