@@ -224,6 +224,9 @@ def test_a_file_imports_from_no_higher_floor(module):
 def test_the_plan_names_what_there_is_and_nothing_else():
     rooms = {p.stem for p in (ROOT / "csra_lab").iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.iterdir()))}
     assert set(FLOORS) == rooms - {"__init__", "__pycache__"}
+    for name in re.findall(r"^  ([\w/.]+)", PLAN, re.MULTILINE):
+        path = ROOT / "csra_lab" / name
+        assert path.is_dir() if name.endswith("/") else path.is_file(), name
 
 
 def test_no_file_imports_itself_in_a_circle():
