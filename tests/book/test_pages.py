@@ -68,6 +68,14 @@ CONTRAST = """(() => {
     return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
   }), 99);
 })()"""
+# Words of a figure that are cut at its edge, and by how many pixels.
+CUT = """[...document.querySelectorAll('svg')].filter((svg) => !svg.closest('mjx-container')).flatMap((svg) => {
+  const frame = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0 && frame.width > 150)
+    .map(([words, box]) => [words, Math.max(frame.left - box.left, box.right - frame.right)])
+    .filter(([, beyond]) => beyond > 3);
+})"""
 OPEN_ALL = """document.querySelectorAll('details').forEach((e) => { e.open = true; });
 document.querySelectorAll('.toggle-hidden > .toggle-button').forEach((e) => e.click());"""
 
@@ -106,6 +114,7 @@ def test_reads_well_with_no_network(html, address, browser, axe, name, over, wid
     assert browser.evaluate("document.querySelectorAll('.math > mjx-container > svg').length") == formulas
     assert browser.evaluate("document.querySelectorAll('[data-mml-node=merror], mjx-merror').length") == 0
     assert browser.evaluate(CONTRAST) >= 4.5
+    assert browser.evaluate(CUT) == []
     browser.evaluate(f"{axe};0")
     found = browser.evaluate(AXE.replace("RULES", json.dumps(RULES[theme])))
     assert [line for line in found if not line.startswith(tuple(EXEMPT))] == []
