@@ -45,6 +45,12 @@ def _networks(source: str, out: Path, data: Path | None, seeds: int, log: Log) -
     return run_backbone_gains(source, out / "networks", data=data, seeds=seeds, resamples=seeds, log=log)
 
 
+def _schedules(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
+    from csra_lab.study.schedules import run_schedules
+
+    return run_schedules(source, out / "schedules", data=data, seeds=seeds, log=log)
+
+
 def _relatives(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
     from csra_lab.study.relatives import run_relatives
 
@@ -60,6 +66,7 @@ STUDIES: dict[str, Study] = {
         "Every photograph tested once: does CSRA gain there, too?", ("photographs",), _five_folds, ("photographs",), 3
     ),
     "networks": Study("Does CSRA's gain depend on the backbone?", ("photographs",), _networks, _REAL, 3),
+    "schedules": Study("Does the length of the schedule decide what CSRA gains?", _DRAWN_AND_REAL, _schedules),
     "relatives": Study("Which of the heads people use beats CSRA, and where?", _DRAWN_AND_REAL, _relatives),
 }
 

@@ -8,7 +8,7 @@ run that was stopped goes on there. The folder of the record holds
 
 run.json      question, methods, their rates, data, versions
 tuning.csv    method, learning rate, and held-out mAP after the last epoch (fractions)
-curves.csv    method, seed, epoch, held-out mAP, at the method's own rate: how fast it learns
+curves.csv    method, seed, epoch, held-out mAP, at the method's own rate: how fast it learns; only of some methods
 results.csv   method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
 classes.csv   class, positives, and each method's mean AP
 claims.csv    every claim with its interval, over classes and over positives
@@ -117,6 +117,7 @@ def run_own_best(
     claims: Sequence[Claim] = CLAIMS,
     seeds: int = 5,
     resamples: int = 5,
+    question: str = "Each method at its own best learning rate: what can be told apart?",
     log: Callable[[str], None] = print,
 ) -> Path:
     """Tune, train and measure on a source of `plans.SOURCES`, and write `out`/`source`, whole or not at all.
@@ -125,7 +126,8 @@ def run_own_best(
 
     Args:
         data: folder of the images, where the source has some. cache: folder of the cached features.
-        seeds: runs on all training images. resamples: bootstrap samples of them. log: called with a line a step.
+        seeds: runs on all training images. resamples: bootstrap samples of them. question: for run.json.
+        log: called with a line a step.
     """
     sets, maps = source_features(SOURCES[source], data, cache=cache, progress=False)
     train, (split, *_) = maps["trainval"], SOURCES[source].splits
@@ -139,7 +141,8 @@ def run_own_best(
     own = {name: recipe.replace(head_lr=best[name]) for name, recipe in recipes.items()}
     curved = {name: own[name] for name, method in methods.items() if method.curve}
     curves = [
-        steps.table(f"curves-{seed}", partial(_curves, curved, seed, train, fit, held_out)) for seed in range(seeds)
+        steps.table(f"curves-{seed}", partial(_curves, curved, seed, train, fit, held_out))
+        for seed in range(seeds * bool(curved))
     ]
     scores = [
         steps.array(f"seed-{run}", partial(_trained_scores, own, run, train, None, maps[split])) for run in range(seeds)
@@ -153,7 +156,7 @@ def run_own_best(
         for name, of_run in zip(wanted, drawn, strict=True):
             again[name].append(of_run)
     about = {
-        "question": "Each method at its own best learning rate: what can be told apart?",
+        "question": question,
         "source": {"name": source, **dataclasses.asdict(SOURCES[source])},
         "split": split,
         "methods": {name: recipe.to_json() for name, recipe in own.items()},
@@ -164,7 +167,7 @@ def run_own_best(
         "environment": environment(torch.device("cpu")),
     }
     write_own_best(
-        folder, about, tuned, pd.concat(curves), dict(zip(methods, np.stack(scores, axis=1), strict=True)),
+        folder, about, tuned, curves, dict(zip(methods, np.stack(scores, axis=1), strict=True)),
         {name: np.stack(runs) for name, runs in again.items()}, sets[split], claims, with_scores=list(headline),
         groups=drawn_together(SOURCES[source], sets[split]),
     )  # fmt: skip
@@ -259,7 +262,7 @@ def write_own_best(
     folder: Path,
     about: dict,
     tuning: pd.DataFrame,
-    curves: pd.DataFrame,
+    curves: Sequence[pd.DataFrame],
     scores: Mapping[str, NDArray],
     again: Mapping[str, NDArray],
     dataset: MultiLabelDataset,
@@ -275,7 +278,8 @@ def write_own_best(
         path.mkdir(parents=True)
         strict_json.write(path / "run.json", about, indent=1)
         tuning.to_csv(path / "tuning.csv", index=False, float_format="%.6f")
-        curves.to_csv(path / "curves.csv", index=False, float_format="%.6f")
+        if curves:
+            pd.concat(curves).to_csv(path / "curves.csv", index=False, float_format="%.6f")
         results = results_table(scores, again, dataset.targets)
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
         _classes(scores, dataset).to_csv(path / "classes.csv", index=False, float_format="%.6f")

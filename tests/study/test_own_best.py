@@ -167,12 +167,12 @@ def test_the_command_line_runs_it_beside_plans(monkeypatch, tmp_path, capsys):
 def test_every_study_is_listed_and_called_with_what_it_takes(monkeypatch, tmp_path, capsys):
     from csra_lab.cli.experiments import run_ablate
     from csra_lab.cli.studies import STUDIES
-    from csra_lab.study import backbone_gains, five_folds, relatives
+    from csra_lab.study import backbone_gains, five_folds, relatives, schedules
 
     called = []
     for module, name in (
         (own_best, "run_own_best"), (five_folds, "run_five_folds"), (backbone_gains, "run_backbone_gains"),
-        (relatives, "run_relatives"),
+        (relatives, "run_relatives"), (schedules, "run_schedules"),
     ):  # fmt: skip
         signature = inspect.signature(getattr(module, name))
 
