@@ -45,6 +45,15 @@ def _networks(source: str, out: Path, data: Path | None, seeds: int, log: Log) -
     return run_backbone_gains(source, out / "networks", data=data, seeds=seeds, resamples=seeds, log=log)
 
 
+def _sizes(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
+    from csra_lab.study.backbone_gains import SIZES, run_backbone_gains
+
+    return run_backbone_gains(
+        source, out / "sizes", data=data, networks=SIZES, seeds=seeds, resamples=3 * seeds, log=log,
+        question=STUDIES["sizes"].question,
+    )  # fmt: skip
+
+
 def _schedules(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
     from csra_lab.study.schedules import run_schedules
 
@@ -66,6 +75,7 @@ STUDIES: dict[str, Study] = {
         "Every photograph tested once: does CSRA gain there, too?", ("photographs",), _five_folds, ("photographs",), 3
     ),
     "networks": Study("Does CSRA's gain depend on the backbone?", ("photographs",), _networks, _REAL, 3),
+    "sizes": Study("Does CSRA gain more on larger images, both heads at their own rates?", _REAL[:1], _sizes, _REAL),
     "schedules": Study("Does the length of the schedule decide what CSRA gains?", _DRAWN_AND_REAL, _schedules),
     "relatives": Study("Which of the heads people use beats CSRA, and where?", _DRAWN_AND_REAL, _relatives),
 }

@@ -64,6 +64,8 @@ NETWORKS: dict[str, Network] = {
     "MobileNetV2": Network("mobilenetv2_100", 224, "mobilenetv2_100-torch-float.safetensors"),
 }
 """The first is what the others are compared with."""
+SIZES: dict[str, Network] = {f"{size} pixels": Network("tf_efficientnet_lite0", size) for size in (224, 448)}
+"""One network on images of two sizes: what most replications use, and the paper's."""
 
 
 def run_backbone_gains(
@@ -76,6 +78,7 @@ def run_backbone_gains(
     networks: Mapping[str, Network] = NETWORKS,
     seeds: int = 3,
     resamples: int = 3,
+    question: str = "Does CSRA's gain depend on the backbone?",
     log: Callable[[str], None] = print,
 ) -> Path:
     """Measure every network on a source of `plans.SOURCES`, and write `out`/`source`, whole or not at all.
@@ -85,7 +88,8 @@ def run_backbone_gains(
     Args:
         data: folder of the images. cache: folder of the cached features.
         weights: folder of the weight files; None to download those that are not installed.
-        seeds: runs on all training images. resamples: bootstrap samples of them. log: called with a line a step.
+        seeds: runs on all training images. resamples: bootstrap samples of them. question: for run.json.
+        log: called with a line a step.
     """
     folder = Path(out) / source
     plan = {name: dataclasses.asdict(network) for name, network in networks.items()}
@@ -112,7 +116,7 @@ def run_backbone_gains(
         tunings.append(tuning.assign(network=name))
         chosen[name] = dict(best)
     about = {
-        "question": "Does CSRA's gain depend on the backbone?",
+        "question": question,
         "source": source,
         "networks": plan,
         "chosen": chosen,
