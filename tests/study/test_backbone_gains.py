@@ -83,9 +83,9 @@ def test_every_network_but_the_first_is_compared_with_it():
     assert all(sum(weight for _, weight in claim.terms) == 0 for claim in claims)
 
 
-@pytest.mark.parametrize("source", ["photographs", "coco"])
-def test_a_record_that_ships_says_what_its_results_give(source):
-    folder = recorded("runs") / "networks" / source
+@pytest.mark.parametrize("name", ["networks/photographs", "networks/coco", "sizes/photographs"])
+def test_a_record_that_ships_says_what_its_results_give(name):
+    folder = recorded("runs") / name
     about = json.loads((folder / "run.json").read_text())
     results, found = pd.read_csv(folder / "results.csv"), pd.read_csv(folder / "claims.csv")
     networks = tuple(about["networks"])

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
+from csra_lab import recorded
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.study import own_best, schedules
 from csra_lab.study.own_best import AVERAGE, CSRA
@@ -62,3 +64,23 @@ def test_each_method_is_trained_for_its_length(tmp_path, monkeypatch):
     assert claims.claims.eq(2 * len(schedule_claims((1, USUAL)))).all()
     assert claims.covers.eq("for other test images, training images and seeds").all()
     assert not (folder / "curves.csv").exists()
+
+
+def test_the_record_that_ships_says_what_its_results_give():
+    folder = recorded("runs") / "schedules/photographs"
+    results, found = pd.read_csv(folder / "results.csv"), pd.read_csv(folder / "claims.csv")
+    about = json.loads((folder / "run.json").read_text())
+    assert about["methods"].keys() == schedule_methods().keys()
+    counts = results.groupby(["method", "kind"]).size().unstack()
+    assert (counts["seed"] == about["seeds"]).all()
+    assert (counts["resample"] == about["resamples"]).all()
+    for mean_over, column in (("classes", "mAP"), ("positives", "mAP_by_positives")):
+        means = results[results.kind == "seed"].groupby("method")[column].mean()
+        rows = found[found.mean_over == mean_over].set_index("name")
+        for claim in schedule_claims():
+            expected = sum(weight * means[name] for name, weight in claim.terms)
+            assert rows.difference[claim.name] == pytest.approx(expected, abs=2e-6)
+    tuning = pd.read_csv(folder / "tuning.csv")
+    for tried in (rows for _, rows in tuning.groupby("method")):
+        best = tried.held_out_mAP.idxmax()
+        assert tried.head_lr.min() < tried.head_lr[best] < tried.head_lr.max()  # not at an edge
