@@ -152,7 +152,7 @@ def four_lines_label(lam: float) -> str:
 
 
 def comparisons_of(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], source: Source) -> pd.DataFrame:
-    """Every row against its reference on every split: paired bootstrap and seed spread, corrected for their number."""
+    """Every row against its reference on every split: paired bootstrap and seed spread, corrected for all of them."""
     pairs = [(row, rows[row.against]) for row in rows.values() if row.against]
     pairs = [pair for pair in pairs if not any(row.diverged for row in pair)]
     lines = []
@@ -164,7 +164,7 @@ def comparisons_of(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], sou
                 row.scores[split],
                 sets[split].targets,
                 groups=photographs,
-                comparisons=len(pairs),
+                comparisons=len(pairs) * len(source.splits),
             )
             line = {"label": row.label, "against": reference.label, "split": split}
             lines.append({**line, **result.to_dict(), "verdict": result.verdict(row.label, reference.label)})
