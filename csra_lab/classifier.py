@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from csra_lab._io import strict_json
-from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.notice import warn
 from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, load_timm
 from csra_lab.datasets.imagenet_folder import imagenet_names
@@ -35,7 +33,7 @@ from csra_lab.prediction import ImageInput, Prediction, iterate_predictions
 from csra_lab.weights.foreign import read_foreign_checkpoint
 from csra_lab.weights.foreign_parts import PIXELS_NOTE, fitting_network, foreign_head, foreign_pixels, load_backbone
 from csra_lab.weights.saved import read_config, saved_folder
-from csra_lab.weights.sources import load_state, read_state_dict
+from csra_lab.weights.sources import check_unchanged, load_state, read_head, read_state_dict, write_head
 
 HEAD_FILE = "head.safetensors"
 
@@ -89,9 +87,7 @@ class MultiLabelClassifier(
     def _assemble(self, backbone: Backbone, classes, head: HeadConfig | dict, mean, std) -> None:
         classes = tuple(classes)
         if not classes or len(set(classes)) != len(classes):
-            raise ConfigError(
-                f"a classifier needs one or more distinct class names, not {reprlib.repr(list(classes))}."
-            )
+            raise ConfigError(f"a classifier needs distinct class names, one or more, not {reprlib.repr(classes)}.")
         if not isinstance(head, HeadConfig):
             head = head_config(head["kind"], **{k: v for k, v in head.items() if k != "kind"})
         self.backbone = backbone
@@ -209,7 +205,7 @@ class MultiLabelClassifier(
             name = config["backbone"]
             backbone = create_backbone(name, weights=best_weights(name), image_size=config["image_size"])
             model = cls._from_parts(backbone, config["classes"], config["head"], config["mean"], config["std"])
-            load_state(model.head, read_state_dict(folder / HEAD_FILE), folder / HEAD_FILE)
+            read_head(folder / HEAD_FILE, model.head, backbone)
             return model.eval()
         model = cls(**config)
         load_state(model, read_state_dict(folder / "model.safetensors"), folder / "model.safetensors")
@@ -219,12 +215,16 @@ class MultiLabelClassifier(
         """Write the head alone, for a classifier whose backbone still has its ImageNet weights.
 
         `from_pretrained` reads the folder: `config.json` and, some thousand numbers long, `head.safetensors`.
+        Where the backbone has other weights than when the head was saved, reading warns.
+
+        Raises:
+            CsraError: the backbone's ImageNet weights are installed, and it holds others.
         """
-        folder = Path(folder)
-        with atomic_write(folder / "config.json") as path:
-            path.write_text(strict_json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
-        with atomic_write(folder / HEAD_FILE) as path:
-            save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, path)
+        folder, name = Path(folder), self.backbone.name
+        if best_weights(name) == "installed":
+            check_unchanged(self.backbone, create_backbone(name, weights="installed", image_size=self.image_size))
+        strict_json.write(folder / "config.json", self.config())
+        write_head(folder / HEAD_FILE, self.head, self.backbone)
 
     @classmethod
     def from_checkpoint(
@@ -333,9 +333,8 @@ def imagenet_classifier(
     names = imagenet_names()
     classes = names if linear.out_features == len(names) else [f"class {i}" for i in range(linear.out_features)]
     features = Backbone(network, backbone, size)
-    model = MultiLabelClassifier._from_parts(
-        features, classes, {"kind": "average", "bias": linear.bias is not None}
-    ).eval()
+    head = {"kind": "average", "bias": linear.bias is not None}
+    model = MultiLabelClassifier._from_parts(features, classes, head).eval()
     linear_in_the_mean = features.num_features == linear.in_features
     with torch.no_grad():
         if linear_in_the_mean:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -56,6 +56,31 @@ def working_type(precision: str, device: torch.device) -> torch.dtype | None:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else None
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def restore_random_state(device: torch.device | str) -> contextlib.AbstractContextManager[None]:
+    """Leave torch's random generators as they were: the CPU's, and those of the GPUs where they are in use."""
+    in_use = torch.device(device).type == "cuda" or torch.cuda.is_initialized()
+    gpus = range(torch.cuda.device_count()) if in_use else ()  # `torch.manual_seed` seeds them all
+    return torch.random.fork_rng(devices=gpus)
+
+
+@contextlib.contextmanager
+def training_settings(device: torch.device) -> Iterator[None]:
+    """Faster convolutions and products on a GPU; torch's settings and random generators are then as they were."""
+    if device.type != "cuda":
+        with restore_random_state(device):
+            yield
+        return
+    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+        with restore_random_state(device):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
 
 
 def reading_threads() -> int:

@@ -4,10 +4,8 @@ Two graphs can be written. The plain one reads images that were resized and norm
 metadata says how. The other (`with_resize`) reads the bytes of images of any size and does that itself.
 """
 
-import contextlib
 import copy
 import importlib.util
-import io
 from pathlib import Path
 
 import torch
@@ -122,9 +120,8 @@ def export_onnx(model: MultiLabelClassifier, path: str | Path, *, with_resize: b
         raise CsraError(f"to write ONNX, torch needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
     path = Path(path)
     name = preprocessing(model, with_resize=with_resize)["input"]
-    with contextlib.redirect_stdout(io.StringIO()):  # torch reports its progress there
-        graph = export_program(model, with_resize=with_resize)
-        program = torch.onnx.export(graph, dynamo=True, input_names=[name], output_names=["logits"])
+    graph = export_program(model, with_resize=with_resize)
+    program = torch.onnx.export(graph, dynamo=True, verbose=False, input_names=[name], output_names=["logits"])
     assert program is not None  # as with dynamo=True
     program.model.metadata_props.update(_metadata(model, with_resize))
     with atomic_write(path) as fresh:

@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import average_precision
+from csra_lab.modes import evaluating
 
 LAMS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
 """The lambdas that `choose_lam` tries; 0 is the model as it was."""
@@ -101,12 +102,8 @@ def add_four_lines(model: nn.Module, lam: float, *, example: Tensor | None = Non
     if isinstance(lam, bool) or not isinstance(lam, int | float) or not math.isfinite(lam):
         raise ConfigError(f"lam must be a finite number, not {lam!r}.")
     images = _example(model) if example is None else example
-    training = model.training
-    try:
-        with torch.no_grad(), _Recorder() as recorder:
-            output = model.eval()(images)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad(), _Recorder() as recorder:
+        output = model(images)
     return FourLines(model, float(lam), _find_tail(_logits_of(output), list(recorder.calls), type(model).__name__))
 
 
@@ -148,18 +145,15 @@ def choose_lam(
     """
     four, means, maxima, targets = None, [], [], []
     device = next(model.parameters()).device
-    training = model.training
-    try:
+    with evaluating(model):
         for images, labels in batches:
             images = images.to(device)
             if four is None:
-                four = model.eval() if isinstance(model, FourLines) else add_four_lines(model.eval(), 0, example=images)
+                four = model if isinstance(model, FourLines) else add_four_lines(model, 0, example=images)
             output, scores = four._run(images)
             means.append(_logits_of(output).double().cpu())
             maxima.append(scores.flatten(2).amax(dim=-1).double().cpu())
             targets.append(torch.as_tensor(labels).cpu())
-    finally:
-        model.train(training)
     if four is None:
         raise ConfigError("there are no held-out images to choose lambda on.")
     mean, best, truth = (torch.cat(parts).numpy() for parts in (means, maxima, targets))

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from csra_lab.backbones import Backbone
-from csra_lab.datasets.images import open_image
+from csra_lab.datasets.images import open_image, upright_rgb
 from csra_lab.device import fit_in_memory, for_inference, reading_threads, to_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import ScoreMapHead
+from csra_lab.modes import evaluating
 
 ImageInput = str | PathLike | Image.Image | Tensor
 """A file, a PIL image, or a (3, S, S) tensor that `model.transform` made."""
@@ -111,10 +112,10 @@ def predict_each(
 
 
 def _predict_each(model, remaining, batch_size, top, workers, attention, score_maps, unreadable):
-    was_training = model.training
-    for_inference(model)
     transform, size = model.transform, model.image_size
-    with ThreadPoolExecutor(reading_threads() if workers is None else int(workers)) as threads:
+    pool = ThreadPoolExecutor(reading_threads() if workers is None else int(workers))
+    with evaluating(model), pool as threads:
+        for_inference(model)
         waiting: deque[tuple[ImageInput, Future]] = deque()
 
         def read_ahead() -> None:
@@ -143,11 +144,10 @@ def _predict_each(model, remaining, batch_size, top, workers, attention, score_m
                     yield from zip(sources, found, strict=True)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)  # a bad image, or Ctrl-C: do not read the rest first
-            model.train(was_training)
 
 
 def _to_input(image: ImageInput, transform: Callable[[Image.Image], Tensor], size: int) -> Tensor:
-    """(3, S, S) normalised. A large JPEG is decoded at half, a quarter or an eighth, as in `evaluate`."""
+    """(3, S, S) normalised. A large JPEG file is decoded at half, a quarter or an eighth, as in `evaluate`."""
     if isinstance(image, Tensor):
         if image.shape != (3, size, size) or not image.is_floating_point():
             raise ConfigError(
@@ -155,8 +155,7 @@ def _to_input(image: ImageInput, transform: Callable[[Image.Image], Tensor], siz
                 f"{tuple(image.shape)} of {image.dtype}."
             )
         return image.cpu()
-    picture = image if isinstance(image, Image.Image) else open_image(image, min_side=2 * size)
-    return transform(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return transform(upright_rgb(image) if isinstance(image, Image.Image) else open_image(image, min_side=2 * size))
 
 
 def _predict_batch(

@@ -56,7 +56,7 @@ def _best_threshold(scores: NDArray, targets: NDArray) -> float:
 def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[str, ...], *, about: str) -> None:
     """Write (C,) thresholds beside a saved model; `about` says what they were chosen on."""
     values = np.asarray(thresholds, dtype=np.float64)  # (C,)
-    content = {"about": about, "thresholds": {c: round(float(t), 4) for c, t in zip(classes, values, strict=True)}}
+    content = {"about": about, "thresholds": {c: float(t) for c, t in zip(classes, values, strict=True)}}
     strict_json.write(Path(folder) / THRESHOLDS_FILE, content, indent=1)
 
 

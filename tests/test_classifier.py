@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from csra_lab import CSRA, MultiLabelClassifier, create_classifier, imagenet_classifier
+from csra_lab._io.notice import CsraWarning
 from csra_lab.errors import CsraError
 from csra_lab.heads import HEADS, AveragePooling, create_head
 from csra_lab.weights.sources import has_installed_weights
@@ -568,3 +570,32 @@ def test_a_head_of_another_class_count_is_refused():
     model = create_classifier("test_resnet", num_classes=3, image_size=64)
     with pytest.raises(CsraError, match="3 classes and the new head 4"):
         model.with_head(CSRA(model.backbone.num_features, 4))
+
+
+def test_a_head_alone_is_not_saved_over_a_backbone_that_was_trained(tmp_path):
+    name = "tf_efficientnet_lite0"
+    if not has_installed_weights(name):
+        pytest.skip("needs the package of its weights")
+    model = create_classifier(name, num_classes=2, image_size=32, weights="installed").eval()
+    model.save_head(tmp_path / "head")
+    with torch.no_grad():
+        model.backbone.model.conv_stem.weight[0, 0, 0, 0] += 0.01
+    with pytest.raises(CsraError, match=r"conv_stem\.weight.*save_pretrained"):
+        model.save_head(tmp_path / "trained")
+    assert not (tmp_path / "trained").exists()
+
+
+def test_a_head_read_over_another_backbone_says_so(tmp_path, monkeypatch):
+    """A network whose weights no installed package holds: what it was saved with is known when it is read."""
+    backbone = create_classifier("test_resnet", num_classes=2, image_size=64).backbone
+    monkeypatch.setattr("csra_lab.classifier.create_backbone", lambda *_, **__: copy.deepcopy(backbone))
+    model = MultiLabelClassifier._from_parts(copy.deepcopy(backbone), ["a", "b"], {"kind": "csra"})
+    model.save_head(tmp_path / "same")
+    with warnings.catch_warnings(action="error"):
+        again = MultiLabelClassifier.from_pretrained(tmp_path / "same")
+    assert torch.equal(again.head.weight, model.head.weight)
+    with torch.no_grad():
+        next(model.backbone.parameters()).mul_(1.001)
+    model.save_head(tmp_path / "trained")
+    with pytest.warns(CsraWarning, match="other backbone weights"):
+        MultiLabelClassifier.from_pretrained(tmp_path / "trained")

@@ -150,11 +150,12 @@ def test_predict_draws_one_picture_for_each_label_found(run, devkit, tmp_path, c
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(run, tmp_path, capsys):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        Image.new("RGB", (64, 64), "red" if folder == "a" else "blue").save(tmp_path / folder / "same.png")
-    output(capsys, "predict", run, tmp_path / "a", tmp_path / "b", "--threshold", "0", "--attention", tmp_path / "maps")
-    assert len(list((tmp_path / "maps").iterdir())) == 2 * len(toy.CLASSES)
+    """Nor those whose names differ in what a file of an overlay leaves out, or in the case of their letters."""
+    for folder, name in (("a", "the same"), ("b", "the same"), ("b", "the_same"), ("b", "the+same"), ("c", "THE_SAME")):
+        (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "in" / folder / f"{name}.png")
+    output(capsys, "predict", run, tmp_path / "in", "--threshold", "0", "--attention", tmp_path / "maps")
+    assert len({path.name.lower() for path in (tmp_path / "maps").iterdir()}) == 5 * len(toy.CLASSES)
 
 
 def test_one_bad_photograph_does_not_hide_the_others(run, devkit, tmp_path, capsys):

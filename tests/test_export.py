@@ -1,6 +1,7 @@
 """An exported classifier says what the classifier says, for any number of images."""
 
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -55,6 +56,19 @@ def test_an_onnx_file_gives_the_same_logits_in_onnxruntime(backbone, tmp_path):
     properties = {p.key: p.value for p in onnx.load(path).metadata_props}
     assert json.loads(properties["csra_lab"]) == model.config()
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]  # weights inside, nothing beside it
+
+
+def test_an_export_says_nothing_and_leaves_stdout_alone(tmp_path, monkeypatch, capsys):
+    before, seen = sys.stdout, []
+
+    def export(model, *, with_resize):
+        seen.append(sys.stdout)  # another thread's prints go there
+        return export_program(model, with_resize=with_resize)
+
+    monkeypatch.setattr("csra_lab.export.export_program", export)
+    export_onnx(classifier(), tmp_path / "model.onnx")
+    assert seen == [before]
+    assert capsys.readouterr().out == ""
 
 
 def test_a_saved_program_gives_the_same_logits_and_knows_its_classes(tmp_path):

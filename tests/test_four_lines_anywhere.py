@@ -279,3 +279,15 @@ def test_choose_lam_without_images_or_positives():
         choose_lam(small(), [])
     with pytest.raises(CsraError, match="no held-out image has a positive"):
         choose_lam(small(), [(torch.randn(2, 3, 20, 20), torch.zeros(2, CLASSES))])
+
+
+def test_modules_that_were_frozen_stay_frozen():
+    model = small().train()
+    frozen, *others = model.children()
+    frozen.eval()
+    batches = [(torch.randn(2, 3, 20, 20), torch.ones(2, CLASSES))]
+    add_four_lines(model, 0.1, example=batches[0][0])
+    choose_lam(model, batches)
+    assert model.training
+    assert not frozen.training
+    assert all(module.training for module in others)

@@ -8,9 +8,9 @@ from PIL import Image
 from csra_lab import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform
-from csra_lab.errors import CsraError
+from csra_lab.errors import CsraError, DataError
 from csra_lab.prediction import iterate_predictions
-from csra_lab.training.evaluation import evaluate
+from csra_lab.training.evaluation import evaluate, predict_scores
 
 CLASSES = ("a", "b", "c")
 
@@ -149,3 +149,72 @@ def test_whole_numbers_of_numpy_are_whole_numbers(files, tmp_path):
     assert again.config() == model.config()
     (found,) = again.predict(files[2], batch_size=two, top=np.int64(1), workers=np.int64(1))
     assert len(found.labels) == 1
+
+
+def test_what_was_frozen_stays_frozen(model, files):
+    """A batch norm in evaluation mode inside a network that trains."""
+    model.train()
+    model.backbone.eval()
+    model.predict(files[:1])
+    predict_scores(model, [(torch.zeros(3, 64, 64), 0)])
+    with pytest.raises(CsraError, match="not"):
+        model.predict(files[0].with_name("missing.jpg"))
+    assert model.training
+    assert model.head.training
+    assert not any(module.training for module in model.backbone.modules())
+    model.eval()
+
+
+def save_turned(image, folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=exif)
+
+
+def save_clear(image, folder):
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(folder / "clear.png")
+
+
+def save_deep(image, folder):
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
+
+
+@pytest.mark.parametrize("save", [save_turned, save_clear, save_deep])
+def test_a_pil_image_is_read_as_its_file(model, files, tmp_path, save):
+    save(Image.open(files[3]), tmp_path)
+    (path,) = tmp_path.iterdir()
+    with Image.open(path) as image:
+        (file,), (pil,) = model.predict(path), model.predict(image)
+    np.testing.assert_array_equal(pil.probabilities, file.probabilities)
+
+
+def test_a_torn_pil_image_is_one_sentence(model, files, tmp_path):
+    path = tmp_path / "torn.jpg"
+    path.write_bytes(files[3].read_bytes()[:-500])
+    with Image.open(path) as image, pytest.raises(DataError, match=r"torn\.jpg is damaged or cut short"):
+        model.predict(image)
+    with pytest.raises(DataError, match=r"This PIL image \(F, 4 x 3\) holds floating-point"):
+        model.predict(Image.new("F", (4, 3)))
+
+
+def test_one_lazy_pil_image_is_decoded_once(model, files):
+    image = Image.open(files[0])
+    found = model.predict([image] * 8, batch_size=4, workers=4)
+    assert len({p.probabilities.tobytes() for p in found}) == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_with_fewer_inputs_than_processes_every_process_gets_all_scores(monkeypatch, rank):
+    network, inputs = torch.nn.Linear(3, 2), [(torch.ones(3), 0)]
+    alone = predict_scores(network, inputs)
+    shares = {}
+
+    def gather(own):  # as every process sees it, with the other's share
+        shares[rank] = own[0]
+        other = {0: None, 1: alone}[rank]
+        return [own[0], other] if rank == 0 else [other, own[0]]
+
+    monkeypatch.setattr("accelerate.utils.gather_object", gather)
+    np.testing.assert_array_equal(predict_scores(network, inputs, rank=rank, world=2), alone)
+    assert (shares[rank] is None) == (rank == 1)

@@ -74,3 +74,9 @@ def test_a_damaged_file_is_one_sentence(tmp_path, content, words):
 def test_wrong_arrays_are_refused(scores, targets, words):
     with pytest.raises(CsraError, match=words):
         choose_thresholds(scores, targets)
+
+
+def test_thresholds_far_from_a_half_are_not_rounded(tmp_path):
+    thresholds = [1.28e-5, 1 - 1e-9, 1 / 3]
+    write_thresholds(tmp_path, thresholds, ("a", "b", "c"), about="a test")
+    np.testing.assert_array_equal(read_thresholds(tmp_path, ("a", "b", "c")), thresholds)

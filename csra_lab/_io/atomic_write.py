@@ -4,6 +4,7 @@ import contextlib
 import glob
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         fresh = scratch / path.name
         yield fresh
-        _flush_to_disk(fresh)
+        _flush_to_disk(fresh, mode=_usual_mode(scratch / f"{path.name}.mode"))
         _move(fresh, path, aside=scratch / f"{path.name}.before")
         _flush_folder(path.parent)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -85,13 +86,17 @@ def _is_write_failure(error: Exception, scratch: Path) -> bool:
     return not names or any(name.is_relative_to(scratch) for name in names)
 
 
-def _flush_to_disk(path: Path) -> None:
+def _usual_mode(path: Path) -> int:
+    """The mode that a new file gets here. The process's umask could be asked only by setting it, for all threads."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _flush_to_disk(path: Path, mode: int) -> None:
     """Every file on the disk and readable by whom the user lets read: safetensors writes for its owner alone."""
-    umask = os.umask(0)
-    os.umask(umask)
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
-            file.chmod(file.stat().st_mode | (0o666 & ~umask))
+            file.chmod(file.stat().st_mode | mode)
             with open(file, "r+b") as handle:  # Windows flushes only what was opened for writing
                 os.fsync(handle.fileno())
 

@@ -114,6 +114,11 @@ def ablate_command(
         if seeds < 1:
             raise ConfigError(f"--seeds is at least 1, not {seeds}.")
         chosen = [dataclasses.replace(plan, seeds=seeds) for plan in chosen]
+    for plan in chosen:
+        if plan.seeds < 2 and any(entry.against for entry in plan.entries):
+            raise ConfigError(
+                f"{plan.name} compares methods, which needs at least 2 seeds, not {plan.seeds}; give --seeds 2 or more."
+            )
     for name in studies:
         check_study(name, sources, seeds)
     for name in studies:

@@ -196,16 +196,18 @@ class _Overlays(_Output):
         super().__init__(model)
         self.folder = folder
         self.stems: set[str] = set()
+        self.names: set[str] = set()
 
     def add(self, found: Found) -> None:
         if not found.labels:
             return
         attention = found.prediction.attention
         assert attention is not None  # it was asked for
-        picture, stem = open_image(found.path), _free_stem(found.path.stem, self.stems)
+        picture, stem = open_image(found.path), _free_name(found.path.stem, self.stems)
         for i in found.labels:
             title = f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}"
-            _write_overlay(self.folder, f"{stem}_{self.classes[i]}", picture, attention[i], title)
+            name = _free_name(f"{stem}_{self.classes[i]}", self.names)
+            _write_overlay(self.folder / f"{name}.png", picture, attention[i], title)
 
 
 def _named(probabilities: np.ndarray, thresholds: np.ndarray) -> tuple[int, ...]:
@@ -232,16 +234,17 @@ def _who_speaks(run: Path, classifier: MultiLabelClassifier, thresholds: np.ndar
     return f"model {run.name}: knows {len(classifier.classes)} classes ({known} ...) and nothing else; named {above}"
 
 
-def _free_stem(stem: str, taken: set[str]) -> str:
-    """Photographs of one name in two folders get overlays of two names."""
-    free = next(name for n in itertools.count(1) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
-    taken.add(free)
+def _free_name(name: str, taken: set[str]) -> str:
+    """A name that every disk takes and that no other file has, whatever the case of its letters."""
+    safe = re.sub(r"[^\w.-]+", "_", name)  # class names may hold spaces or slashes
+    names = (safe if n == 1 else f"{safe}-{n}" for n in itertools.count(1))
+    free = next(name for name in names if name.casefold() not in taken)
+    taken.add(free.casefold())
     return free
 
 
-def _write_overlay(folder: Path, name: str, picture, heat, title: str) -> None:
+def _write_overlay(path: Path, picture, heat, title: str) -> None:
     from csra_lab.viz.figures import overlay  # matplotlib is slow to import
 
-    safe = re.sub(r"[^\w.-]+", "_", name)  # class names may hold spaces or slashes
-    with atomic_write(folder / f"{safe}.png") as fresh:
+    with atomic_write(path) as fresh:
         overlay(picture, heat, title=title).save(fresh)

@@ -21,7 +21,7 @@ from csra_lab.heads import config_kind
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import bootstrap_mAP
-from csra_lab.training.run_folder import Scored, differences, read_evaluation, read_history, read_recipe
+from csra_lab.training.run_folder import Scored, differences, is_finished, read_evaluation, read_history, read_recipe
 
 MISSES = 24  # images of a report
 
@@ -118,10 +118,12 @@ def report_command(
 def interval(a: Scored, b: Scored) -> dict[str, float]:
     """mAP of both in %, their difference and its 95 % interval for other test images: a paired bootstrap.
 
-    One run each says nothing of other seeds; `csra_lab.significance.compare` does, of several.
+    Where persons share photographs, whole photographs are drawn. One run each says nothing of other seeds;
+    `csra_lab.significance.compare` does, of several.
     """
-    scores = np.stack([a.scores, _in_order_of(a, b).scores])  # (2, N, C)
-    drawn = 100 * bootstrap_mAP(scores, a.targets, resamples=1000)  # (2, R)
+    b = _in_order_of(a, b)
+    scores = np.stack([a.scores, b.scores])  # (2, N, C)
+    drawn = 100 * bootstrap_mAP(scores, a.targets, groups=a.groups or b.groups, resamples=1000)  # (2, R)
     low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
     seen = [100 * float(np.nanmean(average_precision(each, a.targets))) for each in scores]
     return {"a": seen[0], "b": seen[1], "difference": seen[1] - seen[0], "lower": float(low), "upper": float(high)}
@@ -157,7 +159,10 @@ def _in_order_of(first: Scored, second: Scored) -> Scored:
     """The second, its images in the order of the first, which has the same ones."""
     place = {image: row for row, image in enumerate(second.ids)}
     rows = [place[image] for image in first.ids]
-    return dataclasses.replace(second, ids=first.ids, scores=second.scores[rows], targets=second.targets[rows])
+    keys = None if second.keys is None else tuple(second.keys[row] for row in rows)
+    return dataclasses.replace(
+        second, ids=first.ids, scores=second.scores[rows], targets=second.targets[rows], keys=keys
+    )
 
 
 def _by_age(folder: Path) -> list[Path]:
@@ -176,17 +181,15 @@ def _summary(run: Path, below: Path) -> dict:
         }  # fmt: skip
     metrics = run / "metrics.json"
     validation = [row["validation_mAP"] for row in history if row["validation_mAP"] is not None]
-    done, wanted = len(history), recipe.optimisation.epochs
-    state = "under way" if (run / "state.pt").exists() or not done else "finished"
     return {
         "run": name,
         "data": recipe.data.dataset,
         "classifier": f"{recipe.model.backbone} {recipe.model.image_size} px",
         "head": config_kind(recipe.head),
-        "epochs": f"{done}/{wanted}",
+        "epochs": f"{len(history)}/{recipe.optimisation.epochs}",
         "val": 100 * max(validation) if validation else None,
         "test": 100 * json_format.loads(metrics.read_text(encoding="utf-8"))["mAP"] if metrics.exists() else None,
-        "state": state,
+        "state": "finished" if is_finished(run) else "under way",
         "begun": datetime.fromtimestamp((run / "recipe.json").stat().st_mtime).isoformat(" ", "minutes"),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ _NEEDS = {
     ".heic": "the package pillow-heif (`pip install pillow-heif`)",
     ".heif": "the package pillow-heif (`pip install pillow-heif`)",
 }
+_DECODING = threading.Lock()  # the same lazily opened PIL image may be asked for in two threads
 _ORIENTATION = 0x0112  # the EXIF tag
 _MIRRORED_OR_TURNED = {
     # tag: (x, y) in a stored image of w x h -> (x, y) in the upright one
@@ -122,40 +124,50 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
     than `MAX_PIXELS` pixels, or in floating point.
     """
     path = Path(path)
+    name = f"The image {path}"
     if not path.is_file():  # also keeps us from waiting on a pipe
         what = "is a folder, not an image" if path.is_dir() else "does not exist"
-        raise MissingFile(f"The image {path} {what}; check the path, or that the photographs were unpacked there.")
+        raise MissingFile(f"{name} {what}; check the path, or that the photographs were unpacked there.")
     try:
         if path.stat().st_size == 0:
-            raise DataError(f"The image {path} is empty (0 bytes); fetch it again or leave it out.")
+            raise DataError(f"{name} is empty (0 bytes); fetch it again or leave it out.")
         with Image.open(path, formats=readable_formats()) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"The image {path} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are read; "
-                    "make it smaller."
-                )
+            _check_pixels(image, name)
             if min_side is not None:
                 image.draft("RGB", (min_side, min_side))
             image.load()
-            return _to_rgb(_turned(image) if upright else image, path)
+            return _to_rgb(_turned(image) if upright else image, name)
     except CsraError:
         raise
     except UnidentifiedImageError as error:
         needs = missing_decoder(path)
         if needs:
-            raise CsraError(f"The image {path} cannot be read here; it needs {needs}.") from error
+            raise CsraError(f"{name} cannot be read here; it needs {needs}.") from error
         raise DataError(
             f"The file {path} is not an image that can be read, whatever its name says; use {', '.join(IMAGE_FORMATS)}."
         ) from error
     except Image.DecompressionBombError as error:
-        raise DataError(
-            f"The image {path} has more than the {MAX_PIXELS:,} pixels that are read; make it smaller."
-        ) from error
+        raise DataError(f"{name} has more than the {MAX_PIXELS:,} pixels that are read; make it smaller.") from error
     except Exception as error:  # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error ...
-        raise DataError(
-            f"The image {path} is damaged or cut short ({error}); fetch it again or leave it out."
-        ) from error
+        raise DataError(f"{name} is damaged or cut short ({error}); fetch it again or leave it out.") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as `open_image` reads its file, though decoded in full; the image given stays as it is.
+
+    Raises CsraError, as `open_image` does, for one that is cut short, too large, or in floating point.
+    """
+    file = getattr(image, "filename", "")
+    name = f"The image {file}" if file else f"This PIL image ({image.mode}, {image.width} x {image.height})"
+    _check_pixels(image, name)
+    try:
+        with _DECODING:
+            image.load()
+        return _to_rgb(_turned(image), name)
+    except CsraError:
+        raise
+    except Exception as error:  # as in open_image
+        raise DataError(f"{name} is damaged or cut short ({error}); fetch it again or leave it out.") from error
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -200,14 +212,22 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _MIRRORED_OR_TURNED else 1
 
 
+def _check_pixels(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are read; make it smaller."
+        )
+
+
 def _turned(image: Image.Image) -> Image.Image:
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """An 8-bit RGB copy of an open image of any mode."""
     if image.mode == "F":
-        raise DataError(f"The image {path} holds floating-point values with no agreed range; save it with 8 bits.")
+        raise DataError(f"{name} holds floating-point values with no agreed range; save it with 8 bits.")
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.int32)
         np.clip(grey, 0, 65535, out=grey)  # in place: such an image may have 89 million pixels

@@ -62,33 +62,88 @@ def load_yolo(root: Path, split: str, transform: Callable | None = None) -> Mult
 
 def _class_names(root: Path) -> tuple[str, ...]:
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        try:
-            names = _yaml_names(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError) as error:
-            raise DataError(f"{path} cannot be read ({error}); save it as UTF-8.") from error
+        names = _yaml_names(_read(path), path)
         if names:
             return _checked(names, path)
     for path in (root / "classes.txt", root / "labels" / "classes.txt"):
         if path.is_file():
-            return _checked(path.read_text(encoding="utf-8-sig").split("\n"), path)
+            return _checked([line.strip() for line in _read(path).rstrip().split("\n")], path)
     raise DataError(f"{root} names no classes; write data.yaml with names: [cat, dog], or classes.txt with one a line.")
 
 
-def _yaml_names(text: str) -> list[str]:
-    """The list under `names:` in the three ways that YOLO's tools write it: [a, b], lines "- a", lines "0: a"."""
-    pattern = r"^names:[ \t]*(\[[^\]]*\]|\{[^}]*\})?[^\n]*\n?((?:[ \t]*(?:-|\d+:)[^\n]*\n?)*)"
-    match = re.search(pattern, text, re.MULTILINE)
-    if match is None:
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); save it as UTF-8.") from error
+
+
+_QUOTED = r"""'(?:[^']|'')*'|"(?:[^"\\\n]|\\.)*\""""
+_GAP = r"(?:\s|\#[^\n]*\n)*"
+_FLOW_ITEM = re.compile(
+    rf"{_GAP}(?:(\d{{1,9}})\s*:\s*)?({_QUOTED}|[^\s'\"\[\]{{}},#](?:[^\[\]{{}},\n#]|(?<!\s)\#)*){_GAP}(?:,|(?=[\]}}]))"
+)
+_FLOW_END = re.compile(rf"{_GAP}[\]}}]")
+_LINE_ITEM = re.compile(rf"\s*(?:-|(\d{{1,9}})\s*:)\s+({_QUOTED}|[^\s'\"#].*?)\s*(?:\s\#.*)?")
+
+
+def _yaml_names(text: str, path: Path) -> list[str]:
+    """The list under `names:` in the ways that YOLO's tools write it: [a, b], {0: a}, lines "- a", lines "0: a"."""
+    start = re.search(r"^names:[ \t]*", text, re.MULTILINE)
+    if start is None:
         return []
-    parts = match[1][1:-1].split(",") if match[1] else match[2].splitlines()
-    return [re.sub(r"^\s*(?:-|\d+:)\s*", "", part).partition(" #")[0].strip().strip("'\"") for part in parts]
+    rest = text[start.end() :]
+    items = _items_in_brackets(rest, path) if rest[:1] in ("[", "{") else _items_in_lines(rest, path)
+    names = [_unquoted(name) for _, name in items]
+    numbers = [int(number) for number, _ in items if number is not None]
+    if not numbers:
+        return names
+    if sorted(numbers) != list(range(len(names))):
+        raise DataError(f"{path}: the numbers of the {len(names)} classes must be 0 to {len(names) - 1}, each once.")
+    return [name for _, name in sorted(zip(numbers, names, strict=True))]
 
 
-def _checked(names: list, path: Path) -> tuple[str, ...]:
-    plain = [str(name).strip() for name in names if name is not None and str(name).strip()]
-    if len(set(plain)) != len(plain) or not plain or not all(map(is_plain, plain)):
+def _items_in_brackets(rest: str, path: Path) -> list[tuple[str | None, str]]:
+    """[a, "b, c"] or {0: a, 1: b} -> numbers, where there are any, and names as they are written."""
+    items, place = [], 1
+    while not _FLOW_END.match(rest, place):
+        item = _FLOW_ITEM.match(rest, place)
+        if item is None:
+            raise _unclear(rest[place:].strip().split("\n")[0], path)
+        items.append((item[1], item[2]))
+        place = item.end()
+    return items
+
+
+def _items_in_lines(rest: str, path: Path) -> list[tuple[str | None, str]]:
+    """Lines "- a" or "0: a", up to the next key, in the same form."""
+    items = []
+    for line in rest.split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        item = _LINE_ITEM.fullmatch(line)
+        if item is None and re.match(r"[^\s\d-]", line):  # another key
+            break
+        if item is None:
+            raise _unclear(line.strip(), path)
+        items.append((item[1], item[2]))
+    return items
+
+
+def _unclear(text: str, path: Path) -> DataError:
+    return DataError(f'{path}: {text[:40]!r} under names: cannot be read; write a line "- name" for each class.')
+
+
+def _unquoted(name: str) -> str:
+    if name.startswith("'"):
+        return name[1:-1].replace("''", "'").strip()
+    return (re.sub(r"\\(.)", r"\1", name[1:-1]) if name.startswith('"') else name).strip()
+
+
+def _checked(names: list[str], path: Path) -> tuple[str, ...]:
+    if len(set(names)) != len(names) or not all(names) or not all(map(is_plain, names)):
         raise DataError(f"{path}: the names of the classes must be distinct and not empty; correct the file.")
-    return tuple(plain)
+    return tuple(names)
 
 
 def _classes_in(path: Path, count: int) -> set[int]:
@@ -103,7 +158,7 @@ def _classes_in(path: Path, count: int) -> set[int]:
         cells = line.split()
         if not cells:
             continue
-        if not cells[0].isdigit() or len(cells) < 5:
+        if not cells[0].isdecimal() or len(cells) < 5:
             raise DataError(f"{path}, line {number}: {line[:40]!r} is not a class's number and a box of four numbers.")
         if int(cells[0]) >= count:
             raise DataError(f"{path}, line {number}: class {cells[0]} is not among the {count} that are named.")

@@ -55,8 +55,8 @@ class SyncedMultilabelMetrics(Metric):
         batch = self._new()
         batch.update(_array(preds), _array(target))
         if self.options["bins"] is None:
-            self.scores.append(preds.detach())
-            self.targets.append(target.to(torch.int8))
+            self.scores.append(preds.detach().clone())  # a caller may fill its buffers anew
+            self.targets.append(target.detach().to(torch.int8, copy=True))
         else:
             self.images += batch.num_images
             self.counts += torch.from_numpy(batch.counts).to(self.counts)

@@ -92,14 +92,20 @@ def run_backbone_gains(
         log: called with a line a step.
     """
     folder = Path(out) / source
-    plan = {name: dataclasses.asdict(network) for name, network in networks.items()}
-    steps = Steps(folder.with_name(f"{source}.part"), plan, log)
+    sources = {name: _source(source, network, weights and Path(weights)) for name, network in networks.items()}
+    plan: dict = {
+        "source": {"name": source, **dataclasses.asdict(SOURCES[source])},
+        "networks": {name: dataclasses.asdict(network) for name, network in networks.items()},
+        "weights": {name: Path(str(where.weights)).name for name, where in sources.items()},
+        "recipes": {name: recipe.to_json() for name, recipe in _recipes(SOURCES[source]).items()},
+    }
     tunings: list[pd.DataFrame] = []
     chosen: dict[str, dict] = {}
     trained: dict[str, dict[str, NDArray]] = {"seed": {}, "resample": {}}
-    for name, network in networks.items():
-        where = _source(source, network, weights and Path(weights))
+    for name, where in sources.items():
         sets, maps = source_features(where, data, cache=cache)
+        plan["data"] = {s: describe(dataset) for s, dataset in sets.items()}  # the same for every network
+        steps = Steps(folder.with_name(f"{source}.part"), plan, log)
         recipes = _recipes(where)
         fit, held_out = hold_out(sets["trainval"], 0.2)
         split = where.splits[0]
@@ -118,11 +124,11 @@ def run_backbone_gains(
     about = {
         "question": question,
         "source": source,
-        "networks": plan,
+        "networks": plan["networks"],
         "chosen": chosen,
         "seeds": seeds,
         "resamples": resamples,
-        "data": {name: describe(dataset) for name, dataset in sets.items()},
+        "data": plan["data"],
         "environment": environment(torch.device("cpu")),
     }
     scores, again = ({k: from_logits(to_logits(s)) for k, s in part.items()} for part in trained.values())

@@ -74,7 +74,12 @@ def run_five_folds(
     folder = Path(out) / "five-folds"
     recipes = {name: SOURCES["photographs"].recipe(name, **METHODS[name].changes) for name in (AVERAGE, CSRA)}
     sets, features = pool(data, cache)
-    steps = Steps(folder.with_name("five-folds.part"), {n: r.to_json() for n, r in recipes.items()}, log)
+    plan = {
+        "data": {d.split: describe(d) for d in sets},
+        "source": dataclasses.asdict(SOURCES["photographs"]),
+        "recipes": {name: recipe.to_json() for name, recipe in recipes.items()},
+    }
+    steps = Steps(folder.with_name("five-folds.part"), plan, log)
     targets = np.concatenate([d.targets for d in sets])
     folds = np.array([fold_of(i) for d in sets for i in d.ids])
     tuned, scores = [], np.empty((len(ROWS), seeds, *targets.shape))
@@ -89,10 +94,10 @@ def run_five_folds(
             scores[:, seed, test] = steps.array(f"fold-{fold}-seed-{seed}", make)
     about = {
         "question": "Does CSRA beat average pooling where every photograph is tested once, in five folds?",
-        "recipes": {name: recipe.to_json() for name, recipe in recipes.items()},
+        "recipes": plan["recipes"],
         "seeds": seeds,
         "folds": NUM_FOLDS,
-        "data": {d.split: describe(d) for d in sets},
+        "data": plan["data"],
         "environment": environment(torch.device("cpu")),
     }
     by_method = dict(zip(ROWS, from_logits(to_logits(scores)), strict=True))

@@ -11,6 +11,7 @@ with this lab's preprocessing (the whole image, squashed).
 There is no seed in either: the network is fixed, and the uncertainty is that of the test images.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -25,11 +26,11 @@ from statistics import NormalDist
 import numpy as np
 import timm.data
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from csra_lab._io import strict_json
-from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.progress import progress_bar
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
@@ -274,9 +275,8 @@ def run_four_lines(
         "limit": limit,
         "lambdas": lambdas,
     }
-    before = _read_records(out) if out and out.exists() else []
-    if any(all(record.get(key) == value for key, value in settings.items()) for record in before):
-        raise ConfigError(f"{out} holds a run with these settings already; name another --out, or delete that file.")
+    if out is not None:
+        _records_without(settings, out)
     started = time.perf_counter()
     result = measure(model, lambdas=lambdas, device=device, **scoring)
     record = {
@@ -287,11 +287,27 @@ def run_four_lines(
         **json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}")),
     }
     if out is not None:
-        with atomic_write(out) as path:
-            path.write_text(
-                strict_json.dumps({"runs": [*before, record]}, indent=1, nan="null") + "\n", encoding="utf-8"
-            )
+        _add_record(record, settings, out)
     return record
+
+
+def _records_without(settings: dict, out: Path) -> list[dict]:
+    """The runs that a file holds, none of which has these settings."""
+    runs = _read_records(out) if out.exists() else []
+    if any(all(record.get(key) == value for key, value in settings.items()) for record in runs):
+        raise ConfigError(f"{out} holds a run with these settings already; name another --out, or delete that file.")
+    return runs
+
+
+def _add_record(record: dict, settings: dict, out: Path) -> None:
+    """Add a run to those that the file holds by now: another process may have added one meanwhile."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f".{out.name}.lock")
+    with FileLock(lock):
+        runs = [*_records_without(settings, out), record]
+        strict_json.write(out, {"runs": runs}, indent=1, nan="null")
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            lock.unlink()  # while it is held: who waits sees that it is gone, and takes a new one
 
 
 def _accuracy_on(folder: Path, limit: int | None) -> Callable[..., dict]:

@@ -3,6 +3,7 @@
 It goes on from the record too: runs that were recorded on another machine are not run again.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,14 @@ from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
+from csra_lab.recipes import Recipe
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
 from csra_lab.study.grid import FOUR_LINES, Grid, Run, pretraining_folder, scored_folders
 from csra_lab.study.grid_record import DRAWS, earlier_record, write_draws, write_record
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
-from csra_lab.training.run_folder import save_evaluation
+from csra_lab.training.run_folder import differences, read_recipe, save_evaluation
 from csra_lab.training.sampling import sample_images
 
 FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is scored
@@ -33,13 +35,24 @@ def finished(folder: Path) -> bool:
     return (folder / "history.csv").exists() and not (folder / "state.pt").exists()
 
 
-def _trained(folder: Path) -> bool:
-    return (folder / "metrics.json").exists() and finished(folder)
-
-
 def under_way(folder: Path) -> bool:
     """Whether a run has begun there and not ended."""
     return (folder / "recipe.json").exists() and not finished(folder)
+
+
+def check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Refuse a finished run of another recipe. Weights may have moved: their file's name is compared alone.
+
+    Raises:
+        CsraError: no recipe there, or another one.
+    """
+    for name, there, here in differences(read_recipe(folder).to_json(), recipe.to_json()):
+        if name == "weights" and Path(str(there)).name == Path(str(here)).name:
+            continue
+        raise ConfigError(
+            f"{folder} holds a finished run of another recipe ({name} is {there!r} there and {here!r} here); "
+            "name another folder with --out."
+        )
 
 
 class GridRunner:
@@ -75,6 +88,7 @@ class GridRunner:
         self.grid, self.out, self.record = grid, Path(out), Path(record or Path(out) / "record")
         self.folders: dict[str, Path | None] = {**dict.fromkeys(DRAWN), **(data or {})}
         self._sets = dict(loaded or {})
+        self._fingerprints: dict[tuple[str, str], str] = {}
         before = earlier_record(grid, self.record)
         names = set() if before is None else set(before.draws)
         # Both heads of a seed share a pretraining, so one of them alone is run again with its twin.
@@ -114,23 +128,62 @@ class GridRunner:
         return [run for run in wanted if not self.is_done(run)]
 
     def is_done(self, run: Run) -> bool:
-        """Whether a run is finished and scored, here or where the record was begun."""
+        """Whether a run is finished and scored, here or where the record was begun.
+
+        Raises:
+            CsraError: its folder holds a finished run of another recipe, or on other data where those are read already.
+        """
         return run in self._recorded or self._is_finished(run)
 
     def _is_finished(self, run: Run) -> bool:
         lines = self.out / run.name / FOUR_LINES / "metrics.json"
-        return _trained(self.out / run.name) and (not self._has_lines(run) or lines.exists())
+        return self._is_trained(run) and (not self._has_lines(run) or lines.exists())
+
+    def _is_trained(self, run: Run) -> bool:
+        folder, recipe = self.out / run.name, self.grid.recipe(run, self.out, self.weights)
+        if not finished(folder) or not (folder / "metrics.json").exists():
+            return False
+        check_recipe(folder, recipe)
+        self._check_data(folder, run.dataset, recipe.data.train_split)
+        return True
+
+    def _is_pretrained(self, backbone: str) -> bool:
+        folder = pretraining_folder(self.out, backbone)
+        if not finished(folder):
+            return False
+        check_recipe(folder, self.grid.pretraining[backbone])
+        self._check_data(folder, "scenes", "trainval")
+        return True
+
+    def _check_data(self, folder: Path, dataset: str, split: str) -> None:
+        """Refuse a finished run that was trained on other data, where that is read already: it takes long."""
+        if (dataset, split) not in self._sets:
+            return
+        if (dataset, split) not in self._fingerprints:
+            self._fingerprints[dataset, split] = self._sets[dataset, split].fingerprint()
+        about = json.loads((folder / "recipe.json").read_text(encoding="utf-8")).get("train_set", {})
+        if about.get("fingerprint") != self._fingerprints[dataset, split]:
+            raise ConfigError(
+                f"{folder} holds a finished run on other data than {dataset} {split} here; "
+                "name another folder with --out."
+            )
 
     def pretrain(self, backbone: str) -> None:
         """Pretrain a backbone on drawn scenes, unless that is done."""
         folder = pretraining_folder(self.out, backbone)
-        if not self.grid.pretraining or finished(folder):
+        if not self.grid.pretraining or self._is_pretrained(backbone):
             return
         train(self.grid.pretraining[backbone], self._scenes(), None, folder, progress=self.progress)
         self.log(f"{folder.name}: done")
 
     def update_record(self) -> None:
-        """Record every finished run that is in the folder."""
+        """Record every finished run that is in the folder.
+
+        Raises:
+            CsraError: one of them, or a pretraining, has another recipe than the grid.
+        """
+        for backbone in self.grid.pretraining:
+            self._is_pretrained(backbone)
         done = [run for run in self.grid.runs() if self._is_finished(run)]
         for run in done:
             for folder in scored_folders(self.out, run).values():
@@ -168,7 +221,7 @@ class GridRunner:
     def pretraining_seconds(self, backbone: str) -> float:
         """How long the pretraining of a backbone will still take; 0 where it is done or its speed is not known."""
         speed, recipe = self.speed(backbone), self.grid.pretraining.get(backbone)
-        if recipe is None or speed is None or finished(pretraining_folder(self.out, backbone)):
+        if recipe is None or speed is None or self._is_pretrained(backbone):
             return 0.0
         return self.grid.scenes * recipe.optimisation.epochs / speed
 
@@ -193,10 +246,12 @@ class GridRunner:
         return time.monotonic() + needed <= deadline
 
     def _carry_out(self, run: Run) -> None:
-        self.pretrain(run.backbone)
         recipe, folder = self.grid.recipe(run, self.out, self.weights), self.out / run.name
         train_set, test_set = self._load(run.dataset, recipe.data.train_split), self.test_set(run)
-        if not _trained(folder):
+        for other in self.grid.runs():
+            self._is_trained(other)  # the data are read now, so those of finished runs are compared before training
+        self.pretrain(run.backbone)
+        if not self._is_trained(run):
             result = train(recipe, train_set, test_set, folder, progress=self.progress)
             assert result.metrics is not None  # there is a test set
             self.log(f"{run.name}: mAP {100 * result.metrics.mAP:.1f} on {len(test_set):,} test items")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csra_lab._io.progress import Bar, progress_bar
+from csra_lab.device import restore_random_state
 from csra_lab.errors import ConfigError
 from csra_lab.heads import HeadConfig, ScoreMapHead, build_head
 from csra_lab.losses import Loss
@@ -53,7 +54,7 @@ def train_heads(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> list[TrainedHead]:
-    """Train one head for each recipe, together where they see the same batches.
+    """Train one head for each recipe, together where they see the same batches. torch's generators stay as they are.
 
     Args:
         recipes: differing in head, lam, temperatures, normalisation, loss, optimiser, rates, schedule, or seed; the
@@ -77,7 +78,8 @@ def train_heads(
         passes.setdefault((recipe.run.seed, plan.batch_size, plan.epochs), []).append(i)
     results: dict[int, TrainedHead] = {}
     steps = sum(epochs * (len(fit) // batch_size) for _, batch_size, epochs in passes)
-    with progress_bar(steps, unit="step", desc=f"{len(recipes)} heads", shown=progress, leave=True) as bar:
+    bars = progress_bar(steps, unit="step", desc=f"{len(recipes)} heads", shown=progress, leave=True)
+    with restore_random_state(device), bars as bar:
         for group in passes.values():
             trained = _train_together([recipes[i] for i in group], features, fit, held_out, device, bar)
             results |= zip(group, trained, strict=True)

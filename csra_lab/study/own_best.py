@@ -47,8 +47,6 @@ AVERAGE, CSRA = "average pooling", "CSRA"
 Key = TypeVar("Key", bound=Hashable)
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0)
 """Learning rates; a method starts at three neighbours and goes on while its best is an end."""
-
-
 MORE_RESAMPLES = 10
 """Five samples tell a spread badly: one of 48 intervals that hold together reaches 8.5 of its errors; with 15, 4.1."""
 
@@ -133,7 +131,13 @@ def run_own_best(
     train, (split, *_) = maps["trainval"], SOURCES[source].splits
     recipes = {name: _recipe(source, name, method) for name, method in methods.items()}
     folder = Path(out) / source
-    steps = Steps(folder.with_name(f"{source}.part"), {n: r.to_json() for n, r in recipes.items()}, log)
+    plan = {
+        "data": {s: describe(d) for s, d in sets.items()},
+        "source": {"name": source, **dataclasses.asdict(SOURCES[source])},
+        "resamples": resamples,
+    }
+    settings = {n: {**dataclasses.asdict(method), "recipe": recipes[n].to_json()} for n, method in methods.items()}
+    steps = Steps(folder.with_name(f"{source}.part"), {**plan, "methods": settings}, log)
     fit, held_out = hold_out(sets["trainval"], 0.2)
     starts = {name: method.start for name, method in methods.items()}
     tuned = steps.table("tuning", lambda: tuning_table(tune(recipes, starts, train, fit, held_out, log=log)))
@@ -157,13 +161,11 @@ def run_own_best(
             again[name].append(of_run)
     about = {
         "question": question,
-        "source": {"name": source, **dataclasses.asdict(SOURCES[source])},
+        **plan,
         "split": split,
         "methods": {name: recipe.to_json() for name, recipe in own.items()},
         "seeds": seeds,
-        "resamples": resamples,
         "more_resamples": MORE_RESAMPLES * bool(headline),
-        "data": {s: describe(d) for s, d in sets.items()},
         "environment": environment(torch.device("cpu")),
     }
     write_own_best(
@@ -213,8 +215,7 @@ def bootstrap(num_images: int, number: int, *, groups: NDArray | None = None) ->
     """Training images drawn with replacement, the same for one number on every machine: (N,), sorted.
 
     Args:
-        groups: (N,) images of one number are drawn together, and as many groups as there are. The result is then about
-            as long.
+        groups: (N,) images of one number are drawn together, as many groups as there are; it is then about as long.
     """
     random = np.random.default_rng([2021, number])
     if groups is None:
@@ -332,8 +333,7 @@ def results_table(scores: Mapping[str, NDArray], again: Mapping[str, NDArray], t
     Args:
         scores, again: method -> (S, N, C) of S seeds, and (K, N, C) of K resampled training sets. targets: (N, C).
     """
-    once = np.ones((1, len(targets)), dtype=np.int64)
-    lines = []
+    once, lines = np.ones((1, len(targets)), dtype=np.int64), []
     for kind, part in (("seed", scores), ("resample", again)):
         for name, runs in part.items():
             over = [weighted_mAP(runs, targets, once, mean_over=m)[:, 0] for m in ("classes", "positives")]

@@ -3,8 +3,9 @@
 Each head has two settings of its own (`RELATIVES`) and three learning rates each, with more where the best is an end of
 them (`own_best.tune`); the setting and rate with the best mAP on held-out training images are then used for all runs:
 with seeds, on all training images, and on bootstrap samples of them with a seed each. Every step is saved as it ends,
-so that a study that was stopped goes on. Its record is written after tuning, and again after each run from the second
-on; `runs` in it says how many it has. It is a folder, of which the first two files are there from the start:
+so that a study that was stopped goes on; the last removes the steps. Its record is written after tuning, and again
+after each run from the second on; `runs` in it says how many it has. It is a folder, of which the first two files are
+there from the start:
 
 run.json          question, heads with their settings, runs, data, versions
 tuning.csv        head, setting, learning rate, and held-out mAP after the last epoch (fractions)
@@ -127,6 +128,8 @@ def run_relatives(
             study.scores(kind, run)
         if run > 0:  # two runs of each kind are the fewest that have an interval
             study.write(Path(out) / source, run + 1)
+    if runs > 1:
+        study.steps.remove()
     return Path(out) / source
 
 
@@ -151,11 +154,11 @@ class Study:
         self.source, self.relatives, self.epochs, self.log = source, relatives, epochs, log
         self.split = SOURCES[source].splits[0]
         self.sets, self.maps, self.train = sets, maps, maps["trainval"]
+        self.described = {split: describe(dataset) for split, dataset in sets.items()}
+        self.where = {"name": source, **dataclasses.asdict(SOURCES[source])}
         self.groups = {split: drawn_together(SOURCES[source], part) for split, part in sets.items()}
         self.fit, self.held_out = hold_out(sets["trainval"], 0.2)
-        plan = {
-            name: {s: self.recipe(name, s).to_json() for s in relative.settings} for name, relative in relatives.items()
-        }
+        plan = {"data": self.described, "source": self.where, "heads": {n: self._plan(n) for n in relatives}}
         self.steps = Steps(steps, plan, log)
         together = [name for name, relative in relatives.items() if not relative.alone]
         alone = [[name] for name, relative in relatives.items() if relative.alone]
@@ -207,6 +210,12 @@ class Study:
         }
 
     # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _plan(self, name: str) -> dict:
+        """What the steps of a head depend on."""
+        relative = self.relatives[name]
+        recipes = {setting: self.recipe(name, setting).to_json() for setting in relative.settings}
+        return {"start": relative.start, "alone": relative.alone, "settings": recipes}
 
     def _tune(self, names: Sequence[str]) -> pd.DataFrame:
         recipes, starts = {}, {}
@@ -261,14 +270,14 @@ class Study:
     def _about(self, runs: int) -> dict:
         return {
             "question": "Each head at its own best setting and rate: which is better than CSRA, and for which classes?",
-            "source": {"name": self.source, **dataclasses.asdict(SOURCES[self.source])},
+            "source": self.where,
             "split": self.split,
             "heads": {name: recipe.to_json() for name, recipe in self.own.items()},
             "settings": {name: list(relative.settings) for name, relative in self.relatives.items()},
             "ladder": list(LADDER),
             "runs": runs,
             "epochs": self.epochs,
-            "data": {split: describe(dataset) for split, dataset in self.sets.items()},
+            "data": self.described,
             "environment": environment(torch.device("cpu")),
         }
 

@@ -46,9 +46,9 @@ def schedule_claims(lengths: tuple[int, ...] = LENGTHS, usual: int = USUAL) -> t
 
 def best_lengths(tuning: pd.DataFrame) -> dict[str, int]:
     """Head -> its best length on held-out images, from the tuning.csv of a record."""
-    parts = tuning.method.str.extract(r"^(?P<head>.*), (?P<epochs>\d+) epochs$")
-    best = parts.loc[tuning.held_out_mAP.groupby(parts["head"]).idxmax()]
-    return dict(zip(best["head"], best.epochs.astype(int).tolist(), strict=True))
+    parts = tuning.method.str.removesuffix(" epochs").str.rsplit(", ", n=1, expand=True)  # head, epochs
+    best = parts.loc[tuning.held_out_mAP.groupby(parts[0]).idxmax()]
+    return {head: int(epochs) for head, epochs in best.itertuples(index=False)}
 
 
 def run_schedules(

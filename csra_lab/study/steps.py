@@ -18,15 +18,19 @@ class Steps:
     """What a run has done so far, a file a step.
 
     Args:
-        folder: of these files. plan: as JSON; a folder of another plan is not used.
+        folder: of these files.
+        plan: all that the steps depend on, in JSON's types: data, source, and settings in the order of the steps' rows.
+
+    Raises:
+        DataError: the folder holds steps of another plan.
     """
 
     def __init__(self, folder: Path, plan: dict, log: Callable[[str], None]):
         self.folder, self.log = folder, log
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "plan.json"
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != strict_json.plain(plan):
-            raise DataError(f"{folder} holds the steps of other methods; remove it, or give another --out.")
+        if file.is_file():
+            _check_plan(file, strict_json.plain(plan))
         strict_json.write(file, plan)
 
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -52,3 +56,16 @@ class Steps:
     def remove(self) -> None:
         """Remove the files, once the record is written."""
         shutil.rmtree(self.folder)
+
+
+def _check_plan(file: Path, plan: dict) -> None:
+    """Refuse a file of another plan, with the first part that differs; a version of before named fewer parts."""
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file} is not the plan of a study; remove {file.parent}, or give another --out.") from error
+    for part in {**plan, **found}:
+        # As text: the rows of a step's arrays are in the order of the plan, which a comparison of dicts does not see.
+        if json.dumps(found.get(part)) != json.dumps(plan.get(part)):
+            why = "was begun with other" if part in found else "was begun by an earlier version, which did not record"
+            raise DataError(f"{file.parent} {why} {part}; remove that folder, or give another --out.")

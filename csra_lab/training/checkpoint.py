@@ -10,7 +10,7 @@ from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab.errors import DataError
 
 STATE = "state.pt"
-FILES = (STATE, "model", "recipe.json", "history.csv", "metrics.json", "scores.npz")
+FILES = (STATE, "model", "model/README.md", "recipe.json", "history.csv", "metrics.json", "scores.npz")
 
 
 @dataclass
@@ -47,7 +47,7 @@ def load_state(out: Path, stateful: dict, device: torch.device) -> Progress:
         return Progress(content["epoch"], content["best"], list(content["history"]))
     except Exception as error:  # torch raises many kinds here; each means the same to the reader
         raise DataError(
-            f"{path} cannot be read ({type(error).__name__}); delete it to start this run again."
+            f"{path} cannot be read ({type(error).__name__}); delete the folder {out} to start this run again."
         ) from error
 
 
@@ -64,5 +64,5 @@ def clear_after_kill(out: Path) -> None:
 
 
 def finish(out: Path) -> None:
-    """A folder with a history and no state is a finished run."""
+    """A folder with a whole history and no state is a finished run."""
     (out / STATE).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import DataError, MissingFile
 from csra_lab.recipes import Recipe
+from csra_lab.training.evaluation import check_classes, check_labels
 from csra_lab.training.feature_cache import FeatureItems, cache_features
 from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits
 from csra_lab.training.sampling import SeededItems, hold_out, sample_images
@@ -59,6 +60,18 @@ def split_off(recipe: Recipe, train_set: MultiLabelDataset) -> Parts:
                 "classes; check the labels, or set another validation_fraction."
             )
     return parts
+
+
+def check_test_set(model: MultiLabelClassifier, test_set: MultiLabelDataset) -> None:
+    """Raise a CsraError unless the test set can be scored: before the first epoch, not after the last."""
+    check_files(test_set)
+    check_classes(model, test_set)
+    check_labels(test_set)
+    if not (test_set.targets == 1).any():
+        raise DataError(
+            f"{test_set.name} {test_set.split} ({len(test_set)} images) shows none of the classes, so there is nothing "
+            "to measure; check the labels with `csra-lab data check`, or train without a test split."
+        )
 
 
 def check_files(dataset: MultiLabelDataset) -> None:

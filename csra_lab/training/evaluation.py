@@ -19,6 +19,7 @@ from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_imag
 from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
 from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.metrics import MetricValues, multilabel_metrics
+from csra_lab.modes import evaluating
 
 
 @torch.inference_mode()
@@ -55,10 +56,9 @@ def predict_scores(
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     places = range(rank, count, world)
     loader = DataLoader(Subset(inputs, places) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
-    training = network.training
-    for_inference(network)
     parts = []
-    with progress_bar(len(places), desc="scoring", shown=progress) as bar:
+    with evaluating(network), progress_bar(len(places), desc="scoring", shown=progress) as bar:
+        for_inference(network)
         for batch, _ in loader:
 
             def run(first: int, batch=batch) -> torch.Tensor:
@@ -67,15 +67,14 @@ def predict_scores(
 
             parts.append(torch.sigmoid(fit_in_memory(run, len(batch)).cpu().double()).numpy())
             bar.update(len(batch))
-    network.train(training)
-    scores = np.concatenate(parts)  # (N / world, C)
     if world == 1:
-        return scores
+        return np.concatenate(parts)  # (N, C)
     from accelerate.utils import gather_object  # a second to import, which one process need not wait for
 
-    shares = gather_object([scores])  # one array a process, in the order of the ranks
-    whole = np.empty((count, scores.shape[1]), dtype=np.float64)
-    for r, share in enumerate(shares):
+    # One array a process, in the order of the ranks; none where there are fewer inputs than processes.
+    shares = gather_object([np.concatenate(parts) if parts else None])
+    whole = np.empty((count, shares[0].shape[1]), dtype=np.float64)
+    for r, share in enumerate(shares[:count]):
         whole[r::world] = share
     return whole
 

@@ -1,7 +1,6 @@
 """Feature maps computed once, so that heads train in minutes: in memory, or kept on disk."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.device import autocast, for_inference, to_device
 from csra_lab.errors import ConfigError, CsraError
+from csra_lab.training.feature_key import feature_key
 from csra_lab.training.sampling import mix_seed
 
 BLOCK = 64  # images between two notes of how far we are; each block has a checksum
@@ -131,12 +131,12 @@ def cache_features(
     world: int = 1,
     **computing,
 ) -> FeatureMaps:
-    """The same, kept in a file: computed once for a backbone with its weights, an image size and a data set.
+    """The same, kept in a file: computed once for a backbone with its weights, an image size and the data's images.
 
-    A killed computation goes on where it stopped. The file is checked once, and again where it has changed. It is read
-    as it is needed, so memory holds a batch while it is filled, and afterwards what the system's page cache has room
-    for. Several processes of one run, on one machine or on several with a common folder, share the images: each
-    computes its part once, and the first process joins the parts.
+    A killed computation goes on where it stopped. Images are known by their content, see `feature_key`. The file is
+    checked once, and again where it has changed. It is read as it is needed, so memory holds a batch while it is
+    filled, and afterwards what the system's page cache has room for. Several processes of one run, on one machine or on
+    several with a common folder, share the images: each computes its part once, and the first process joins the parts.
 
     Args:
         mean, std: of the input's normalisation; the backbone's own if left out.
@@ -145,13 +145,13 @@ def cache_features(
         computing: `device`, `dtype` of autocast, `workers` that read images.
 
     Raises:
-        CsraError: the disk has no room, a kept file is damaged, or an image cannot be read.
+        CsraError: the disk has no room, a kept file is damaged, an image cannot be read, or features are not finite.
     """
     shape = (len(dataset), 1 + mirror, *backbone.grid, backbone.num_features)  # (N, V, h, w, d)
     size = 2 * math.prod(shape)
     root = (cache_folder() if root is None else Path(root)) / "features"
     pixels = tuple(backbone.mean if mean is None else mean), tuple(backbone.std if std is None else std)
-    key = _fingerprint(backbone, dataset, shape, str(computing.get("dtype")), pixels)
+    key = feature_key(backbone, dataset, shape, str(computing.get("dtype")), pixels)
     folder = root / f"{dataset.name}-{dataset.split}-{backbone.name}-{backbone.image_size}px-{key}"
     told = f"features of {dataset.name} {dataset.split} by {backbone.name} at {backbone.image_size} px"
     if not folder.is_dir():
@@ -322,31 +322,18 @@ def _batches(
             views = [images, images.flip(-1)] if mirror else [images]
             with autocast(device, dtype):
                 maps = [backbone(to_device(view, device)).to("cpu", torch.float16) for view in views]
-            yield torch.stack([m.permute(0, 2, 3, 1) for m in maps], dim=1).contiguous()  # (B, V, h, w, d)
+            stacked = torch.stack([m.permute(0, 2, 3, 1) for m in maps], dim=1).contiguous()  # (B, V, h, w, d)
+            _check_finite(stacked, backbone.name)
+            yield stacked
             bar.update(len(images))
 
 
-def _fingerprint(
-    backbone: Backbone, dataset: MultiLabelDataset, shape: tuple[int, ...], dtype: str, pixels: tuple
-) -> str:
-    """Ten characters that change with the weights, the input, the precision, and the images and their crops."""
-    digest = hashlib.blake2b(digest_size=5)
-    digest.update(json.dumps([shape, backbone.image_size, *pixels, dtype]).encode())
-    for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    for image_id, path in zip(dataset.ids, dataset.paths, strict=True):
-        digest.update(f"{image_id}/{Path(path).name}/{_file_size(path)}\n".encode())
-    if dataset.crops is not None:
-        digest.update(dataset.crops.tobytes())
-    return digest.hexdigest()
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return -1  # reading the image will say what is wrong with it
+def _check_finite(maps: Tensor, backbone: str) -> None:
+    if not maps.isfinite().all():
+        raise ConfigError(
+            f"{backbone} gives features that are NaN or do not fit float16 (beyond 65504), in which they are stored; "
+            "check its --weights, or train without --freeze-backbone."
+        )
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -31,13 +31,13 @@ from csra_lab._io.progress import Bar, progress_bar
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.pair import check_pair
-from csra_lab.device import autocast, fit_in_memory, multiplies_in_bfloat16, to_device, working_type
+from csra_lab.device import autocast, fit_in_memory, multiplies_in_bfloat16, to_device, training_settings, working_type
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
 from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, load_state, save_history, save_state
-from csra_lab.training.data import check_files, prepare, split_off
-from csra_lab.training.evaluation import check_classes, check_labels, evaluate, predict_scores
+from csra_lab.training.data import check_files, check_test_set, prepare, split_off
+from csra_lab.training.evaluation import evaluate, predict_scores
 from csra_lab.training.model_card import write_model_card
 from csra_lab.training.optimiser import model_optimizer, move_average, set_rates
 from csra_lab.training.processes import join_processes, no_exchange
@@ -71,7 +71,7 @@ def train(
     Args:
         train_set, test_set: with the recipe's classes. A validation part is cut off `train_set` where the recipe
             says so; the test set is scored once, at the end, and its classes, labels and files are checked first.
-        out: folder of the run. progress: show how far it is.
+        out: folder of the run. progress: show how far it is. torch's settings and generators end as they were.
         tensorboard: also write the history for TensorBoard, into the folder `tensorboard` of the run.
 
     Raises:
@@ -80,41 +80,40 @@ def train(
     """
     out, writer = Path(out), summary_writer() if tensorboard else None
     accelerator = join_processes()
-    test_set = check_pair(train_set, test_set)
-    check_run_folder(out, recipe, train_set)
-    torch.manual_seed(recipe.run.seed)
-    model = build_model(recipe, train_set)
-    check_files(train_set)
-    if test_set is not None:
-        check_files(test_set)
-        check_classes(model, test_set)
-        check_labels(test_set)
-    trainer = Trainer(recipe, model, train_set, out, accelerator, progress)
-    accelerator.wait_for_everyone()  # all have looked at the folder before one writes
-    if accelerator.is_main_process and not (out / "recipe.json").exists():
-        write_recipe(out, recipe, train_set, accelerator.device)
-    trainer.resume()
-    if trainer.shows and recipe.run.precision == "auto" and trainer.dtype is None and multiplies_in_bfloat16():
-        # Measured: ResNets 1.9 times as fast, ViT-B16 1.8, MobileNetV2 1.0, EfficientNet-Lite0 0.8.
-        warn("--precision bf16 trains ResNets and transformers faster on this processor, with coarser rounding.")
-    with trainer.bar() as bar:
-        while trainer.progress.epoch < recipe.optimisation.epochs:
-            trainer.train_epoch(bar)
-    trainer.end()
-    if writer is not None and accelerator.is_main_process:
-        write_history(writer, out / "tensorboard", trainer.progress.history)
-    best = MultiLabelClassifier.from_pretrained(out / "model")
-    metrics, scores = None, None
-    if test_set is not None:
-        ranks = {"rank": trainer.rank, "world": trainer.world}
-        metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **trainer.computing())
-    if accelerator.is_main_process:
-        if test_set is not None and metrics is not None and scores is not None:
-            save_evaluation(out, test_set, metrics, scores)
-        write_model_card(out, recipe, train_set, test_set, metrics)
-        finish(out)
-    accelerator.wait_for_everyone()
-    return TrainingResult(out, best.cpu(), pd.read_csv(out / "history.csv"), metrics, scores)
+    with training_settings(accelerator.device):
+        test_set = check_pair(train_set, test_set)
+        check_run_folder(out, recipe, train_set)
+        torch.manual_seed(recipe.run.seed)
+        model = build_model(recipe, train_set)
+        check_files(train_set)
+        if test_set is not None:
+            check_test_set(model, test_set)
+        trainer = Trainer(recipe, model, train_set, out, accelerator, progress)
+        accelerator.wait_for_everyone()  # all have looked at the folder before one writes
+        if accelerator.is_main_process and not (out / "recipe.json").exists():
+            write_recipe(out, recipe, train_set, accelerator.device)
+        trainer.resume()
+        if trainer.shows and recipe.run.precision == "auto" and trainer.dtype is None and multiplies_in_bfloat16():
+            # Measured: ResNets 1.9 times as fast, ViT-B16 1.8, MobileNetV2 1.0, EfficientNet-Lite0 0.8.
+            warn("--precision bf16 trains ResNets and transformers faster on this processor, with coarser rounding.")
+        with trainer.bar() as bar:
+            while trainer.progress.epoch < recipe.optimisation.epochs:
+                trainer.train_epoch(bar)
+        trainer.end()
+        if writer is not None and accelerator.is_main_process:
+            write_history(writer, out / "tensorboard", trainer.progress.history)
+        best = MultiLabelClassifier.from_pretrained(out / "model")
+        metrics, scores = None, None
+        if test_set is not None:
+            ranks = {"rank": trainer.rank, "world": trainer.world}
+            metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **trainer.computing())
+        if accelerator.is_main_process:
+            if test_set is not None and metrics is not None and scores is not None:
+                save_evaluation(out, test_set, metrics, scores)
+            write_model_card(out, recipe, train_set, test_set, metrics)
+            finish(out)
+        accelerator.wait_for_everyone()
+        return TrainingResult(out, best.cpu(), pd.read_csv(out / "history.csv"), metrics, scores)
 
 
 def build_model(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier:
@@ -144,11 +143,8 @@ class Trainer:
         self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
         self.dtype = working_type(recipe.run.precision, self.device)
         self.shows = progress and accelerator.is_main_process
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            torch.set_float32_matmul_precision("high")
-            if self.world > 1:
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.device.type == "cuda" and self.world > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if model.backbone.convolutional:
             model = model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device)
@@ -276,7 +272,7 @@ class Trainer:
             if is_best:
                 self.save_model()
             save_state(self.out, progress, self.stateful())
-            save_history(self.out, progress)  # after the state: a folder with a history and no state is finished
+            save_history(self.out, progress)  # after the state: a whole history without a state is a finished run
             if self.shows and not sys.stderr.isatty():  # a moving bar needs a terminal
                 value = "" if score is None else f", validation mAP {100 * score:.1f}"
                 left = (epochs - progress.epoch) * seconds / 60

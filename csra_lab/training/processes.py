@@ -17,10 +17,16 @@ def join_processes() -> Accelerator:
     use the CPU; else each process would take itself for the only one, and all would write the same run folder.
 
     Raises:
-        ConfigError: accelerate joined another number of processes than were started.
+        ConfigError: accelerate joined another number of processes than were started, or was set up otherwise before.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    accelerator = Accelerator(mixed_precision="no", cpu=started > 1 and not torch.accelerator.is_available())
+    try:
+        accelerator = Accelerator(mixed_precision="no", cpu=started > 1 and not torch.accelerator.is_available())
+    except ValueError as error:  # accelerate has one setting for a whole process
+        raise ConfigError(
+            "an Accelerator with other settings was made in this process before; make it with mixed_precision='no', "
+            "or run `csra-lab train` in a process of its own."
+        ) from error
     joined = accelerator.num_processes
     if joined != started:
         raise ConfigError(

@@ -4,7 +4,7 @@ recipe.json        the recipe, and the versions and device it ran with
 history.csv        a line an epoch
 model/             the best weights, as `MultiLabelClassifier.from_pretrained` reads them, and a card that tells of them
 metrics.json       metrics of the test split
-scores.npz         ids, classes, (N, C) logits and targets of the test split
+scores.npz         ids, classes, (N, C) logits and targets of the test split; its keys where persons share photographs
 state.pt           only while the run is under way
 """
 
@@ -49,10 +49,9 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
         found, data = dict(content["recipe"]), content.get("train_set", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from error
-    finished = (out / "history.csv").exists() and not (out / "state.pt").exists()
     for name, there, here in differences(found, recipe.to_json()):
         again = ""
-        if finished and name == "epochs":
+        if name == "epochs" and is_finished(out):
             again = f" That run is finished; to train on from it, start a new one with --weights {out / 'model'}."
         raise ConfigError(
             f"{out} holds another run ({name} is {there!r} there and {here!r} here); choose another --out.{again}"
@@ -63,10 +62,21 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
             f"{out} holds a run of this recipe on other data (other images, classes or labels than the "
             f"{len(train_set)} of {train_set.name} {train_set.split} here); choose another --out."
         )
-    if finished:
+    if is_finished(out):
         raise ConfigError(
             f"{out} holds this run already, finished; choose another --out, or `csra-lab evaluate {out}`."
         )
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run came to its end: a line of history for each of its epochs, and no state to go on from.
+
+    Raises:
+        CsraError: no run there, or its recipe or history cannot be read.
+    """
+    if (Path(folder) / "state.pt").exists():
+        return False
+    return len(read_history(folder)) >= read_recipe(folder).optimisation.epochs
 
 
 def differences(found: dict, wanted: dict) -> Iterator[tuple[str, object, object]]:
@@ -143,6 +153,8 @@ def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MetricVal
     """Write `metrics.json` and `scores.npz` of a split, from its (N, C) scores, into a run folder."""
     with atomic_write(folder / "scores.npz") as path, open(path, "wb") as file:
         truth = {"targets": dataset.targets, "ids": np.array(dataset.ids), "classes": np.array(dataset.classes)}
+        if len(set(dataset.keys)) < len(dataset) or any("#" in name for name in dataset.ids):  # see `Scored.groups`
+            truth["keys"] = np.array(dataset.keys)
         write_arrays(file, {"logits": to_exact_logits(scores)} | truth)
     result = {"dataset": dataset.name, "split": dataset.split, **metrics.to_dict()}
     with atomic_write(folder / "metrics.json") as path:
@@ -192,12 +204,21 @@ class Scored:
         scores: (N, C) float64 probabilities; files of earlier runs hold float16 logits, which tie some of them.
         targets: (N, C) in {1, 0, -1}.
         ids: N strings. classes: C names.
+        keys: N strings, the image of each item; None where each has its own, and in files of earlier runs.
     """
 
     scores: np.ndarray
     targets: np.ndarray
     ids: tuple[str, ...]
     classes: tuple[str, ...]
+    keys: tuple[str, ...] | None = None
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """Which items are drawn together: the keys, or the photographs of WIDER's ids, PHOTOGRAPH#PERSON."""
+        if self.keys is None and all("#" in name for name in self.ids):
+            return tuple(name.rpartition("#")[0] for name in self.ids)
+        return self.keys
 
 
 def read_evaluation(folder: str | Path) -> Scored:
@@ -214,7 +235,8 @@ def read_evaluation(folder: str | Path) -> Scored:
         raise MissingFile(f"{folder} holds no scores.npz; score its test split with `csra-lab evaluate`.") from error
     except KeyError as error:
         raise DataError(f"{path} does not hold scores of this lab (no {error}); evaluate again.") from error
-    problem = _scores_problem(**found)
+    keys = arrays.get("keys")
+    problem = _scores_problem(**found, keys=keys)
     if problem:
         raise DataError(f"{path} does not hold scores of this lab ({problem}); evaluate again.")
     return Scored(
@@ -222,10 +244,13 @@ def read_evaluation(folder: str | Path) -> Scored:
         targets=found["targets"].astype(np.int8),
         ids=tuple(found["ids"].tolist()),
         classes=tuple(found["classes"].tolist()),
+        keys=None if keys is None else tuple(keys.tolist()),
     )
 
 
-def _scores_problem(logits: np.ndarray, targets: np.ndarray, ids: np.ndarray, classes: np.ndarray) -> str:
+def _scores_problem(
+    logits: np.ndarray, targets: np.ndarray, ids: np.ndarray, classes: np.ndarray, keys: np.ndarray | None = None
+) -> str:
     """What is wrong with the arrays of a scores.npz, or nothing."""
     if logits.ndim != 2 or not logits.size or logits.dtype.kind != "f" or not np.isfinite(logits).all():
         return f"logits of shape {logits.shape} must be finite numbers of images and classes"
@@ -234,6 +259,8 @@ def _scores_problem(logits: np.ndarray, targets: np.ndarray, ids: np.ndarray, cl
     for name, values, count in (("ids", ids, logits.shape[0]), ("classes", classes, logits.shape[1])):
         if values.dtype.kind != "U" or values.shape != (count,) or len(set(values.tolist())) != count:
             return f"{name} of shape {values.shape} must be {count} different names"
+    if keys is not None and (keys.dtype.kind != "U" or keys.shape != ids.shape):
+        return f"keys of shape {keys.shape} must be {len(ids)} names"
     return ""
 
 

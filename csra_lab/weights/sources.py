@@ -1,6 +1,7 @@
 """Where weights come from: a file, an installed package, or timm's hub. Loading never runs code from a file."""
 
 import contextlib
+import hashlib
 import importlib.util
 import pickle
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 import huggingface_hub.constants
 import torch
 from huggingface_hub.utils import get_session
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.notice import warn
 from csra_lab.errors import ConfigError, CsraError, DataError, DownloadError, MissingFile
 from csra_lab.weights.envelopes import SAFE_GLOBALS, bare, take_tensors
 
@@ -165,6 +168,52 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -
     model.load_state_dict(state)
 
 
+def check_unchanged(backbone: nn.Module, source: nn.Module) -> None:
+    """Raise a CsraError where a backbone's weights are not those of its source, in its own precision."""
+    held = backbone.state_dict()
+    for name, tensor in source.state_dict().items():
+        own = held[name].cpu() if name in held else torch.empty(0)
+        if not name.endswith("num_batches_tracked") and not torch.equal(own, tensor.to(own.dtype)):
+            raise ConfigError(
+                f"the backbone's {name!r} is not what its ImageNet weights hold, and a head alone leaves the backbone "
+                "out; write the whole classifier with save_pretrained."
+            )
+
+
+def write_head(path: Path, head: nn.Module, backbone: nn.Module) -> None:
+    """Write a head's tensors, with the digest of the backbone that they were trained on."""
+    tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
+    with atomic_write(path) as fresh:
+        save_file(tensors, fresh, metadata={"backbone": weights_digest(backbone)})
+
+
+def read_head(path: Path, head: nn.Module, backbone: nn.Module) -> None:
+    """Load a head's tensors, and warn where they were trained on other weights than this backbone's.
+
+    Files from before the digest do not say on which.
+
+    Raises:
+        CsraError: see `read_state_dict` and `load_state`.
+    """
+    load_state(head, read_state_dict(path), path)
+    with safe_open(path, framework="pt") as file:
+        digest = (file.metadata() or {}).get("backbone")
+    if digest is not None and digest != weights_digest(backbone):
+        warn(
+            f"{path} was trained on other backbone weights than those here, so its scores differ from those where it "
+            "was saved; save the whole classifier there with save_pretrained."
+        )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of a network's weights and running statistics, as float32."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            digest.update(tensor.detach().cpu().float().contiguous().numpy())
+    return digest.hexdigest()
+
+
 def _what_is_missing(missing: list[str], left: list[str], wanted: int, source: str | Path) -> str:
     """Tensors that a file lacks, in words: a few of many, nearly all, or all for want of their names."""
     if not left and len(missing) < wanted:
@@ -181,6 +230,29 @@ def _what_is_missing(missing: list[str], left: list[str], wanted: int, source: s
     )
 
 
+class _Offline:
+    """The hub's client offline while any block is inside, of whatever thread; after the last as it was before."""
+
+    def __init__(self):
+        self.lock, self.inside, self.before = threading.Lock(), 0, False
+
+    def __enter__(self):
+        with self.lock:
+            if not self.inside:
+                self.before = huggingface_hub.constants.HF_HUB_OFFLINE
+            self.inside += 1
+            huggingface_hub.constants.HF_HUB_OFFLINE = True
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                huggingface_hub.constants.HF_HUB_OFFLINE = self.before
+
+
+_OFFLINE = _Offline()
+
+
 @contextlib.contextmanager
 def hub_access(what: str):
     """Run a download from timm's hub, or fail within seconds.
@@ -191,22 +263,18 @@ def hub_access(what: str):
     Raises:
         CsraError: the block failed for want of a connection, or of what it asked for.
     """
-    constants = huggingface_hub.constants
-    before = constants.HF_HUB_OFFLINE
-    if not _hub_answers(constants.ENDPOINT, seconds=5):
-        constants.HF_HUB_OFFLINE = True
+    answers = _hub_answers(huggingface_hub.constants.ENDPOINT, seconds=5)
     try:
-        yield
+        with contextlib.nullcontext() if answers else _OFFLINE:
+            yield
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, CsraError):
             raise
-        reason = "the model hub cannot be reached" if constants.HF_HUB_OFFLINE else _first_line(error)
+        reason = _first_line(error) if answers else "the model hub cannot be reached"
         raise DownloadError(
             f"{what} could not be fetched: {reason}. Ways out: give a local weight file (weights=PATH), use "
             f"{next(iter(INSTALLED_WEIGHTS))} (its weights come with the installation), or start from random weights."
         ) from error
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _hub_answers(endpoint: str, *, seconds: float) -> bool:

@@ -213,6 +213,13 @@ def test_files_are_readable_by_whom_the_user_lets_read(tmp_path, umask):
         assert file.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_the_umask_of_other_threads_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask belongs to the whole process"))
+    with atomic_write(tmp_path / "note.txt") as path:
+        path.write_text("x")
+    assert tree(tmp_path) == {"note.txt": "x"}
+
+
 def test_files_are_flushed_as_windows_demands(tmp_path, monkeypatch):
     """Windows flushes only what was opened for writing, and opens no folder: a stand-in refuses both."""
     fcntl = pytest.importorskip("fcntl")  # there is none on Windows, which needs no stand-in

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from csra_lab.cli import main
 from csra_lab.cli.runs import interval, worst
 from csra_lab.metrics import average_precision
-from csra_lab.training.run_folder import Scored, read_evaluation
+from csra_lab.significance import bootstrap_mAP
+from csra_lab.training.run_folder import Scored, from_logits, read_evaluation
 from tests import toy
 
 SMALL = [
@@ -63,9 +65,31 @@ def test_the_interval_does_not_depend_on_the_order_of_the_images(place):
     assert interval(a, a)["lower"] == interval(a, a)["upper"] == 0
 
 
-def test_runs_of_other_images_are_not_compared(place, capsys, tmp_path):
-    import shutil
+def test_whole_photographs_are_drawn_where_persons_share_them():
+    rng = np.random.default_rng(0)
+    photographs = np.repeat(np.arange(30), 8)
+    targets = (rng.random((30, 4)) < 0.4)[photographs].astype(np.int8)
+    a, b = (from_logits(targets + rng.normal(size=(30, 4))[photographs]) for _ in range(2))
+    ids = tuple(f"{photo}#{i}" for i, photo in enumerate(photographs))
+    found = interval(*(Scored(scores, targets, ids, tuple("abcd")) for scores in (a, b)))
+    drawn = 100 * bootstrap_mAP(np.stack([a, b]), targets, groups=photographs.astype(str))
+    assert (found["lower"], found["upper"]) == pytest.approx(np.percentile(drawn[1] - drawn[0], [2.5, 97.5]))
+    keys = tuple(f"{photo}.jpg" for photo in photographs)
+    turned = Scored(b[::-1], targets[::-1], ids[::-1], tuple("abcd"), keys[::-1])  # one file names them, another order
+    assert interval(Scored(a, targets, ids, tuple("abcd"), keys), turned) == interval(
+        Scored(a, targets, ids, tuple("abcd"), keys), Scored(b, targets, ids, tuple("abcd"), keys)
+    )
 
+
+def test_a_run_that_lost_its_state_is_under_way(place, capsys, tmp_path):
+    run = shutil.copytree(place / "runs/a", tmp_path / "a")
+    lines = (run / "history.csv").read_text().splitlines(keepends=True)
+    (run / "history.csv").write_text("".join(lines[:2]))
+    (row,) = json.loads(output(capsys, "list", tmp_path, "--json"))
+    assert (row["epochs"], row["state"]) == ("1/2", "under way")
+
+
+def test_runs_of_other_images_are_not_compared(place, capsys, tmp_path):
     other = shutil.copytree(place / "runs/a", tmp_path / "other")
     stored = dict(np.load(other / "scores.npz"))
     stored["ids"][0] = "elsewhere"

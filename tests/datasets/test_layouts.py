@@ -183,6 +183,49 @@ def test_yolo(tmp_path, names, layout):
         load_dataset("folder", tmp_path, "train")
 
 
+def yolo_names(folder, text, file="data.yaml"):
+    """The names of the classes of a folder with two images, in the order of their numbers."""
+    images(folder / "images" / "train")
+    (folder / "labels" / "train").mkdir(parents=True)
+    (folder / file).write_text(text)
+    return load_dataset("folder", folder, "train").classes
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("names:\n  1: dog\n\n  # the first\n  0: cat\n\nnc: 2", ("cat", "dog")),
+        ("names: {1: dog, 0: cat}", ("cat", "dog")),
+        ("names: ['hot dog, plain', \"[cat]\", it's]", ("hot dog, plain", "[cat]", "it's")),
+        ("names: [\n  cat, # one\n  C#,\n]", ("cat", "C#")),
+        ("names:\n- 'it''s # one' # two\n- \"a \\\"b\\\"\"\nnc: 2", ("it's # one", 'a "b"')),
+    ],
+)
+def test_names_of_yolo_keep_their_numbers_and_quotes(tmp_path, names, expected):
+    assert yolo_names(tmp_path, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("names:\n  0: cat\n  2: dog", "the numbers of the 2 classes must be 0 to 1"),
+        ("names: {0: cat, 0: dog}", "the numbers of the 2 classes must be 0 to 1"),
+        ("names: [cat, 'dog]", "cannot be read"),
+        ("names:\n  -\n  - dog", "cannot be read"),
+        ("names: [cat, '']", "must be distinct and not empty"),
+    ],
+)
+def test_names_of_yolo_that_leave_a_class_unknown_are_refused(tmp_path, names, words):
+    with pytest.raises(CsraError, match=words):
+        yolo_names(tmp_path, names)
+
+
+def test_a_blank_line_among_the_names_of_yolo_shifts_no_class(tmp_path):
+    assert yolo_names(tmp_path / "a", "cat\ndog\n\n", "classes.txt") == ("cat", "dog")
+    with pytest.raises(CsraError, match=r"classes\.txt: the names"):
+        yolo_names(tmp_path / "b", "cat\n\ndog\n", "classes.txt")
+
+
 # ---- pairs, keys and images ------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,16 @@ def test_half_precision_and_refusals():
         SyncedMultilabelMetrics(5, top_k=9)
 
 
+def test_a_buffer_may_be_filled_anew():
+    scores, targets = (torch.from_numpy(a) for a in draw())
+    metric, targets = SyncedMultilabelMetrics(5), targets.to(torch.int8)
+    buffers = scores.clone(), targets.clone()
+    metric.update(*buffers)
+    for buffer in buffers:
+        buffer.zero_()
+    assert_same(metric.compute(), multilabel_metrics(scores.numpy(), targets.numpy()))
+
+
 def work(rank, file, results):
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     scores, targets = (torch.from_numpy(a) for a in draw())

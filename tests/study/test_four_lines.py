@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from csra_lab.datasets.transforms import eval_transform
 from csra_lab.datasets.voc_in_imagenet import VOC_TABLE, covered_classes, pooled_scores, read_voc_table
 from csra_lab.metrics import average_precision
 from csra_lab.significance import bootstrap_mAP
+from csra_lab.study import four_lines as four_lines_module
 from csra_lab.study.four_lines import (
     LAMBDAS,
     MeanAndMax,
@@ -29,6 +31,7 @@ from csra_lab.study.four_lines import (
     mcnemar_p,
     mean_and_max,
     published_transform,
+    run_four_lines,
     voc_four_lines,
 )
 from csra_lab.weights.sources import has_installed_weights, installed_state_dict
@@ -393,6 +396,26 @@ def test_the_command_on_a_devkit_and_its_record(tmp_path, capsys):
     out.write_text("[]")
     assert "no file of recorded runs" in refused(capsys, LITE0, devkit, *options)
     assert out.read_text() == "[]"
+
+
+def test_a_run_that_was_recorded_meanwhile_stays(tmp_path, monkeypatch):
+    """Two commands with one --out: the second begins and ends while the first measures."""
+    out = tmp_path / "new" / "runs.json"
+
+    def measure(model, **_):
+        if not out.exists() and model.image_size == 64:
+            run_four_lines("net", tmp_path, image_size=32, out=out)
+        return {"images": 1, "classes": 1, "note": "", "rows": []}
+
+    monkeypatch.setattr(four_lines_module, "_accuracy_on", lambda folder, limit: measure)
+    monkeypatch.setattr(
+        four_lines_module,
+        "imagenet_classifier",
+        lambda name, weights, image_size: SimpleNamespace(classes=range(1000), image_size=image_size),
+    )
+    run_four_lines("net", tmp_path, image_size=64, out=out)
+    assert [run["image_size"] for run in json.loads(out.read_text())["runs"]] == [32, 64]
+    assert [path.name for path in out.parent.iterdir()] == ["runs.json"]  # no lock stays
 
 
 @pytest.mark.usefixtures("lite0")

@@ -272,6 +272,67 @@ def test_a_record_of_other_recipes_or_items_is_not_written_over(filled, data, tm
     assert {path.name: path.read_bytes() for path in record.iterdir()} == held
 
 
+def changed(recipes, **fields):
+    return {key: recipe.replace(**fields) for key, recipe in recipes.items()}
+
+
+@pytest.mark.parametrize(
+    ("grid", "says"),
+    [
+        (
+            dataclasses.replace(TOY, recipes=changed(TOY.recipes, epochs=5)),
+            r"test_resnet-emoji-voc-avg-0 holds a finished run of another recipe \(epochs is 1 there and 5 here\); "
+            "name another folder with --out",
+        ),
+        (
+            dataclasses.replace(TOY, pretraining=changed(TOY.pretraining, epochs=3)),
+            r"test_resnet-pretraining holds a finished run of another recipe \(epochs is 1 there and 3 here\)",
+        ),
+    ],
+)
+def test_finished_runs_of_another_recipe_are_not_recorded(filled, data, tmp_path, grid, says):
+    record = tmp_path / "record"
+    there = GridRunner(grid, filled[0], record=record, data=data, progress=False, log=lambda line: None)
+    with pytest.raises(ConfigError, match=says):
+        there.fill()
+    assert not record.exists()
+
+
+def test_finished_runs_that_were_moved_are_recorded(filled, data, tmp_path):
+    """Their recipes name the pretrained weights in the folder of before."""
+    moved = shutil.copytree(filled[0], tmp_path / "moved")
+    said = []
+    assert runner(moved, data, record=tmp_path / "record", log=said.append).fill() == []
+    assert said == []  # none was run again
+    assert len(read_record(tmp_path / "record").results) == 8
+
+
+def test_a_finished_run_on_other_images_is_refused_where_they_are_read_already(filled, data, tmp_path):
+    train_set = load_dataset(EMOJI, data[EMOJI], "trainval")
+    fewer = {(EMOJI, "trainval"): train_set.subset(range(len(train_set) - 1))}
+    there = runner(filled[0], data, record=tmp_path / "record", loaded=fewer)
+    with pytest.raises(ConfigError, match="avg-0 holds a finished run on other data than emoji-voc trainval here"):
+        there.fill()
+    same = runner(filled[0], data, record=tmp_path / "record", loaded={(EMOJI, "trainval"): train_set})
+    assert same.fill() == []
+
+
+def test_a_run_is_not_trained_beside_finished_ones_on_other_images(filled, data, tmp_path, monkeypatch):
+    moved = shutil.copytree(filled[0], tmp_path / "moved")
+    shutil.rmtree(moved / "test_vit-emoji-voc-csra-1")
+    trained = []
+    monkeypatch.setattr(grid_runner, "train", lambda *_, **__: trained.append(True))
+
+    def load(dataset, folder, split, classes):
+        whole = load_dataset(dataset, folder, split, classes=classes)
+        return whole.subset(range(len(whole) - 1)) if split == "trainval" else whole
+
+    monkeypatch.setattr(grid_runner, "load_dataset", load)
+    with pytest.raises(ConfigError, match="avg-0 holds a finished run on other data"):
+        runner(moved, data, record=tmp_path / "record", log=lambda line: None).fill()
+    assert trained == []
+
+
 # ---- what is trained on ----------------------------------------------------------------------------------------------
 
 

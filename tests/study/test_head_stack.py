@@ -153,3 +153,12 @@ def test_what_cannot_be_done_together_is_refused(maps):
         HeadStack([create_head("average", 6, 4, bias=True)])
     with pytest.raises(CsraError, match="batch_size"):
         train_heads([BASE.replace(batch_size=500)], maps[0])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_numbers_of_others_are_left_alone(seed):
+    features = random_maps(16, 4, 2, 3)
+    torch.manual_seed(seed)
+    before = torch.get_rng_state()
+    train_heads([BASE.replace(epochs=1)], features)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -51,6 +51,7 @@ def record(source, tmp_path_factory):
         first = len(said)
         folder = run_relatives("photographs", out, relatives=FEW, runs=2, epochs=1, log=said.append)
         assert not any("tuning" in line or "-0-" in line for line in said[first:])  # nothing is done twice
+        assert not (out / "photographs.part").exists()
         return folder
 
 

@@ -5,17 +5,21 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from csra_lab.backbones import create_backbone
+from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import CsraError
 from csra_lab.recipes import get_recipe
 from csra_lab.training import feature_cache as module
+from csra_lab.training import feature_key
 from csra_lab.training.feature_cache import cache_features, compute_features
 from csra_lab.training.loop import train
 from csra_lab.training.sampling import SeededItems
@@ -272,3 +276,58 @@ def test_a_bad_picture_is_named_and_the_rest_is_kept(devkit, data, tmp_path):
         cache_features(network(), broken, root=tmp_path)
     (note,) = tmp_path.glob("features/*.part/features.json")
     assert len(json.loads(note.read_text())["crc32"]) == 1  # the first block stays
+
+
+def write_bitmaps(folder, seed):
+    """Four images of 40 x 40 whose files all have one size."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.bmp")
+    return bitmaps(folder)
+
+
+def bitmaps(folder):
+    paths = [folder / f"{i}.bmp" for i in range(4)]
+    return MultiLabelDataset(
+        name="photos", split="trainval", classes=("cat",), ids=list("0123"), paths=paths, targets=np.ones((4, 1))
+    )
+
+
+def test_images_are_known_by_their_content_and_not_by_their_folder(tmp_path):
+    first, second = write_bitmaps(tmp_path / "A/photos", 0), write_bitmaps(tmp_path / "B/photos", 1)
+    ours, theirs = (cache_features(network(), data, root=tmp_path).maps for data in (first, second))
+    assert not torch.equal(ours, theirs)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    shutil.copytree(tmp_path / "A/photos", tmp_path / "C/photos", copy_function=shutil.copyfile)  # a later time
+    assert torch.equal(cache_features(network(), bitmaps(tmp_path / "C/photos"), root=tmp_path).maps, ours)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_an_image_that_is_edited_in_place_has_other_features(tmp_path):
+    data = write_bitmaps(tmp_path / "photos", 0)
+    before = cache_features(network(), data, root=tmp_path).maps
+    shutil.copyfile(data.paths[1], data.paths[0])
+    os.utime(data.paths[0], ns=(0, 10**9))  # a clock may be too coarse for a test
+    after = cache_features(network(), data, root=tmp_path).maps
+    assert torch.equal(after[0], before[1])
+    assert torch.equal(after[1:], before[1:])
+
+
+def test_an_unchanged_image_is_read_once_for_its_key(tmp_path, monkeypatch):
+    data = write_bitmaps(tmp_path / "photos", 0)
+    first = feature_key.feature_key(network(), data, (4,), "None", ())
+    monkeypatch.setattr(feature_key, "open", None, raising=False)
+    assert feature_key.feature_key(network(), data, (4,), "None", ()) == first
+
+
+def test_features_that_float16_cannot_hold_are_refused(data, tmp_path):
+    backbone = network()
+    with torch.no_grad():
+        for part in backbone.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.weight.mul_(1000)
+    few = data.subset(range(4))
+    with pytest.raises(CsraError, match=r"test_efficientnet gives features .* float16"):
+        cache_features(backbone, few, root=tmp_path)
+    assert not list((tmp_path / "features").glob("*px-??????????"))

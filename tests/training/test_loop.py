@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from csra_lab import MultiLabelClassifier, create_classifier
 from csra_lab.datasets.transforms import eval_transform
+from csra_lab.device import training_settings
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.losses import BCE
 from csra_lab.recipes import Recipe, average_twin, learning_rate_factor
@@ -26,7 +27,7 @@ from csra_lab.training import processes
 from csra_lab.training.data import split_off
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import Trainer, build_model, train
-from csra_lab.training.run_folder import from_logits
+from csra_lab.training.run_folder import from_logits, is_finished
 from csra_lab.training.sampling import sample_images
 from tests import toy
 
@@ -385,8 +386,70 @@ class TestRefusals:
     def test_an_unreadable_state(self, sets, tmp_path):
         train(VIT.replace(epochs=1), sets[0], None, tmp_path / "run", progress=False)
         (tmp_path / "run" / "state.pt").write_bytes(b"not a checkpoint")
-        with pytest.raises(CsraError, match=r"state\.pt cannot be read"):
+        with pytest.raises(
+            CsraError, match=rf"state\.pt cannot be read .* delete the folder {re.escape(str(tmp_path))}"
+        ):
             train(VIT.replace(epochs=1), sets[0], None, tmp_path / "run", progress=False)
+
+    def test_a_test_set_that_shows_nothing_is_refused_before_training(self, sets, tmp_path):
+        empty = sets[1].subset(range(len(sets[1])))
+        empty.targets = np.minimum(empty.targets, 0)
+        with pytest.raises(CsraError, match=r"voc2012 test .* shows none of the classes"):
+            train(VIT, sets[0], empty, tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_lost_its_state_is_not_finished(sets, tmp_path, monkeypatch):
+    def stop(run, *args):
+        finish_epoch(run, *args)
+        raise KeyboardInterrupt
+
+    finish_epoch, out = Trainer.finish_epoch, tmp_path / "run"
+    monkeypatch.setattr(Trainer, "finish_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(VIT, *sets, out, progress=False)
+    assert not is_finished(out)
+    (out / "state.pt").unlink()
+    assert not is_finished(out)  # one epoch of three
+    monkeypatch.undo()
+    train(VIT, *sets, out, progress=False)  # from the start
+    assert is_finished(out)
+    train(VIT, *sets, tmp_path / "whole", progress=False)
+    assert_same_bits(tmp_path / "whole", out)
+
+
+def test_torch_is_left_as_it_was(sets, tmp_path):
+    torch.manual_seed(7)
+    expected = torch.get_rng_state()
+    train(VIT.replace(epochs=1), *sets, tmp_path / "run", progress=False)
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_the_settings_of_a_gpu_are_those_of_training_and_then_the_old_ones():
+    def settings():
+        return torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+
+    before = settings()
+    inside = []
+
+    def fail():
+        with training_settings(torch.device("cuda")):
+            inside.append(settings())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert inside == [(True, "high")] != [before]
+    assert settings() == before
+
+
+def test_an_accelerator_with_other_settings_is_named(sets, tmp_path, monkeypatch):
+    def refuse(**_):
+        raise ValueError("AcceleratorState has already been initialized and cannot be changed")
+
+    monkeypatch.setattr(processes, "Accelerator", refuse)
+    with pytest.raises(ConfigError, match="an Accelerator with other settings was made in this process"):
+        train(VIT, *sets, tmp_path / "run", progress=False)
 
 
 def test_images_reach_the_network_as_the_recipe_says(sets, tmp_path):

@@ -102,3 +102,33 @@ def test_float16_files_of_earlier_runs_are_read(tmp_path):
         classes=np.array(["a", "b"]),
     )  # fmt: skip
     np.testing.assert_allclose(read_evaluation(tmp_path).scores, from_logits(logits))
+
+
+def test_persons_of_one_photograph_stay_together(tmp_path):
+    targets = np.array([[1], [0], [1], [0]])
+    scores = np.linspace(0.2, 0.8, 4)[:, None]
+    data = MultiLabelDataset(
+        name="people", split="test", classes=("hat",), ids=("a#0", "a#1", "b#0", "b#1"),
+        paths=["x/a.jpg", "x/a.jpg", "x/b.jpg", "x/b.jpg"], targets=targets, crops=np.ones((4, 4)),
+    )  # fmt: skip
+    save_evaluation(tmp_path, data, multilabel_metrics(scores, targets), scores)
+    assert read_evaluation(tmp_path).groups == ("a.jpg", "a.jpg", "b.jpg", "b.jpg")
+    stored = dict(np.load(tmp_path / "scores.npz"))
+    np.savez(tmp_path / "scores.npz", **{name: array for name, array in stored.items() if name != "keys"})
+    assert read_evaluation(tmp_path).groups == ("a", "a", "b", "b")  # a file of an earlier run
+    np.savez(tmp_path / "scores.npz", **stored | {"keys": np.array(["a"])})
+    with pytest.raises(CsraError, match=r"scores\.npz .*keys"):
+        read_evaluation(tmp_path)
+
+
+def test_a_hash_in_the_name_of_an_image_makes_no_persons(tmp_path):
+    targets = np.array([[1], [0]])
+    data = MultiLabelDataset(
+        name="toy", split="test", classes=("hat",), ids=("a#0", "a#1"), paths=["a#0.jpg", "a#1.jpg"], targets=targets
+    )
+    save_evaluation(tmp_path, data, multilabel_metrics(targets, targets), targets * 0.5 + 0.2)
+    assert len(set(read_evaluation(tmp_path).groups)) == 2
+
+
+def test_an_image_an_item_needs_no_groups(written):
+    assert read_evaluation(written[0]).groups is None

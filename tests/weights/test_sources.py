@@ -361,3 +361,15 @@ def test_a_want_of_memory_is_not_called_a_torn_file(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", refuse(10**15))  # no tensor of such a file
     with pytest.raises(CsraError, match="not a whole"):
         read_state_dict(tmp_path / "a.pth")
+
+
+def test_blocks_that_overlap_leave_the_hub_as_it_was(hub, closed_port):
+    """The first to enter is the first to leave, as with two threads."""
+    hub(closed_port)
+    first, second = hub_access("a thing"), hub_access("another")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is True  # the second is still inside
+    second.__exit__(None, None, None)
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
