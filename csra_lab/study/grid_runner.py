@@ -24,7 +24,7 @@ from csra_lab.study.grid_record import DRAWS, earlier_record, write_draws, write
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
-from csra_lab.training.run_folder import differences, read_recipe, save_evaluation
+from csra_lab.training.run_folder import differences, is_finished, read_recipe, save_evaluation
 from csra_lab.training.sampling import sample_images
 
 FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is scored
@@ -32,7 +32,7 @@ FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is sc
 
 def finished(folder: Path) -> bool:
     """Whether a run came to its end there; what is under way holds its state."""
-    return (folder / "history.csv").exists() and not (folder / "state.pt").exists()
+    return all((folder / name).exists() for name in ("recipe.json", "history.csv")) and is_finished(folder)
 
 
 def under_way(folder: Path) -> bool:
