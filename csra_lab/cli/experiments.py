@@ -87,6 +87,7 @@ def ablate_command(
     out: Path = Path("runs/experiments"),
     sources: tuple[str, ...] | None = None,
     seeds: int | None = None,
+    weights: Path | None = None,
     quiet: bool = False,
 ) -> None:
     """Train the heads of one or more plans on cached features, compare them, and record everything.
@@ -97,6 +98,7 @@ def ablate_command(
         out: Folder of the records.
         sources: Only these sources.
         seeds: Runs of each row, instead of the plan's own number.
+        weights: Folder of ImageNet weight files that the study networks names; left out, they are downloaded.
         quiet: Show no progress.
     """
     from csra_lab.study.experiments import run_plans
@@ -121,8 +123,11 @@ def ablate_command(
             )
     for name in studies:
         check_study(name, sources, seeds)
+    if weights is not None and not any(STUDIES[name].reads_weights for name in studies):
+        readers = " and ".join(name for name, study in STUDIES.items() if study.reads_weights)
+        raise ConfigError(f"--weights is read by {readers} alone; nothing named here reads it.")
     for name in studies:
-        run_study(name, sources, data, out, seeds, quiet=quiet)
+        run_study(name, sources, out, data=data, weights=weights, seeds=seeds, quiet=quiet)
     if studies and not chosen:
         return
     if sources is not None and not any(set(sources) & set(plan.sources) for plan in chosen):

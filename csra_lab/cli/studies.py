@@ -10,60 +10,82 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Order:
+    """One run of a study.
+
+    Attributes:
+        source: a key of `study.plans.SOURCES`. out: folder of the records. data: folder of the images.
+        weights: folder of weight files. seeds: runs of each method.
+    """
+
+    source: str
+    out: Path
+    data: Path | None
+    weights: Path | None
+    seeds: int
+    log: Log
+
+
+@dataclass(frozen=True)
 class Study:
     """What a study asks, and how it is run.
 
     Attributes:
         sources: keys of `study.plans.SOURCES` that it runs on where none are named.
-        run: (source, folder of the records, folder of the images or None, seeds, log) -> folder of the record.
+        run: gives the folder of the record.
         only: the sources that it can run on; empty for all.
         seeds: runs of each method where no number is given.
+        reads_weights: whether it has networks whose weights are files.
     """
 
     question: str
     sources: tuple[str, ...]
-    run: Callable[[str, Path, Path | None, int, Log], Path]
+    run: Callable[[Order], Path]
     only: tuple[str, ...] = ()
     seeds: int = 5
+    reads_weights: bool = False
 
 
-def _own_best(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
+def _own_best(order: Order) -> Path:
     from csra_lab.study.own_best import run_own_best
 
-    return run_own_best(source, out / "own-best", data=data, seeds=seeds, log=log)
+    return run_own_best(order.source, order.out / "own-best", data=order.data, seeds=order.seeds, log=order.log)
 
 
-def _five_folds(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
+def _five_folds(order: Order) -> Path:
     from csra_lab.study.five_folds import run_five_folds
 
-    return run_five_folds(out, data=data, seeds=seeds, log=log)
+    return run_five_folds(order.out, data=order.data, seeds=order.seeds, log=order.log)
 
 
-def _networks(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
+def _networks(order: Order) -> Path:
     from csra_lab.study.backbone_gains import run_backbone_gains
 
-    return run_backbone_gains(source, out / "networks", data=data, seeds=seeds, resamples=seeds, log=log)
-
-
-def _sizes(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
-    from csra_lab.study.backbone_gains import SIZES, run_backbone_gains
-
     return run_backbone_gains(
-        source, out / "sizes", data=data, networks=SIZES, seeds=seeds, resamples=3 * seeds, log=log,
-        question=STUDIES["sizes"].question,
+        order.source, order.out / "networks", data=order.data, weights=order.weights, seeds=order.seeds,
+        resamples=2 * order.seeds, log=order.log,
     )  # fmt: skip
 
 
-def _schedules(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
+def _sizes(order: Order) -> Path:
+    from csra_lab.study.backbone_gains import SIZES, run_backbone_gains
+
+    return run_backbone_gains(
+        order.source, order.out / "sizes", data=order.data, networks=SIZES, seeds=order.seeds,
+        resamples=3 * order.seeds, log=order.log, question=STUDIES["sizes"].question,
+    )  # fmt: skip
+
+
+def _schedules(order: Order) -> Path:
     from csra_lab.study.schedules import run_schedules
 
-    return run_schedules(source, out / "schedules", data=data, seeds=seeds, log=log)
+    return run_schedules(order.source, order.out / "schedules", data=order.data, seeds=order.seeds, log=order.log)
 
 
-def _relatives(source: str, out: Path, data: Path | None, seeds: int, log: Log) -> Path:
+def _relatives(order: Order) -> Path:
     from csra_lab.study.relatives import run_relatives
 
-    return run_relatives(source, out / "relatives", data=data, runs=seeds, log=log)
+    return run_relatives(order.source, order.out / "relatives", data=order.data, runs=order.seeds, log=order.log)
 
 
 _DRAWN_AND_REAL = ("photographs", "emoji", "paperdoll")
@@ -74,7 +96,9 @@ STUDIES: dict[str, Study] = {
     "five-folds": Study(
         "Every photograph tested once: does CSRA gain there, too?", ("photographs",), _five_folds, ("photographs",), 3
     ),
-    "networks": Study("Does CSRA's gain depend on the backbone?", ("photographs",), _networks, _REAL, 3),
+    "networks": Study(
+        "Does CSRA's gain depend on the backbone?", ("photographs",), _networks, _REAL, reads_weights=True
+    ),
     "sizes": Study("Does CSRA gain more on larger images, both heads at their own rates?", _REAL[:1], _sizes, _REAL),
     "schedules": Study("Does the length of the schedule decide what CSRA gains?", _DRAWN_AND_REAL, _schedules),
     "relatives": Study("Which of the heads people use beats CSRA, and where?", _DRAWN_AND_REAL, _relatives),
@@ -96,10 +120,17 @@ def check_study(name: str, sources: tuple[str, ...] | None, seeds: int | None) -
 
 
 def run_study(
-    name: str, sources: tuple[str, ...] | None, data: Path | None, out: Path, seeds: int | None, *, quiet: bool
+    name: str,
+    sources: tuple[str, ...] | None,
+    out: Path,
+    *,
+    data: Path | None,
+    weights: Path | None,
+    seeds: int | None,
+    quiet: bool,
 ) -> None:
     """Run one of `STUDIES` on some sources, and print the folder of each record. What was done before goes on."""
     study = STUDIES[name]
     log: Log = (lambda line: None) if quiet else print
     for source in sources or study.sources:
-        print(study.run(source, out, data, seeds or study.seeds, log))
+        print(study.run(Order(source, out, data, weights, seeds or study.seeds, log)))

@@ -248,10 +248,12 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         return other
 
     def fingerprint(self) -> str:
-        """16 hex digits of the ids, classes and targets: two sets with the same are the same to a run."""
+        """16 hex digits of the ids, classes, targets and crops: two sets with the same are the same to a run."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update("\n".join((*self.classes, *self.ids)).encode("utf-8", "surrogateescape"))
         digest.update(self.targets.tobytes())
+        if self.crops is not None:
+            digest.update(self.crops.tobytes())
         return digest.hexdigest()
 
     def positives(self) -> np.ndarray:

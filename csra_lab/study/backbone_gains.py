@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim
+from csra_lab.errors import MissingFile
 from csra_lab.heads import four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
@@ -90,8 +91,14 @@ def run_backbone_gains(
         weights: folder of the weight files; None to download those that are not installed.
         seeds: runs on all training images. resamples: bootstrap samples of them. question: for run.json.
         log: called with a line a step.
+
+    Raises:
+        MissingFile: a weight file that `weights` has not, before anything is measured.
     """
     folder = Path(out) / source
+    for network in networks.values():
+        if weights is not None and network.weights != "installed" and not (Path(weights) / network.weights).is_file():
+            raise MissingFile(f"{weights} has no {network.weights}; without --weights it is downloaded.")
     sources = {name: _source(source, network, weights and Path(weights)) for name, network in networks.items()}
     plan: dict = {
         "source": {"name": source, **dataclasses.asdict(SOURCES[source])},

@@ -26,6 +26,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.device import autocast, for_inference, to_device
 from csra_lab.errors import ConfigError, CsraError
+from csra_lab.folding import folded
 from csra_lab.training.feature_key import feature_key
 from csra_lab.training.sampling import mix_seed
 
@@ -314,6 +315,7 @@ def _batches(
         total: number of images with those done before, for the progress bar.
     """
     backbone = for_inference(backbone.to(device))
+    network = folded(backbone, (1, 3, backbone.image_size, backbone.image_size)) if dtype is None else backbone
     loader = DataLoader(inputs, batch_size=batch_size, num_workers=workers)
     total = len(inputs) if total is None else total
     done = total - len(inputs)
@@ -321,7 +323,7 @@ def _batches(
         for images, _ in loader:
             views = [images, images.flip(-1)] if mirror else [images]
             with autocast(device, dtype):
-                maps = [backbone(to_device(view, device)).to("cpu", torch.float16) for view in views]
+                maps = [network(to_device(view, device)).to("cpu", torch.float16) for view in views]
             stacked = torch.stack([m.permute(0, 2, 3, 1) for m in maps], dim=1).contiguous()  # (B, V, h, w, d)
             _check_finite(stacked, backbone.name)
             yield stacked

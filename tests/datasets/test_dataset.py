@@ -126,6 +126,20 @@ def test_crops_are_widened_clipped_and_share_one_decoding(tmp_path, monkeypatch)
     assert people.subset([1]).image(0).size == (5, 5)
 
 
+def test_the_fingerprint_knows_ids_classes_targets_and_crops():
+    def fingerprint(**changes):
+        fields = {
+            "ids": ["a", "b"], "classes": ("x", "y"), "targets": np.eye(2, dtype=np.int8), "crops": np.ones((2, 4)),
+        }  # fmt: skip
+        return MultiLabelDataset(name="tiny", split="test", paths=["1.jpg", "1.jpg"], **(fields | changes)).fingerprint()
+
+    changes = {
+        "ids": ["a", "c"], "classes": ("x", "z"), "targets": np.ones((2, 2), np.int8), "crops": 2 * np.ones((2, 4)),
+    }  # fmt: skip
+    found = [fingerprint(), *(fingerprint(**{field: value}) for field, value in changes.items())]
+    assert len(set(found)) == len(found) and fingerprint() == found[0]
+
+
 def test_workers_give_the_same_items(dataset):
     tensors = dataset.with_transform(_to_array)
     here = [tensors[i][0] for i in range(4)]

@@ -9,6 +9,7 @@ import torch
 
 from csra_lab import recorded
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import MissingFile
 from csra_lab.study import backbone_gains, own_best, plans
 from csra_lab.study.backbone_gains import AVERAGE, CSRA, FIXED, METHODS, NETWORKS, TUNED, Network, claims_of
 from csra_lab.training.feature_cache import FeatureMaps
@@ -55,6 +56,13 @@ def test_every_network_and_method_is_measured(record):
     assert results.groupby(["network", "method", "kind"]).size().eq(2).all()
     means = results[results.kind == "seed"].groupby(["network", "method"]).mAP.mean()
     assert means[CLEAR, AVERAGE] > means[NOISY, AVERAGE]
+
+
+def test_a_missing_weight_file_is_named_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbone_gains, "source_features", lambda *_, **__: pytest.fail("measured already"))
+    with pytest.raises(MissingFile, match=r"has no tf_efficientnet_lite3-int8\.safetensors"):
+        backbone_gains.run_backbone_gains("photographs", tmp_path / "out", weights=tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_claims_are_differences_of_the_results(record):

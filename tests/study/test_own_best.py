@@ -183,6 +183,12 @@ def test_every_study_is_listed_and_called_with_what_it_takes(monkeypatch, tmp_pa
         monkeypatch.setattr(module, name, stand_in)
     run_ablate([*STUDIES, "--sources", "photographs", "--data", str(tmp_path), "--seeds", "2", "--quiet"])
     assert [tmp_path in a.values() for a in called] == [True] * len(STUDIES)
+    called.clear()
+    with pytest.raises(CsraError, match="--weights is read by networks alone"):
+        run_ablate(["own-best", "--weights", str(tmp_path)])
+    assert called == []
+    run_ablate(["networks", "--sources", "coco", "--weights", str(tmp_path / "weights"), "--quiet"])
+    assert called[0]["weights"] == tmp_path / "weights"
     with pytest.raises(SystemExit):
         run_ablate(["--help"])
     shown = capsys.readouterr().out
