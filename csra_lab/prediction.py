@@ -124,8 +124,6 @@ def _predict_each(model, remaining, batch_size, top, workers, attention, score_m
 
         try:
             read_ahead()
-            if len(waiting) > batch_size:  # more than a batch: folding takes less time than it saves
-                model = folded(model, (1, 3, size, size))
             while waiting:
                 sources: list[ImageInput] = []
                 inputs: list[Tensor] = []

@@ -18,11 +18,8 @@ from csra_lab.datasets.dataset import count_items
 from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_images
 from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
 from csra_lab.errors import ConfigError, DataError, MissingFile
-from csra_lab.folding import folded
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.modes import evaluating
-
-FOLDED_FROM = 64  # inputs; for fewer a network is scored as it is, which takes less time than to fold it
 
 
 @torch.inference_mode()
@@ -62,12 +59,11 @@ def predict_scores(
     parts = []
     with evaluating(network), progress_bar(len(places), desc="scoring", shown=progress) as bar:
         for_inference(network)
-        scorer = network if dtype is not None or count < FOLDED_FROM else folded(network, (1, *inputs[0][0].shape))
         for batch, _ in loader:
 
             def run(first: int, batch=batch) -> torch.Tensor:
                 with autocast(device, dtype):
-                    return scorer(to_device(batch[:first], device))
+                    return network(to_device(batch[:first], device))
 
             parts.append(torch.sigmoid(fit_in_memory(run, len(batch)).cpu().double()).numpy())
             bar.update(len(batch))

@@ -6,9 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import PIL
+
 from csra_lab.backbones import Backbone
 from csra_lab.datasets import MultiLabelDataset
 
+VERSION = 2
+"""Of the way from a file to its features here: decoding, resizing, and how the network is run (2: norms are folded)."""
 PART = 2**16
 """Bytes that are read of each end of an image."""
 
@@ -16,7 +20,7 @@ PART = 2**16
 def feature_key(
     backbone: Backbone, dataset: MultiLabelDataset, shape: tuple[int, ...], dtype: str, pixels: tuple
 ) -> str:
-    """Ten characters that change with the weights, the input, the precision, and the images and their crops.
+    """Ten characters that change with the weights, the input, the precision, and the images, their crops and decoding.
 
     An image is known by its id, its name, its size in bytes, and its first and last 64 KiB; not by its folder or its
     age, so that a copy of a data set has the features of the original. A process reads an unchanged image once.
@@ -25,7 +29,8 @@ def feature_key(
         shape: of the maps. dtype: of autocast. pixels: mean and std of the input's normalisation.
     """
     digest = hashlib.blake2b(digest_size=5)
-    digest.update(json.dumps([shape, backbone.image_size, *pixels, dtype]).encode())
+    decoded_by = [VERSION, PIL.__version__.split(".")[0]]  # a major version of Pillow may resize otherwise
+    digest.update(json.dumps([shape, backbone.image_size, *pixels, dtype, *decoded_by]).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -131,13 +131,15 @@ def test_the_fingerprint_knows_ids_classes_targets_and_crops():
         fields = {
             "ids": ["a", "b"], "classes": ("x", "y"), "targets": np.eye(2, dtype=np.int8), "crops": np.ones((2, 4)),
         }  # fmt: skip
-        return MultiLabelDataset(name="tiny", split="test", paths=["1.jpg", "1.jpg"], **(fields | changes)).fingerprint()
+        fields |= changes
+        return MultiLabelDataset(name="tiny", split="test", paths=["1.jpg", "1.jpg"], **fields).fingerprint()
 
     changes = {
         "ids": ["a", "c"], "classes": ("x", "z"), "targets": np.ones((2, 2), np.int8), "crops": 2 * np.ones((2, 4)),
     }  # fmt: skip
     found = [fingerprint(), *(fingerprint(**{field: value}) for field, value in changes.items())]
-    assert len(set(found)) == len(found) and fingerprint() == found[0]
+    assert len(set(found)) == len(found)
+    assert fingerprint() == found[0]
 
 
 def test_workers_give_the_same_items(dataset):
