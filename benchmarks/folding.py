@@ -1,7 +1,7 @@
 """How much faster are cached features with the batch norms folded into the convolutions?
 
-Prediction. In a network of depthwise convolutions the time goes into reading and writing maps: the convolution, the norm
-and the activation read and write each map once, six passes. Folded, the norm's two are gone: 6 / 4 = 1.5 times as fast.
+Prediction. In a network of depthwise convolutions the time goes into reading and writing maps: the convolution, the
+norm and the activation read and write each map once, six passes. Folded, the norm's two are gone: 6 / 4 = 1.5.
 A ResNet's time is in products; there the norms are a tenth: 1.1. A transformer has none: 1, and it is not copied.
 Outputs move by the rounding of float32, asserted to be less than float16, in which features are stored, rounds.
 """

@@ -17,6 +17,8 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.errors import CsraError
 
+_ORIENTATION = "upright: turned as the file's EXIF tag says, before anything else"
+
 
 class FromPixels(nn.Module):
     """A classifier that reads bytes: (B, 3, H, W) uint8 RGB of any size -> (B, C) logits.
@@ -44,12 +46,14 @@ def preprocessing(model: MultiLabelClassifier, *, with_resize: bool = False) -> 
     """What has to happen to an image before the graph reads it, in JSON types; written into each file's metadata."""
     size = model.image_size
     if with_resize:
-        return {"input": "pixels", "type": "uint8", "shape": ["batch", 3, "height", "width"], "colours": "RGB"}
+        shape = ["batch", 3, "height", "width"]
+        return {"input": "pixels", "type": "uint8", "shape": shape, "colours": "RGB", "orientation": _ORIENTATION}
     return {
         "input": "images",
         "type": "float32",
         "shape": ["batch", 3, size, size],
         "colours": "RGB",
+        "orientation": _ORIENTATION,
         "resize": "bilinear, antialiased (Pillow's BILINEAR), to a square; the image's shape is not kept",
         "scale": "0..1, minus mean, over std",
         "mean": list(model.mean),
@@ -64,8 +68,8 @@ def example(model: MultiLabelClassifier, file: str, *, with_resize: bool = False
     normalise = "" if with_resize else f"pixels = (pixels / 255 - np.array({mean})) / np.array({std})\n"
     batch = "pixels.transpose(2, 0, 1)[None]" + ("" if with_resize else ".astype(np.float32)")
     return (
-        "import numpy as np, onnxruntime; from PIL import Image\n"
-        f'pixels = np.asarray(Image.open("photograph.jpg").convert("RGB"){resize})\n'
+        "import numpy as np, onnxruntime; from PIL import Image, ImageOps\n"
+        f'pixels = np.asarray(ImageOps.exif_transpose(Image.open("photograph.jpg")).convert("RGB"){resize})\n'
         f"{normalise}"
         f'(logits,) = onnxruntime.InferenceSession("{file}").run(None, '
         f'{{"{"pixels" if with_resize else "images"}": {batch}}})\n'

@@ -101,7 +101,9 @@ def test_the_five_lines_that_are_printed_say_what_predict_says(with_resize, tmp_
     smooth = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize(
         (120, 90), Image.Resampling.BICUBIC
     )
-    smooth.save(tmp_path / "photograph.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as of an upright telephone
+    smooth.save(tmp_path / "photograph.png", exif=exif)
     (tmp_path / "photograph.png").rename(tmp_path / "photograph.jpg")  # lossless, under the name of the example
     model = classifier(num_heads=2)
     export_onnx(model, tmp_path / "model.onnx", with_resize=with_resize)
@@ -114,6 +116,7 @@ def test_the_five_lines_that_are_printed_say_what_predict_says(with_resize, tmp_
     np.testing.assert_allclose(names["probabilities"], expected, atol=3e-3 if with_resize else 1e-5)
     stated = {p.key: p.value for p in onnx.load("model.onnx").metadata_props}["preprocessing"]
     assert json.loads(stated) == preprocessing(model, with_resize=with_resize)
+    assert "EXIF" in json.loads(stated)["orientation"]
 
 
 def test_a_program_that_resizes_takes_images_of_any_size():

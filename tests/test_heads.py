@@ -230,6 +230,17 @@ def test_half_precision_and_autocast(kind, options):
         torch.testing.assert_close(head(x).float(), exact, rtol=5e-2, atol=1e-1)
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_half_precision_gives_float32_logits_that_do_not_tie(kind):
+    torch.manual_seed(0)
+    x, head = torch.rand(64, 32, 7, 7), create_head(kind, 32, 5)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = [head(x), head(x.bfloat16())]
+    assert [each.dtype for each in (*logits, head.bfloat16()(x.bfloat16()))] == [torch.float32] * 3
+    if kind not in ("max", "topk"):  # one score, or three, with the digits of the score maps
+        assert all(len(column.unique()) >= 62 for each in logits for column in each.T)
+
+
 @pytest.mark.parametrize(("kind", "options"), ALL)
 def test_gradients_reach_the_classifier_and_stay_finite_on_flat_maps(kind, options):
     head = make(kind, options, torch.float32)

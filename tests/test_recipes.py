@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+import warnings
 
 import pytest
 import torch
 
 from csra_lab import MultiLabelClassifier, create_classifier
+from csra_lab._io.notice import CsraWarning
 from csra_lab.cli.train import read_options
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import HEADS, head_config, head_json
@@ -124,6 +126,21 @@ def test_what_is_recorded_is_what_was_built(kind, option, value, tmp_path):
 def test_a_change_that_would_do_nothing_is_refused_by_name(changes, name):
     with pytest.raises(CsraError, match=name):
         START.replace(**changes)
+
+
+def test_momentum_that_forgets_nothing_is_refused():
+    """AdamW cannot be built with it."""
+    with pytest.raises(ConfigError, match=r"momentum must be from 0 to 0\.999999, not 1"):
+        START.replace(momentum=1.0)
+
+
+def test_a_warm_up_longer_than_the_run_is_said():
+    with pytest.warns(CsraWarning, match="1 epochs end within the warm-up of 2, .* a smaller warmup_epochs helps"):
+        START.replace(epochs=1, warmup_epochs=2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        START.replace(epochs=2, warmup_epochs=2.0)
+        START.replace(epochs=1, schedule="one-cycle")
 
 
 @pytest.mark.parametrize(

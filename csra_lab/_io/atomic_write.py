@@ -45,7 +45,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             f"{path} could not be written whole ({reason}); what stood there before is unchanged."
         ) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if path.exists() or not (scratch / f"{path.name}.before").exists():  # what stood there is never removed
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def clear_leftovers(path: str | Path) -> None:
@@ -63,12 +64,12 @@ def clear_leftovers(path: str | Path) -> None:
 
 def _move(fresh: Path, path: Path, aside: Path) -> None:
     """Put `fresh` in the place of `path`. A folder cannot be replaced in one step, so the old one steps aside first."""
-    if path.is_dir():
-        path.rename(aside)
     try:
+        if path.is_dir():
+            path.rename(aside)
         os.replace(fresh, path)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # Ctrl-C too
+        if aside.exists() and not path.exists():
             aside.rename(path)
         raise
 

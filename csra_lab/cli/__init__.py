@@ -73,6 +73,11 @@ COMMANDS = {
     ),
 }  # fmt: skip
 
+LISTINGS = ("runs", "models", "completion")
+"""Commands that only print: who closes the pipe, as `head` does, has all that was wanted."""
+CLOSED_PIPE = 128 + 13
+"""How a process ends that writes into a closed pipe: by the signal SIGPIPE, as a shell counts it."""
+
 HELP = "\n".join([
     "usage: csra-lab [--version] [--traceback] COMMAND ...",
     "",
@@ -84,7 +89,8 @@ HELP = "\n".join([
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; the process ends with 0, with 2 after bad input, or with 130 after Ctrl-C."""
+    """Run the command line; the process ends with 0, with 2 after bad input, with 130 after Ctrl-C, and
+    with 141 where a closed pipe stopped its work."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = bool(os.environ.get("CSRA_LAB_DEBUG"))
     if arguments[:1] == ["--traceback"]:
@@ -97,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         sys.exit(0 if arguments else 2)
-    with errors_in_one_sentence(debug=debug), notices_as_lines():
+    only_prints = arguments[0] in LISTINGS or {"-h", "--help", "--list"} & set(arguments)
+    with errors_in_one_sentence(debug=debug, closed_pipe=0 if only_prints else CLOSED_PIPE), notices_as_lines():
         command = load_command(arguments[0])
         command(arguments[1:])
 
@@ -120,17 +127,17 @@ def load_command(name: str) -> Callable[[list[str]], object]:
 
 
 @contextmanager
-def errors_in_one_sentence(*, debug: bool) -> Iterator[None]:
+def errors_in_one_sentence(*, debug: bool, closed_pipe: int = CLOSED_PIPE) -> Iterator[None]:
     """End the process with one sentence on standard error where the reader can mend what is wrong.
 
     Args:
-        debug: also show what led to the error.
+        debug: also show what led to the error. closed_pipe: exit code where the reader of a pipe has gone.
     """
     try:
         yield
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         sys.stdout = None
-        sys.exit(0)
+        sys.exit(closed_pipe)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last whole epoch.", file=sys.stderr)
         sys.exit(130)

@@ -138,7 +138,7 @@ class _Json(_Output):
     def add(self, found: Found) -> None:
         values = found.prediction.probabilities
         labels = [{"class": self.classes[i], "probability": round(float(values[i]), 4)} for i in found.labels]
-        everything = {c: round(float(p), 6) for c, p in zip(self.classes, values, strict=True)}
+        everything = {c: float(p) for c, p in zip(self.classes, values, strict=True)}
         element = {"path": str(found.path), "labels": labels, "probabilities": everything}
         print(f"{self.before}\n{strict_json.dumps(element, indent=2)}", end="", flush=True)
         self.before = ","
@@ -149,7 +149,7 @@ class _Json(_Output):
 
 
 class _Csv(_Output):
-    """A line an image: its path, then the probability of every class to nine digits, which rank as all digits do."""
+    """A line an image: its path, then the probability of every class, with all its digits: near 1 fewer would tie."""
 
     def __init__(self, model: MultiLabelClassifier, path: Path):
         super().__init__(model)
@@ -162,7 +162,7 @@ class _Csv(_Output):
         return self
 
     def add(self, found: Found) -> None:
-        self.table.writerow([found.path, *(f"{p:.9g}" for p in found.prediction.probabilities)])
+        self.table.writerow([found.path, *map(repr, found.prediction.probabilities.tolist())])
 
     def __exit__(self, *_) -> None:
         self.file.close()

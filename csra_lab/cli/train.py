@@ -15,11 +15,12 @@ from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import MultiLabelDataset, write_voc_predictions
 from csra_lab.datasets.pair import match_classes
+from csra_lab.datasets.voc import check_voc_predictions
 from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
 from csra_lab.losses import Loss
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
-from csra_lab.training.evaluation import evaluate
+from csra_lab.training.evaluation import evaluate, score
 from csra_lab.training.run_folder import read_recipe, save_evaluation
 
 Part = DataConfig | ModelConfig | OptimisationConfig | RunConfig
@@ -167,7 +168,8 @@ def evaluate_command(
         threshold: Probability from which a label counts as predicted; 0.5 where --top-k is not given either.
         top_k: Predict the k highest labels of each image; with --threshold only those that reach it.
         difficult: What unknown targets do: left out, or counted as absent.
-        server_format: Also write the scores into this folder, as the VOC evaluation server wants them.
+        server_format: Also write the scores into this folder, as the VOC evaluation server wants them; of a split
+            without labels, only that.
         out: Also write metrics.json and scores.npz into this folder, as a run has them.
         batch_size: Images at a time.
         json: Print one JSON object.
@@ -184,12 +186,22 @@ def evaluate_command(
     data_set = match_classes(model.classes, load_dataset(name, data, split, absent=absent, unknown=unknown))
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     model.to(scoring["device"])
+    if server_format is not None:
+        check_voc_predictions(server_format, data_set)
+        if not (data_set.targets >= 0).any():
+            if out is not None or json:
+                raise ConfigError(
+                    f"{data_set.name} {split} has no labels to measure against; leave out --out and --json."
+                )
+            print(write_voc_predictions(server_format, data_set, score(model, data_set, **scoring)))
+            return
     metrics, scores = evaluate(model, data_set, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult, **scoring)
     if server_format is not None:
         write_voc_predictions(server_format, data_set, scores)
+    measured = {"difficult": difficult, "four_lines": four_lines}
     if out is not None:
-        save_evaluation(out, data_set, metrics, scores)
+        save_evaluation(out, data_set, metrics, scores, **measured)
     if json:
-        print(as_json({"dataset": data_set.name, "split": split, "difficult": difficult, **metrics.to_dict()}))
+        print(as_json({"dataset": data_set.name, "split": split, **measured, **metrics.to_dict()}))
     else:
         print(metrics_table(metrics, f"{data_set.name} {split}, {len(data_set)} images"))

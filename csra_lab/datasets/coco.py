@@ -35,7 +35,7 @@ COCO_CLASSES = (
 _SPLITS = {"train": "train", "val": "val", "trainval": "train", "test": "val"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth
 class CocoBoxes:
     """All boxes of one split as arrays, grouped by image; calling it with an image's id gives its boxes.
 

@@ -277,8 +277,26 @@ def image_keys(paths: Sequence[Path], root: Path | None = None) -> tuple[str, ..
     return tuple(below[os.path.dirname(name)].removeprefix("./") + os.path.basename(name) for name in names)
 
 
+@dataclass(frozen=True)
+class JoinedBoxes:
+    """`box_reader` of splits that were joined: for each item that of its own split, by the item's id there."""
+
+    places: dict[str, tuple[Callable[[str], list[Box]], str]]
+
+    def __call__(self, image_id: str) -> list[Box]:
+        reader, own = self.places[image_id]
+        return reader(own)
+
+    def size(self, image_id: str) -> tuple[int, int] | None:
+        """(width, height) that the annotation states for an image; None where it states none."""
+        reader, own = self.places[image_id]
+        return getattr(reader, "size", lambda _: None)(own)
+
+
 def join_splits(parts: Sequence[MultiLabelDataset], split: str) -> MultiLabelDataset:
-    """The items of several splits of one folder as one split; an id that several list is taken once.
+    """The items of several splits of one folder as one split; a file that several list under one id is taken once.
+
+    Ids stay as they are, unless one stands for different files: then every id begins with its split, "train/1.jpg".
 
     Raises:
         CsraError: the parts have different classes.
@@ -287,19 +305,36 @@ def join_splits(parts: Sequence[MultiLabelDataset], split: str) -> MultiLabelDat
     odd = next((part for part in parts if part.classes != first.classes), None)
     if odd is not None:
         raise ConfigError(f"{first.name}: {first.split} and {odd.split} have different classes, so {split} is none.")
-    taken: dict[str, tuple[int, int]] = {}
+    taken: dict[tuple[str, Path], tuple[int, int]] = {}
     for p, part in enumerate(parts):
-        for row, image_id in enumerate(part.ids):
-            taken.setdefault(image_id, (p, row))
-    places = list(taken.values())
+        for row, item in enumerate(zip(part.ids, part.paths, strict=True)):
+            taken.setdefault(item, (p, row))
+    places, ids = list(taken.values()), [image_id for image_id, _ in taken]
+    if len(set(ids)) < len(ids):
+        ids = [f"{parts[p].split}/{parts[p].ids[row]}" for p, row in places]
     other = copy.copy(first)
-    other.split, other.ids, other._keys = split, tuple(taken), None
+    other.split, other.ids, other._keys = split, tuple(ids), None
+    other.box_reader = _joined_boxes(parts, ids, places)
     other.paths = [parts[p].paths[row] for p, row in places]
     other.targets = np.array([parts[p].targets[row] for p, row in places], dtype=np.int8)
     crops = [part.crops for part in parts if part.crops is not None]
     if len(crops) == len(parts):
         other.crops = np.array([crops[p][row] for p, row in places])
     return other
+
+
+def _joined_boxes(
+    parts: Sequence[MultiLabelDataset], ids: Sequence[str], places: Sequence[tuple[int, int]]
+) -> Callable[[str], list[Box]] | None:
+    """The reader of all items' boxes; None where a part has none."""
+    readers = [part.box_reader for part in parts if part.box_reader is not None]
+    if len(readers) < len(parts):
+        return None
+    if all(reader == readers[0] for reader in readers) and all(
+        i == parts[p].ids[row] for i, (p, row) in zip(ids, places, strict=True)
+    ):
+        return readers[0]
+    return JoinedBoxes({i: (readers[p], parts[p].ids[row]) for i, (p, row) in zip(ids, places, strict=True)})
 
 
 def _crop(image: Image.Image, box: np.ndarray, path: Path) -> Image.Image:

@@ -45,20 +45,32 @@ def load_folder(
             read as if the convention were another one.
     """
     root = Path(root)
-    splits = folder_splits(root)
+    layout, splits = _layout(root, split)
     parts = _parts(split, splits)
     if not parts:
         raise MissingFile(_no_split(root, split, splits))
-    found = [_load_one(root, part, transform, absent, unknown) for part in parts]
+    found = [_load_one(layout, root, part, transform, absent, unknown) for part in parts]
     return found[0] if len(found) == 1 else join_splits(found, split)
 
 
 def folder_splits(root: Path) -> list[str]:
     """The splits that a folder of one's own has."""
-    root = Path(root)
+    return _layout(Path(root))[1]
+
+
+def _layout(root: Path, split: str | None = None) -> tuple[str, list[str]]:
+    """The layout of a folder and its splits. A stray table or JSON file, such as a log, hides no other layout.
+
+    Args:
+        split: which the layout should have; one of the usual names if left out.
+    """
     if (root / "ImageSets" / "Main").is_dir():
-        return devkit_splits(root)
-    return sorted(table_files(root) or _instance_files(root) or yolo_folders(root))
+        return "VOC", devkit_splits(root)
+    found = {"CSV": [*table_files(root)], "COCO": [*_instance_files(root)], "YOLO": [*yolo_folders(root)]}
+    layouts = [(name, sorted(splits)) for name, splits in found.items() if splits]
+    wanted = ("trainval", "train", "test", *VALIDATION_NAMES) if split is None else (split,)
+    fitting = [each for each in layouts if any(_parts(name, each[1]) for name in wanted)]
+    return next(iter(fitting or layouts), ("none", []))
 
 
 def devkit_classes(root: Path) -> tuple[str, ...]:
@@ -102,18 +114,16 @@ def _no_split(root: Path, split: str, splits: list[str]) -> str:
 
 
 def _load_one(
-    root: Path, split: str, transform: Callable | None, absent: str | None, unknown: str | None
+    layout: str, root: Path, split: str, transform: Callable | None, absent: str | None, unknown: str | None
 ) -> MultiLabelDataset:
-    tables = table_files(root)
-    if (root / "ImageSets" / "Main").is_dir():
+    if layout == "VOC":
         return _load_voc_layout(root, split, transform, absent, unknown)
-    if tables:
-        return load_table(root, split, tables[split], transform, stated_convention(TABLES, absent, unknown))
+    if layout == "CSV":
+        return load_table(root, split, table_files(root)[split], transform, stated_convention(TABLES, absent, unknown))
     if absent is not None or unknown is not None:
         raise ConfigError(f"absent and unknown are for CSV files and class lists, and {root} has none; leave them out.")
-    instances = _instance_files(root)
-    if instances:
-        path = instances[split]
+    if layout == "COCO":
+        path = _instance_files(root)[split]
         return read_instances(path, _images_of(root, split, path), name=root.resolve().name, split=split,
                               transform=transform)  # fmt: skip
     return load_yolo(root, split, transform)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from csra_lab.errors import CsraError, DataError, MissingFile
 
@@ -103,8 +104,14 @@ def describe_skipped(skipped: Counter[str]) -> str:
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
+    seen = {os.path.realpath(folder)}
     for root, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in tuple(folders):
+            real = os.path.realpath(os.path.join(root, name))
+            if os.path.islink(os.path.join(root, name)) and real in seen:  # which may lead round and round
+                folders.remove(name)
+            seen.add(real)
         for name in files:
             if not name.startswith(".") and (Path(root) / name).is_file():  # a pipe is none
                 yield Path(root) / name
@@ -133,6 +140,11 @@ def open_image(path: str | os.PathLike, *, min_side: int | None = None, upright:
             raise DataError(f"{name} is empty (0 bytes); fetch it again or leave it out.")
         with Image.open(path, formats=readable_formats()) as image:
             _check_pixels(image, name)
+            if not upright and isinstance(image, TiffImageFile) and _orientation(image) != 1:  # Pillow turns it
+                raise DataError(
+                    f"{name} is a TIFF turned by its EXIF tag, and its boxes are of the pixels as they are stored; "
+                    "save it as a PNG with the pixels that the boxes were drawn on."
+                )
             if min_side is not None:
                 image.draft("RGB", (min_side, min_side))
             image.load()
@@ -184,7 +196,10 @@ def stored_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """
     try:
         with Image.open(path, formats=readable_formats()) as image:
-            return image.size, _orientation(image)
+            size = image.size
+            if isinstance(image, TiffImageFile):  # Pillow turns these itself, and gives the size that they then have
+                size = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+            return size, _orientation(image)
     except Exception as error:  # as in open_image
         raise DataError(f"The size of {path} cannot be read ({error}); check that the images are there.") from error
 

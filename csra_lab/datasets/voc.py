@@ -278,6 +278,26 @@ def _read_labels(path: Path, ids: tuple[str, ...], id_list: Path, convention: La
     return labels
 
 
+def check_voc_predictions(folder: str | Path, dataset: MultiLabelDataset, *, competition: str = "comp2") -> Path:
+    """The folder that `write_voc_predictions` would write: all that can be refused before anything is scored.
+
+    Raises:
+        CsraError: an unknown competition, another data set or other classes than VOC's, or results that are there.
+    """
+    if competition not in ("comp1", "comp2"):
+        raise ConfigError(f"The competition must be comp1 (only VOC data) or comp2 (any data), not {competition!r}.")
+    if not dataset.name.startswith("voc"):
+        raise ConfigError(f"Only VOC predictions can be written for the VOC server, not those of {dataset.name}.")
+    if dataset.classes != VOC_CLASSES:
+        raise ConfigError(
+            f"The server wants all {len(VOC_CLASSES)} VOC classes; the scores are of {len(dataset.classes)}."
+        )
+    main = Path(folder) / "results" / dataset.name.upper() / "Main"
+    if main.exists():
+        raise ConfigError(f"{main} exists already; name another folder or remove it.")
+    return main
+
+
 def write_voc_predictions(
     folder: str | Path, dataset: MultiLabelDataset, scores: np.ndarray, *, competition: str = "comp2"
 ) -> Path:
@@ -289,31 +309,21 @@ def write_voc_predictions(
     refused, not overwritten.
 
     Raises:
-        CsraError: another data set's classes, scores that are not finite or not (N, C), or a folder that cannot be
+        CsraError: see `check_voc_predictions`; scores that are not finite or not (N, C), or a folder that cannot be
             written.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    if competition not in ("comp1", "comp2"):
-        raise ConfigError(f"The competition must be comp1 (only VOC data) or comp2 (any data), not {competition!r}.")
-    if not dataset.name.startswith("voc"):
-        raise ConfigError(f"Only VOC predictions can be written for the VOC server, not those of {dataset.name}.")
-    if dataset.classes != VOC_CLASSES:
-        raise ConfigError(
-            f"The server wants all {len(VOC_CLASSES)} VOC classes; the scores are of {len(dataset.classes)}."
-        )
+    main = check_voc_predictions(folder, dataset, competition=competition)
     if scores.shape != dataset.targets.shape or not np.isfinite(scores).all():
         raise ConfigError(
             f"Scores must be finite numbers of shape {dataset.targets.shape}, not of shape {scores.shape}."
         )
-    main = Path(folder) / "results" / dataset.name.upper() / "Main"
-    if main.exists():
-        raise ConfigError(f"{main} exists already; name another folder or remove it.")
     staging = None
     try:
         main.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".Main-", dir=main.parent))
         for column, name in enumerate(dataset.classes):
-            lines = [f"{i} {score:.9g}\n" for i, score in zip(dataset.ids, scores[:, column], strict=True)]
+            lines = [f"{i} {score!r}\n" for i, score in zip(dataset.ids, scores[:, column].tolist(), strict=True)]
             (staging / f"{competition}_cls_{dataset.split}_{name}.txt").write_text("".join(lines), encoding="ascii")
         staging.chmod(0o755)
         staging.rename(main)

@@ -1,5 +1,6 @@
 """What all heads share: a linear classifier at every location of a feature map."""
 
+import contextlib
 import copy
 from typing import TypeVar
 
@@ -173,6 +174,13 @@ def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled("cpu"):
         return tensors
     return tuple(t.to(torch.get_autocast_dtype("cpu")) for t in tensors)
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Products of a head's last layer without autocast, whose half as many digits would tie logits."""
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # a "meta" device has none
+    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
 def share_weights(source: ScoreMapHead, target: Head) -> Head:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from csra_lab.errors import ConfigError
 from csra_lab.heads.base import ScoreMapHead
 from csra_lab.heads.config import HeadConfig, whole
+from csra_lab.residual_attention import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ClassQueries(ScoreMapHead):
         features = self._projected(x)  # (B, N, width)
         values = self._split(self.value(features))  # (B, heads, N, width / heads)
         attended = (self._attend(features) @ values).transpose(1, 2).flatten(2)  # (B, queries, width)
-        return self._classify(attended)
+        return at_least_float32(self._classify(attended))
 
     def score_maps(self, x: Tensor) -> Tensor:
         values = self.value(self._projected(x))  # (B, N, width)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from csra_lab.errors import ConfigError
-from csra_lab.heads.base import ScoreMapHead
+from csra_lab.heads.base import ScoreMapHead, full_precision
 from csra_lab.heads.config import HeadConfig, finite, whole
+from csra_lab.residual_attention import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ class RegularisedAttention(ScoreMapHead):
         self.last = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        scores, weights = self.score_maps(x).flatten(3)[:, 0], self._weights(x)  # (B, C, N)
-        seen = (weights * scores.sigmoid()).transpose(1, 2)  # (B, N, C)
-        related = self.last(self.relate(seen).sum(dim=1))  # (B, C)
+        scores, weights = at_least_float32(self.score_maps(x)).flatten(3)[:, 0], self._weights(x)  # (B, C, N)
+        weight = self.last.weight.dtype
+        seen = (weights * scores.sigmoid()).transpose(1, 2).to(weight)  # (B, N, C)
+        related = at_least_float32(self.relate(seen)).sum(dim=1)  # (B, hidden)
+        with full_precision(x):
+            related = at_least_float32(self.last(related.to(weight)))  # (B, C)
         return self.config.alpha * scores.mean(dim=-1) + (1 - self.config.alpha) * related
 
     def attention(self, x: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ class RegularisedAttention(ScoreMapHead):
     def _weights(self, x: Tensor) -> Tensor:
         """(B, C, N), summing to 1 over the locations."""
         locations = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x  # (B, N, d)
-        return self.look(locations).softmax(dim=1).transpose(1, 2)
+        return at_least_float32(self.look(locations)).softmax(dim=1).transpose(1, 2)
 
 
 def _layers(inputs: int, hidden: int) -> tuple[nn.Module, ...]:

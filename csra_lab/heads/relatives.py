@@ -159,7 +159,7 @@ class AttentionMIL(ScoreMapHead):
         self.query = nn.Linear(self.config.hidden, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        scores = self.score_maps(x).flatten(3)[:, 0]  # (B, C, N)
+        scores = at_least_float32(self.score_maps(x)).flatten(3)[:, 0]  # (B, C, N)
         return (self._weights(x)[:, None] * scores).sum(dim=-1)
 
     def attention(self, x: Tensor) -> Tensor:
@@ -171,4 +171,4 @@ class AttentionMIL(ScoreMapHead):
         locations = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x  # (B, N, d)
         hidden = self.hidden(locations).tanh()
         hidden = hidden if self.gate is None else hidden * self.gate(locations).sigmoid()
-        return self.query(hidden)[..., 0].softmax(dim=-1)  # (B, N)
+        return at_least_float32(self.query(hidden))[..., 0].softmax(dim=-1)  # (B, N)

@@ -1,11 +1,13 @@
 """The losses with their options, as frozen configs: what a recipe records."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
 
+from csra_lab._io.validation import check_types
 from csra_lab.errors import ConfigError
 from csra_lab.losses.functions import (
     Unknown,
@@ -22,6 +24,8 @@ from csra_lab.losses.functions import (
     weighted_binary_cross_entropy,
 )
 
+_FOCUSING, _LOGIT, _SHARE = (0, 1000), (-1000, 1000), (0, 1)
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -29,17 +33,30 @@ class Loss:
 
     Attributes:
         unknown: what an entry of -1 means.
+
+    Raises:
+        ConfigError: an option that is not of its type, or out of its limits.
     """
 
+    LIMITS: ClassVar[Mapping[str, tuple[float, float]]] = {}
     unknown: Unknown = "ignore"
 
     def __post_init__(self) -> None:
         if self.unknown not in get_args(Unknown):
             raise ConfigError(f"unknown must be {' or '.join(get_args(Unknown))}, not {self.unknown!r}.")
+        check_types(self, f"loss {type(self).__name__}")
+        for name, (low, high) in self.LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"loss {type(self).__name__}: {name} must be from {low:,} to {high:,}, not {value}.")
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(B, C) logits and (B, C) targets in {1, 0, -1} -> a scalar, float32."""
         return self.compute(logits, fill_unknown(targets, self.unknown))
+
+    def with_labels(self, targets: Tensor) -> "Loss":
+        """This loss for a training set with these (N, C) targets: itself, but for one that still has to read them."""
+        return self
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(B, C) logits and targets -> the loss, after unknown entries became what `unknown` says."""
@@ -63,16 +80,20 @@ class WeightedBCE(Loss):
     """See `weighted_binary_cross_entropy`; `WeightedBCE.of(targets)` reads the weights off a training set.
 
     Attributes:
-        positive, negative: C weights each; none are all 1.
+        positive, negative: C weights each. With none, training reads them off its labels (`with_labels`), and the loss
+            by itself is plain BCE.
     """
 
     positive: tuple[float, ...] = ()
     negative: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("positive", "negative"):
+            weights = getattr(self, name)
+            object.__setattr__(self, name, tuple(weights) if isinstance(weights, list) else weights)  # JSON gives lists
         super().__post_init__()
-        object.__setattr__(self, "positive", tuple(self.positive))  # JSON gives lists
-        object.__setattr__(self, "negative", tuple(self.negative))
+        if not all(0 <= weight <= 1e6 for weight in (*self.positive, *self.negative)):
+            raise ConfigError("the weights of a weighted loss must be from 0 to 1,000,000.")
         if len(self.positive) != len(self.negative):
             raise ConfigError(
                 f"{len(self.positive)} weights of positives and {len(self.negative)} of negatives differ."
@@ -83,6 +104,9 @@ class WeightedBCE(Loss):
         """The loss for a training set with these (N, C) targets; see `class_weights` for the options."""
         pair = class_weights(fill_unknown(targets, unknown), weighting, **options)
         return cls(unknown, *(tuple(weights.tolist()) for weights in pair))
+
+    def with_labels(self, targets: Tensor) -> Loss:
+        return self if self.positive else WeightedBCE.of(targets, unknown=self.unknown)
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         if not self.positive:
@@ -97,6 +121,7 @@ class WeightedBCE(Loss):
 class PartialBCE(Loss):
     """See `partial_binary_cross_entropy`."""
 
+    LIMITS: ClassVar = dict.fromkeys(("alpha", "beta", "gamma"), (-1000, 1000))
     alpha: float = -4.45
     beta: float = 5.45
     gamma: float = 1.0
@@ -109,6 +134,7 @@ class PartialBCE(Loss):
 class Focal(Loss):
     """See `focal_loss`."""
 
+    LIMITS: ClassVar = {"gamma": _FOCUSING, "alpha": _SHARE}
     gamma: float = 2.0
     alpha: float | None = None
 
@@ -120,6 +146,7 @@ class Focal(Loss):
 class ASL(Loss):
     """See `asymmetric_loss`."""
 
+    LIMITS: ClassVar = {"gamma_negative": _FOCUSING, "gamma_positive": _FOCUSING, "margin": _SHARE}
     gamma_negative: float = 4.0
     gamma_positive: float = 0.0
     margin: float = 0.05
@@ -133,6 +160,7 @@ class ASL(Loss):
 class Hill(Loss):
     """See `hill_loss`."""
 
+    LIMITS: ClassVar = {"lam": (1, 1000), "margin": _LOGIT, "gamma": _FOCUSING}  # below 1 negatives could earn
     lam: float = 1.5
     margin: float = 1.0
     gamma: float = 2.0
@@ -145,6 +173,7 @@ class Hill(Loss):
 class SPLC(Loss):
     """See `splc_loss`."""
 
+    LIMITS: ClassVar = {"tau": _SHARE, "margin": _LOGIT, "gamma": _FOCUSING}
     tau: float = 0.6
     margin: float = 1.0
     gamma: float = 2.0
@@ -157,6 +186,7 @@ class SPLC(Loss):
 class TwoWay(Loss):
     """See `two_way_loss`."""
 
+    LIMITS: ClassVar = dict.fromkeys(("t_positive", "t_negative"), (0.001, 1000))
     t_positive: float = 4.0
     t_negative: float = 1.0
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from csra_lab._io.notice import warn
 from csra_lab._io.validation import check_types
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import CSRAConfig, HeadConfig, config_kind, head_config, head_json
@@ -86,7 +87,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("epochs", "batch_size", "accumulate"), (1, 1_000_000)),
     **dict.fromkeys(("backbone_lr", "head_lr"), (0, 1e38)),
     **dict.fromkeys(("weight_decay", "warmup_epochs"), (0, 1_000_000)),
-    **dict.fromkeys(("momentum", "ema_decay", "step_gamma"), (0, 1)),
+    **dict.fromkeys(("ema_decay", "step_gamma"), (0, 1)),
+    "momentum": (0, 0.999999),  # at 1 no gradient is forgotten, and AdamW cannot be built
     "image_size": (1, 2048),
     "seed": (0, 2**63 - 1),
     "step_epochs": (0.001, 1_000_000),
@@ -141,6 +143,12 @@ class Recipe:
         for name, reason in self.unused().items():
             if getattr(getattr(self, PART_OF[name]), name) != _default(name):
                 raise ConfigError(f"recipe {self.name}: {name} would do nothing, since {reason}.")
+        plan = self.optimisation
+        if plan.schedule != "one-cycle" and plan.warmup_epochs > plan.epochs:
+            warn(
+                f"recipe {self.name}: {plan.epochs} epochs end within the warm-up of {plan.warmup_epochs:g}, so the "
+                "learning rate never reaches its peak; a smaller warmup_epochs helps."
+            )
 
     @classmethod
     def of(cls, name: str, *, dataset: str, backbone: str, image_size: int, **fields) -> "Recipe":

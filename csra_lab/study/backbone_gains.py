@@ -6,6 +6,7 @@ beside them. The course's conclusion, that the backbone has no significant effec
 pooling is the same on two networks, and so is CSRA's gain. The record is a folder of
 
 run.json      question, networks, chosen rates and lambdas, data, versions
+plan.json     all that the record depends on: the same plan is not carried out again
 tuning.csv    network, method, learning rate or lambda, and held-out mAP (fractions)
 results.csv   network, method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
 claims.csv    every claim with its interval, over classes and over positives
@@ -32,7 +33,7 @@ from csra_lab.study.experiments import describe, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, bootstrap, measured_claims, results_table, tune
 from csra_lab.study.plans import FOUR_LINES, SOURCES, Source
-from csra_lab.study.steps import Steps
+from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_logits
 from csra_lab.training.sampling import hold_out
@@ -112,6 +113,9 @@ def run_backbone_gains(
     for name, where in sources.items():
         sets, maps = source_features(where, data, cache=cache)
         plan["data"] = {s: describe(dataset) for s, dataset in sets.items()}  # the same for every network
+        asked = {**plan, "seeds": seeds, "resamples": resamples}
+        if is_recorded(folder, asked, log):
+            return folder
         steps = Steps(folder.with_name(f"{source}.part"), plan, log)
         recipes = _recipes(where)
         fit, held_out = hold_out(sets["trainval"], 0.2)
@@ -149,7 +153,7 @@ def run_backbone_gains(
         results[["network", "method"]] = results.method.str.split(": ", n=1, expand=True)
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
         found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
-    steps.remove()
+    steps.finish(folder, asked)
     return folder
 
 

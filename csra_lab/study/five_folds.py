@@ -6,6 +6,7 @@ images. The scores of the five folds together are those of 3,014 images, none of
 scored it. The record is a folder of
 
 run.json      question, recipe, seeds, data, versions
+plan.json     all that the record depends on: the same plan is not carried out again
 tuning.csv    fold, method, learning rate, held-out mAP after the last epoch (fractions)
 results.csv   method, seed, fold ("all" for the five together), mAP over classes, mAP weighted by positives
 classes.csv   class, its positives, and each method's AP on the five folds together, the mean over the seeds
@@ -41,7 +42,7 @@ from csra_lab.study.grid_record import RESAMPLES, UNIT
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS, tune, tuning_table
 from csra_lab.study.plans import SOURCES
-from csra_lab.study.steps import Steps
+from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps, cache_features
 from csra_lab.training.run_folder import environment, from_logits, to_logits
 from csra_lab.training.sampling import hold_out
@@ -79,6 +80,9 @@ def run_five_folds(
         "source": dataclasses.asdict(SOURCES["photographs"]),
         "recipes": {name: recipe.to_json() for name, recipe in recipes.items()},
     }
+    asked = {**plan, "seeds": seeds}
+    if is_recorded(folder, asked, log):
+        return folder
     steps = Steps(folder.with_name("five-folds.part"), plan, log)
     targets = np.concatenate([d.targets for d in sets])
     folds = np.array([fold_of(i) for d in sets for i in d.ids])
@@ -102,7 +106,7 @@ def run_five_folds(
     }
     by_method = dict(zip(ROWS, from_logits(to_logits(scores)), strict=True))
     write_five_folds(folder, about, pd.concat(tuned), by_method, targets, folds, sets[0].classes)
-    steps.remove()
+    steps.finish(folder, asked)
     return folder
 
 

@@ -214,7 +214,8 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
     stack = HeadStack([_new_head(r, d, features.targets[fit]) for r in recipes], [r.optimisation for r in recipes])
     stack.to(device).train()
     optimizers = _optimizers(stack, recipes)
-    losses = _losses(recipes)
+    labels = torch.from_numpy(features.targets[fit])
+    losses = _losses([recipe.loss.with_labels(labels) for recipe in recipes])
     held_targets = features.targets[held_out]
     best, best_heads = np.full(len(recipes), -1.0), stack.heads()
     history: list[tuple[np.ndarray, np.ndarray]] = []
@@ -277,13 +278,13 @@ def _optimizers(stack: HeadStack, recipes: Sequence[Recipe]) -> list[tuple[Recip
     return built
 
 
-def _losses(recipes: Sequence[Recipe]) -> Callable[[Tensor, Tensor], Tensor]:
+def _losses(of_heads: Sequence[Loss]) -> Callable[[Tensor, Tensor], Tensor]:
     """A function of (K, B, C) logits and (B, C) targets that gives each head its own loss: (K,)."""
     members: dict[Loss, list[int]] = {}
-    for k, recipe in enumerate(recipes):
-        members.setdefault(recipe.loss, []).append(k)
+    for k, loss in enumerate(of_heads):
+        members.setdefault(loss, []).append(k)
     if len(members) == 1:
-        return torch.vmap(recipes[0].loss, (0, None))
+        return torch.vmap(of_heads[0], (0, None))
 
     def losses(logits: Tensor, targets: Tensor) -> Tensor:
         parts = [torch.vmap(loss, (0, None))(logits[which], targets) for loss, which in members.items()]

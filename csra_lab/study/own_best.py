@@ -7,6 +7,7 @@ bootstrap samples of the training images; `claims` measures what is claimed. Eac
 run that was stopped goes on there. The folder of the record holds
 
 run.json      question, methods, their rates, data, versions
+plan.json     all that the record depends on: the same plan is not carried out again
 tuning.csv    method, learning rate, and held-out mAP after the last epoch (fractions)
 curves.csv    method, seed, epoch, held-out mAP, at the method's own rate: how fast it learns; only of some methods
 results.csv   method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
@@ -38,7 +39,7 @@ from csra_lab.significance import MeanOver, draw_images, once_and_drawn, weighte
 from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.plans import SOURCES
-from csra_lab.study.steps import Steps
+from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_logits
 from csra_lab.training.sampling import hold_out
@@ -137,7 +138,12 @@ def run_own_best(
         "resamples": resamples,
     }
     settings = {n: {**dataclasses.asdict(method), "recipe": recipes[n].to_json()} for n, method in methods.items()}
-    steps = Steps(folder.with_name(f"{source}.part"), {**plan, "methods": settings}, log)
+    in_steps = {**plan, "methods": settings}
+    more = MORE_RESAMPLES * any(method.headline for method in methods.values())
+    asked = {**in_steps, "seeds": seeds, "more_resamples": more, "claims": [dataclasses.asdict(c) for c in claims]}
+    if is_recorded(folder, asked, log):
+        return folder
+    steps = Steps(folder.with_name(f"{source}.part"), in_steps, log)
     fit, held_out = hold_out(sets["trainval"], 0.2)
     starts = {name: method.start for name, method in methods.items()}
     tuned = steps.table("tuning", lambda: tuning_table(tune(recipes, starts, train, fit, held_out, log=log)))
@@ -153,7 +159,7 @@ def run_own_best(
     ]
     headline = {name: own[name] for name, method in methods.items() if method.headline}
     again: dict[str, list[NDArray]] = {name: [] for name in methods}
-    for run in range(resamples + MORE_RESAMPLES * bool(headline)):
+    for run in range(resamples + more):
         wanted = own if run < resamples else headline
         chosen = bootstrap(len(train), run, groups=drawn_together(SOURCES[source], sets["trainval"]))
         drawn = steps.array(f"resample-{run}", partial(_trained_scores, wanted, run, train, chosen, maps[split]))
@@ -165,7 +171,7 @@ def run_own_best(
         "split": split,
         "methods": {name: recipe.to_json() for name, recipe in own.items()},
         "seeds": seeds,
-        "more_resamples": MORE_RESAMPLES * bool(headline),
+        "more_resamples": more,
         "environment": environment(torch.device("cpu")),
     }
     write_own_best(
@@ -173,7 +179,7 @@ def run_own_best(
         {name: np.stack(runs) for name, runs in again.items()}, sets[split], claims, with_scores=list(headline),
         groups=drawn_together(SOURCES[source], sets[split]),
     )  # fmt: skip
-    steps.remove()
+    steps.finish(folder, asked)
     return folder
 
 

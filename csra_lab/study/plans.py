@@ -15,6 +15,7 @@ from pathlib import Path
 from csra_lab._io.validation import check_types
 from csra_lab.errors import ConfigError, CsraError, DataError
 from csra_lab.recipes import RECIPES, VOC2012_PHOTOGRAPH_CLASSES, Recipe
+from csra_lab.recipes.config import PART_OF
 
 FOUR_LINES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 """Weights of the residual that are tried on a trained average-pooling head; the paper fixes 0.02 or 0.2."""
@@ -325,9 +326,12 @@ def _check(plan: Plan, path: Path) -> None:
         if of_the_source & changes.keys():
             name = min(of_the_source & changes.keys())
             raise DataError(f"{path}: {name!r} comes from the plan and its sources; no entry can change it.")
-    unknown = [label for label in plan.choose if label not in labels]
-    if unknown:
-        raise DataError(f"{path}: choose names {unknown[0]!r}, which is no entry.")
+        for name in filter(_ignored, changes):
+            raise DataError(
+                f"{path}: {name!r} would do nothing: heads are trained on features of the source, which read options "
+                "of the head, the loss, validation_fraction, and how the weights move."
+            )
+    _check_choice(plan, labels, path)
     for entry in plan.entries:
         if entry.against and entry.against not in {*labels, *plan.choose.values()} - {entry.label}:
             raise DataError(f"{path}: {entry.label!r} is compared with {entry.against!r}, which is no entry beside it.")
@@ -339,6 +343,33 @@ def _check(plan: Plan, path: Path) -> None:
         raise DataError(f"{path} names no source; there are {', '.join(SOURCES)}.")
     if not plan.name.replace("-", "").isalnum():
         raise DataError(f"{path}: the name becomes a folder, so it is letters, digits and dashes, not {plan.name!r}.")
+
+
+def _ignored(name: str) -> bool:
+    """Whether the training of heads on cached features does not read this field of a recipe."""
+    elsewhere = PART_OF.get(name) in ("data", "model", "run") and name != "validation_fraction"
+    return elsewhere or name in ("accumulate", "ema_decay", "why", "cost", "expected")
+
+
+def _check_choice(plan: Plan, labels: list[str], path: Path) -> None:
+    """Settings are chosen on held-out images, and only methods are compared then."""
+    unknown = [label for label in plan.choose if label not in labels]
+    if unknown:
+        raise DataError(f"{path}: choose names {unknown[0]!r}, which is no entry.")
+    for entry in plan.entries if plan.choose else ():
+        fraction = {**plan.base, **entry.changes}.get("validation_fraction", BASE.data.validation_fraction)
+        if entry.label in plan.choose and not fraction:
+            raise DataError(
+                f"{path}: choose has no held-out images for {entry.label!r}; give a validation_fraction in base, "
+                "as 0.2."
+            )
+        if entry.against and entry.label not in plan.choose:
+            raise DataError(f"{path}: {entry.label!r} is compared, but only entries that choose names are.")
+        if entry.against and entry.against not in plan.choose.values():
+            raise DataError(
+                f"{path}: {entry.label!r} is compared with {entry.against!r}; where settings are chosen, that must be "
+                f"a method: {', '.join(dict.fromkeys(plan.choose.values()))}."
+            )
 
 
 def _tuples(fields: dict) -> dict:

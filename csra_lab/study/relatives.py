@@ -42,7 +42,7 @@ from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import LADDER, bootstrap, measured_claims, results_table, tune
 from csra_lab.study.plans import BASE, SOURCES
-from csra_lab.study.steps import Steps
+from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps
 from csra_lab.training.run_folder import environment, from_logits, to_exact_logits
 from csra_lab.training.sampling import hold_out
@@ -120,7 +120,11 @@ def run_relatives(
     """
     sets, maps = source_features(SOURCES[source], Path(data) if data else None, cache=cache, progress=False)
     epochs = epochs or EPOCHS.get(source, BASE.optimisation.epochs)
-    study = Study(source, sets, maps, Path(out) / f"{source}.part", relatives, epochs, log)
+    study = Study(source, sets, maps, relatives, epochs, log)
+    asked = {**study.plan, "runs": runs}
+    if is_recorded(Path(out) / source, asked, log):
+        return Path(out) / source
+    study.begin(Path(out) / f"{source}.part")
     if not (Path(out) / source).exists():
         study.write(Path(out) / source, 0)
     for run in range(runs):
@@ -129,7 +133,7 @@ def run_relatives(
         if run > 0:  # two runs of each kind are the fewest that have an interval
             study.write(Path(out) / source, run + 1)
     if runs > 1:
-        study.steps.remove()
+        study.steps.finish(Path(out) / source, asked)
     return Path(out) / source
 
 
@@ -137,7 +141,7 @@ class Study:
     """The steps of a comparison on one source, a file each; a step that is there is read.
 
     Args:
-        sets, maps: data sets and features by split, see `experiments.source_features`. steps: folder of the files.
+        sets, maps: data sets and features by split, see `experiments.source_features`.
         relatives: see `RELATIVES`. epochs: of every training. log: called with a line for every step.
     """
 
@@ -146,7 +150,6 @@ class Study:
         source: str,
         sets: Mapping[str, MultiLabelDataset],
         maps: Mapping[str, FeatureMaps],
-        steps: Path,
         relatives: Mapping[str, Relative],
         epochs: int,
         log: Callable[[str], None],
@@ -158,14 +161,17 @@ class Study:
         self.where = {"name": source, **dataclasses.asdict(SOURCES[source])}
         self.groups = {split: drawn_together(SOURCES[source], part) for split, part in sets.items()}
         self.fit, self.held_out = hold_out(sets["trainval"], 0.2)
-        plan = {"data": self.described, "source": self.where, "heads": {n: self._plan(n) for n in relatives}}
-        self.steps = Steps(steps, plan, log)
+        self.plan = {"data": self.described, "source": self.where, "heads": {n: self._plan(n) for n in relatives}}
         together = [name for name, relative in relatives.items() if not relative.alone]
         alone = [[name] for name, relative in relatives.items() if relative.alone]
         self.passes = [names for names in (together, *alone) if names]
+
+    def begin(self, folder: Path) -> None:
+        """Go on with the steps in a folder, or start them: every head's best setting and rate are known then."""
+        self.steps = Steps(folder, self.plan, self.log)
         tuned = [self.steps.table(f"tuning-{names[0]}", partial(self._tune, names)) for names in self.passes]
         self.tuning = pd.concat(tuned, ignore_index=True)
-        self.own = {name: self._best(name) for name in relatives}
+        self.own = {name: self._best(name) for name in self.relatives}
 
     def recipe(self, name: str, setting: str) -> Recipe:
         """The recipe of a head with one of its settings."""

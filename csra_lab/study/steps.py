@@ -13,6 +13,24 @@ from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.errors import DataError
 
+PLAN = "plan.json"
+
+
+def is_recorded(record: Path, plan: dict, log: Callable[[str], None]) -> bool:
+    """Whether a record is that of a plan, so that there is nothing to do; a record without a plan is done again.
+
+    Args:
+        record: its folder. plan: as in `Steps.finish`.
+
+    Raises:
+        DataError: the record is that of another plan.
+    """
+    if not (record / PLAN).is_file():
+        return False
+    _check_plan(record / PLAN, strict_json.plain(plan))
+    log(f"{record} is finished; to do it again, remove that folder, or give another --out")
+    return True
+
 
 class Steps:
     """What a run has done so far, a file a step.
@@ -28,7 +46,7 @@ class Steps:
     def __init__(self, folder: Path, plan: dict, log: Callable[[str], None]):
         self.folder, self.log = folder, log
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "plan.json"
+        file = folder / PLAN
         if file.is_file():
             _check_plan(file, strict_json.plain(plan))
         strict_json.write(file, plan)
@@ -53,8 +71,9 @@ class Steps:
             self.log(f"{path.parent.stem}: {name}")
         return np.load(path, allow_pickle=False)
 
-    def remove(self) -> None:
-        """Remove the files, once the record is written."""
+    def finish(self, record: Path, plan: dict) -> None:
+        """Write into a record all that it depends on, in JSON's types, and remove the files of the steps."""
+        strict_json.write(record / PLAN, plan)
         shutil.rmtree(self.folder)
 
 

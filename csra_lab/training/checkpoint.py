@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
-from csra_lab.errors import DataError
+from csra_lab.device import is_memory_error
+from csra_lab.errors import CsraError, DataError
 
 STATE = "state.pt"
 FILES = (STATE, "model", "model/README.md", "recipe.json", "history.csv", "metrics.json", "scores.npz")
@@ -30,7 +31,7 @@ def save_state(out: Path, progress: Progress, stateful: dict) -> None:
         torch.save(content, path)
 
 
-def load_state(out: Path, stateful: dict, device: torch.device) -> Progress:
+def load_state(out: Path, stateful: dict) -> Progress:
     """Put back what `save_state` wrote, and say where the run had got to; a new run where there is no state.
 
     Raises:
@@ -40,14 +41,21 @@ def load_state(out: Path, stateful: dict, device: torch.device) -> Progress:
     if not path.exists():
         return Progress()
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)  # what takes the numbers has its own device
         for name, each in stateful.items():
             if each is not None:
                 each.load_state_dict(content[name])
         return Progress(content["epoch"], content["best"], list(content["history"]))
-    except Exception as error:  # torch raises many kinds here; each means the same to the reader
+    except PermissionError as error:
+        raise CsraError(f"{path} may not be read by you ({error.strerror}); change its permissions.") from error
+    except Exception as error:  # torch raises many kinds here; all others mean the same to the reader
+        if is_memory_error(error):
+            raise CsraError(
+                f"there is no memory to read {path}; close what else uses it, and give the same command again."
+            ) from error
         raise DataError(
-            f"{path} cannot be read ({type(error).__name__}); delete the folder {out} to start this run again."
+            f"{path} cannot be read ({type(error).__name__}); delete that file, and the run starts again from its "
+            "first epoch."
         ) from error
 
 

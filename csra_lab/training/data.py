@@ -14,7 +14,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import DataError, MissingFile
 from csra_lab.recipes import Recipe
-from csra_lab.training.evaluation import check_classes, check_labels
+from csra_lab.training.evaluation import check_classes, check_labels, check_negatives
 from csra_lab.training.feature_cache import FeatureItems, cache_features
 from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits
 from csra_lab.training.sampling import SeededItems, hold_out, sample_images
@@ -59,6 +59,8 @@ def split_off(recipe: Recipe, train_set: MultiLabelDataset) -> Parts:
                 f"the {part} part of {train_set.name} {train_set.split} ({len(items)} images) shows none of the "
                 "classes; check the labels, or set another validation_fraction."
             )
+    held_out = train_set.targets[parts.held_out]
+    check_negatives(held_out, f"the validation part of {train_set.name} {train_set.split}")
     return parts
 
 
@@ -72,6 +74,7 @@ def check_test_set(model: MultiLabelClassifier, test_set: MultiLabelDataset) -> 
             f"{test_set.name} {test_set.split} ({len(test_set)} images) shows none of the classes, so there is nothing "
             "to measure; check the labels with `csra-lab data check`, or train without a test split."
         )
+    check_negatives(test_set.targets, f"{test_set.name} {test_set.split}")
 
 
 def check_files(dataset: MultiLabelDataset) -> None:

@@ -17,8 +17,9 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.dataset import count_items
 from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_images
 from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
-from csra_lab.errors import ConfigError, DataError, MissingFile
+from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 from csra_lab.metrics import MetricValues, multilabel_metrics
+from csra_lab.metrics.functions import NOTHING_TO_FIND, check_absent, checked_threshold
 from csra_lab.modes import evaluating
 
 
@@ -105,9 +106,18 @@ def evaluate(
         CsraError: see `check_classes`, `predict_scores` and `metrics_of`.
     """
     check_classes(model, dataset)
-    inputs = dataset.for_size(model.image_size).with_transform(model.transform)
-    scores = predict_scores(model, inputs, **scoring)
+    checked_threshold(threshold, top_k, len(dataset.classes))
+    if len(dataset):  # what can be refused without scores is refused before they are computed
+        _check_measurable(dataset, difficult)
+    scores = score(model, dataset, **scoring)
     return metrics_of(scores, dataset, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult), scores
+
+
+def score(model: MultiLabelClassifier, dataset: MultiLabelDataset, **scoring) -> np.ndarray:
+    """(N, C) probabilities of a classifier on a data set with its classes, labelled or not; see `evaluate`."""
+    check_classes(model, dataset)
+    inputs = dataset.for_size(model.image_size).with_transform(model.transform)
+    return predict_scores(model, inputs, **scoring)
 
 
 def metrics_of(
@@ -119,9 +129,20 @@ def metrics_of(
         CsraError: no label is known, or what `multilabel_metrics` raises.
     """
     check_labels(dataset)
-    targets = dataset.targets
-    targets = np.maximum(targets, 0) if difficult == "negative" else targets
-    return multilabel_metrics(scores, targets, classes=dataset.classes, **options)
+    return multilabel_metrics(scores, _counted(dataset.targets, difficult), classes=dataset.classes, **options)
+
+
+def _check_measurable(dataset: MultiLabelDataset, difficult: Literal["ignore", "negative"]) -> None:
+    check_labels(dataset)
+    targets = _counted(dataset.targets, difficult)
+    if not (targets == 1).any():
+        raise ConfigError(NOTHING_TO_FIND)
+    check_negatives(targets, f"{dataset.name} {dataset.split}")
+
+
+def _counted(targets: np.ndarray, difficult: Literal["ignore", "negative"]) -> np.ndarray:
+    """(N, C) targets in which -1 stays ("ignore") or becomes 0 ("negative")."""
+    return np.maximum(targets, 0) if difficult == "negative" else targets
 
 
 def check_labels(dataset: MultiLabelDataset) -> None:
@@ -131,6 +152,20 @@ def check_labels(dataset: MultiLabelDataset) -> None:
             f"{dataset.name} {dataset.split} has no labels to measure against; "
             "use another split, or `csra-lab predict`."
         )
+
+
+def check_negatives(targets: np.ndarray, name: str) -> None:
+    """Raise a CsraError for (N, C) targets of which none is known to be absent: any scores would be perfect."""
+    present, absent, ignored = (int((targets == value).sum()) for value in (1, 0, -1))
+    if absent:
+        return
+    try:
+        check_absent(present, absent, ignored, len(targets))
+    except CsraError as error:
+        raise DataError(
+            f"no label of {name} says that a class is absent ({present:,} say present, {ignored:,} are unknown), so "
+            "any scores would be perfect; say with --absent which labels do, or measure on others."
+        ) from error
 
 
 def check_classes(model: MultiLabelClassifier, dataset: MultiLabelDataset) -> None:

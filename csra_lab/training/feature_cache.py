@@ -271,7 +271,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
     """
     damaged = f"the cached features in {folder} are damaged; delete that folder, and they will be computed again."
     file, seen = folder / "maps.f16", folder / "checked.json"
-    item = 2 * math.prod(shape[1:])
+    item, checked = 2 * math.prod(shape[1:]), False
     try:
         sums = json.loads((folder / "features.json").read_text(encoding="utf-8"))["crc32"]
         status = file.stat()
@@ -280,13 +280,14 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Tensor:
         if whole and not (seen.is_file() and json.loads(seen.read_text(encoding="utf-8")) == now):
             with open(file, "rb") as handle:
                 whole = all(zlib.crc32(handle.read(BLOCK * item)) == expected for expected in sums)
-            if whole:
-                with contextlib.suppress(OSError), atomic_write(seen) as path:  # a folder may be read-only
-                    path.write_text(strict_json.dumps(now), encoding="utf-8")
+            checked = whole
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(damaged) from error
     if not whole:
         raise ConfigError(damaged)
+    if checked:
+        with contextlib.suppress(OSError, CsraError), atomic_write(seen) as path:  # a folder may be read-only
+            path.write_text(strict_json.dumps(now), encoding="utf-8")
     return _mapped(file, shape)
 
 

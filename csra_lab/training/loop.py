@@ -11,6 +11,7 @@ mixed precision, accumulation and data loaders are not used: they keep state of 
 goes on from an epoch's end would not end with the same bits.
 """
 
+import contextlib
 import copy
 import math
 import os
@@ -40,8 +41,8 @@ from csra_lab.training.data import check_files, check_test_set, prepare, split_o
 from csra_lab.training.evaluation import evaluate, predict_scores
 from csra_lab.training.model_card import write_model_card
 from csra_lab.training.optimiser import model_optimizer, move_average, set_rates
-from csra_lab.training.processes import join_processes, no_exchange
-from csra_lab.training.run_folder import check_run_folder, save_evaluation, write_recipe
+from csra_lab.training.processes import join_processes, no_exchange, share_statistics
+from csra_lab.training.run_folder import check_run_folder, only_run, save_evaluation, write_recipe
 from csra_lab.training.sampling import Batches, head_seed, mix_seed
 from csra_lab.training.tensorboard import summary_writer, write_history
 
@@ -75,14 +76,16 @@ def train(
         tensorboard: also write the history for TensorBoard, into the folder `tensorboard` of the run.
 
     Raises:
-        CsraError: TensorBoard is asked for and not installed, `out` holds something else, the loss is not finite (the
-            last good weights stay in `out`), or see `create_classifier`.
+        CsraError: TensorBoard is asked for and not installed, `out` holds something else or another process trains in
+            it, the loss is not finite (the last good weights stay in `out`), or see `create_classifier`.
     """
     out, writer = Path(out), summary_writer() if tensorboard else None
     accelerator = join_processes()
-    with training_settings(accelerator.device):
+    with training_settings(accelerator.device), contextlib.ExitStack() as stack:
         test_set = check_pair(train_set, test_set)
         check_run_folder(out, recipe, train_set)
+        if accelerator.is_main_process:
+            stack.enter_context(only_run(out))
         torch.manual_seed(recipe.run.seed)
         model = build_model(recipe, train_set)
         check_files(train_set)
@@ -90,8 +93,10 @@ def train(
             check_test_set(model, test_set)
         trainer = Trainer(recipe, model, train_set, out, accelerator, progress)
         accelerator.wait_for_everyone()  # all have looked at the folder before one writes
-        if accelerator.is_main_process and not (out / "recipe.json").exists():
-            write_recipe(out, recipe, train_set, accelerator.device)
+        if accelerator.is_main_process:
+            check_run_folder(out, recipe, train_set)  # again: to prepare may take minutes, and not every disk has locks
+            if not (out / "recipe.json").exists():
+                write_recipe(out, recipe, train_set, accelerator.device, trainer.loss)
         trainer.resume()
         if trainer.shows and recipe.run.precision == "auto" and trainer.dtype is None and multiplies_in_bfloat16():
             # Measured: ResNets 1.9 times as fast, ViT-B16 1.8, MobileNetV2 1.0, EfficientNet-Lite0 0.8.
@@ -106,7 +111,8 @@ def train(
         metrics, scores = None, None
         if test_set is not None:
             ranks = {"rank": trainer.rank, "world": trainer.world}
-            metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **trainer.computing())
+            computing = {"batch_size": trainer.scoring_batch(), **trainer.computing()}
+            metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **computing)
         if accelerator.is_main_process:
             if test_set is not None and metrics is not None and scores is not None:
                 save_evaluation(out, test_set, metrics, scores)
@@ -144,12 +150,14 @@ class Trainer:
         self.dtype = working_type(recipe.run.precision, self.device)
         self.shows = progress and accelerator.is_main_process
         if self.device.type == "cuda" and self.world > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = share_statistics(model, frozen=recipe.model.freeze_backbone)
         if model.backbone.convolutional:
             model = model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device)
         parts = split_off(recipe, train_set)
-        self.model.head.read_labels(parts.train_set.targets[parts.fit])
+        labels = parts.train_set.targets[parts.fit]
+        self.model.head.read_labels(labels)
+        self.loss = recipe.loss.with_labels(torch.from_numpy(labels))
         self.num_items = len(parts.fit)
         self.batches(0)  # refuses a batch size that does not fit, before anything is read or written
         self.data = prepare(recipe, self.model, parts, rank=self.rank, world=self.world, computing=self.computing())
@@ -203,7 +211,7 @@ class Trainer:
             with no_exchange(self.parallel, wanted=not synchronise):
                 with autocast(self.device, self.dtype):
                     logits = self.logits(images)
-                loss = self.recipe.loss(logits, wanted)
+                loss = self.loss(logits, wanted)
                 self.scaler.scale(loss / parts).backward()
             return loss.detach()
 
@@ -250,8 +258,8 @@ class Trainer:
             return None
         network = self.trained if self.average is None else self.average
         scores = predict_scores(
-            network, self.data.validation, device=self.device, dtype=self.dtype, workers=self.workers(),
-            rank=self.rank, world=self.world,
+            network, self.data.validation, batch_size=self.scoring_batch(), device=self.device, dtype=self.dtype,
+            workers=self.workers(), rank=self.rank, world=self.world,
         )  # fmt: skip
         if not np.isfinite(scores).all():
             self.check_finite(torch.tensor(math.nan))
@@ -306,6 +314,11 @@ class Trainer:
         """Keyword arguments of `cache_features` and `evaluate` that say how this run computes."""
         return {"device": self.device, "dtype": self.dtype, "workers": self.workers(), "progress": self.shows}
 
+    def scoring_batch(self) -> int:
+        """Images at a time in validation and test: no more than training, which takes more memory, has at a time."""
+        plan = self.recipe.optimisation
+        return min(32, plan.batch_size // (self.world * plan.accumulate))
+
     def workers(self, *, training: bool = False) -> int:
         """How many processes read: as the recipe says, else what suits the device."""
         if self.recipe.run.workers >= 0:
@@ -330,7 +343,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             clear_after_kill(self.out)
         self.accelerator.wait_for_everyone()
-        self.progress = load_state(self.out, self.stateful(), self.device)
+        self.progress = load_state(self.out, self.stateful())
 
     def end(self) -> None:
         """All epochs are done: the history is whole."""

@@ -5,8 +5,10 @@ import os
 
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.errors import ConfigError
 
 
@@ -34,6 +36,20 @@ def join_processes() -> Accelerator:
             "run folder. Start one process, or start them with `accelerate launch` or torchrun."
         )
     return accelerator
+
+
+def share_statistics(model: MultiLabelClassifier, *, frozen: bool) -> MultiLabelClassifier:
+    """The model with batch norms that count over the images of all processes.
+
+    timm's own conversion: torch's leaves out the activations that timm's norms hold.
+
+    Args:
+        frozen: leave the backbone, whose statistics do not change, as it is.
+    """
+    if not frozen:
+        return convert_sync_batchnorm(model)
+    model.head = convert_sync_batchnorm(model.head)
+    return model
 
 
 def no_exchange(module: nn.Module, *, wanted: bool) -> contextlib.AbstractContextManager:

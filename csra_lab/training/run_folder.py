@@ -1,13 +1,15 @@
 """The folder of a run: what was asked, where it ran, and what came out.
 
-recipe.json        the recipe, and the versions and device it ran with
+recipe.json        the recipe, the weights that its loss read off the labels, and the versions and device it ran with
 history.csv        a line an epoch
 model/             the best weights, as `MultiLabelClassifier.from_pretrained` reads them, and a card that tells of them
 metrics.json       metrics of the test split
 scores.npz         ids, classes, (N, C) logits and targets of the test split; its keys where persons share photographs
 state.pt           only while the run is under way
+.lock              only while a process is training; a killed one's keeps nobody out
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -25,6 +27,7 @@ import PIL
 import timm
 import torch
 import torchvision
+from filelock import FileLock, Timeout
 
 from csra_lab._io import strict_json
 from csra_lab._io.arrays import write_arrays
@@ -32,15 +35,19 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.provenance import code_version
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
+from csra_lab.losses import Loss
 from csra_lab.metrics import MetricValues
 from csra_lab.recipes import Recipe
+
+LOCK = ".lock"
+PATIENCE = 10.0  # seconds that a folder in use is waited for: the readers of a killed run notice late that it is gone
 
 
 def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) -> None:
     """Raise a CsraError unless `out` is free, or holds an unfinished run of this very recipe on this very data."""
     record = out / "recipe.json"
     if not record.exists():
-        begun = f".{record.name}."  # a kill while the recipe was written
+        begun = (LOCK, f".{record.name}.")  # a kill before the recipe was written
         if out.exists() and (not out.is_dir() or any(not p.name.startswith(begun) for p in out.iterdir())):
             raise ConfigError(f"{out} exists and is not a run; choose another --out.")
         return
@@ -68,6 +75,39 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
         )
 
 
+@contextlib.contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder, which is made; if nothing is written into it, it goes again.
+
+    The lock is the kernel's, so a process that dies gives it back, however it died.
+
+    Raises:
+        CsraError: another process trains there, or the folder cannot be written.
+    """
+    made, lock = not out.exists(), out / LOCK
+    held = FileLock(lock, timeout=PATIENCE)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"another process is training in {out}; wait until it ends, or choose another --out."
+        ) from error
+    except OSError as error:
+        raise CsraError(
+            f"{out} cannot be written ({error.strerror}); choose a folder with space that you may write."
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            lock.unlink()
+        held.release()
+        if made:
+            with contextlib.suppress(OSError):  # there is something in it
+                out.rmdir()
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a run came to its end: a line of history for each of its epochs, and no state to go on from.
 
@@ -91,10 +131,12 @@ def differences(found: dict, wanted: dict) -> Iterator[tuple[str, object, object
             yield part, there, here
 
 
-def write_recipe(out: Path, recipe: Recipe, train_set: MultiLabelDataset, device: torch.device) -> None:
-    """Write `recipe.json` into a new run folder."""
+def write_recipe(out: Path, recipe: Recipe, train_set: MultiLabelDataset, device: torch.device, loss: Loss) -> None:
+    """Write `recipe.json` into a new run folder, with the loss where it is not the recipe's but has read the labels."""
     data = {"images": len(train_set), "fingerprint": train_set.fingerprint()}
     content = {"recipe": recipe.to_json(), "train_set": data, "environment": environment(device)}
+    if loss != recipe.loss:
+        content["loss"] = recipe.replace(loss=loss).to_json()["loss"]
     with atomic_write(out / "recipe.json") as path:
         path.write_text(strict_json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -149,14 +191,20 @@ def environment(device: torch.device) -> dict[str, str | bool]:
     }
 
 
-def save_evaluation(folder: Path, dataset: MultiLabelDataset, metrics: MetricValues, scores: np.ndarray) -> None:
-    """Write `metrics.json` and `scores.npz` of a split, from its (N, C) scores, into a run folder."""
+def save_evaluation(
+    folder: Path, dataset: MultiLabelDataset, metrics: MetricValues, scores: np.ndarray, **measured
+) -> None:
+    """Write `metrics.json` and `scores.npz` of a split, from its (N, C) scores, into a run folder.
+
+    Args:
+        measured: how, where it was not as training does it; it stands in `metrics.json` too.
+    """
     with atomic_write(folder / "scores.npz") as path, open(path, "wb") as file:
         truth = {"targets": dataset.targets, "ids": np.array(dataset.ids), "classes": np.array(dataset.classes)}
         if len(set(dataset.keys)) < len(dataset) or any("#" in name for name in dataset.ids):  # see `Scored.groups`
             truth["keys"] = np.array(dataset.keys)
         write_arrays(file, {"logits": to_exact_logits(scores)} | truth)
-    result = {"dataset": dataset.name, "split": dataset.split, **metrics.to_dict()}
+    result = {"dataset": dataset.name, "split": dataset.split, **measured, **metrics.to_dict()}
     with atomic_write(folder / "metrics.json") as path:
         path.write_text(strict_json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

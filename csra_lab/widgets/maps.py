@@ -12,6 +12,7 @@ from PIL import Image
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
+from csra_lab.datasets.images import upright_rgb
 from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES
 from csra_lab.viz.atlas import ATLAS, read_atlas
@@ -110,7 +111,7 @@ def explore(
     that the classifier was trained with, on the label it ranks first.
 
     Raises:
-        CsraError: no photograph, or one that cannot be read.
+        CsraError: no photograph, one that cannot be read, or a head that pools in another way than CSRA or the mean.
     """
     classifier: MultiLabelClassifier | None = None
     if isinstance(model, MultiLabelClassifier):
@@ -188,12 +189,22 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
 
     "first" in it is the label ranked first on the first picture. Of more than 200 labels, those with the highest means
     and peaks are kept.
+
+    Raises:
+        CsraError: a picture that cannot be read, or a head that pools in another way than CSRA or the mean.
     """
+    head = model.config()["head"]
+    if head["kind"] not in ("csra", "average"):
+        raise ConfigError(
+            f"the explorer shows how CSRA and average pooling read score maps, not how {head['kind']!r} does; give a "
+            "classifier with one of these two heads."
+        )
+    pictures = {name: upright_rgb(picture) for name, picture in pictures.items()}
     transform, device = model.transform, model.device
     maps: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []  # (C,) of the first picture alone
     for picture in pictures.values():
-        features = model.eval().features(transform(picture.convert("RGB"))[None].to(device))
+        features = model.eval().features(transform(picture)[None].to(device))
         scores = model.head.score_maps(features)[0].float().cpu()  # (heads, C, h, w), or (heads, C, N) from tokens
         maps.append(scores if scores.ndim == 4 else scores[..., None, :])
         if not logits:
@@ -204,7 +215,6 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
         peaks = torch.stack([m.amax(dim=(0, 2, 3)) for m in maps]).amax(dim=0)
         places = torch.stack([v.argsort(descending=True).argsort() for v in (means, peaks)]).amin(dim=0)
         keep = np.sort(places.argsort(stable=True)[:MOST_LABELS].numpy())
-    head = model.config()["head"]
     return {
         "classes": [model.classes[c] for c in keep],
         "temperatures": _paper_temperatures(),
@@ -225,7 +235,7 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
 
 
 def _settings(head: dict) -> dict:
-    """How a head pools, as far as CSRA's equations can say it: average pooling is lambda 0, other poolings too."""
+    """How a head pools, in CSRA's terms: average pooling is lambda 0."""
     if head["kind"] == "csra":
         return {"heads": head["num_heads"], "lam": head["lam"], "temperatures": list(head["temperatures"])}
     return {"heads": 1, "lam": 0.0, "temperatures": []}

@@ -8,6 +8,7 @@ import traitlets
 from PIL import Image
 
 from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.datasets.images import upright_rgb
 from csra_lab.errors import CsraError
 from csra_lab.viz.gallery import open_photographs
 from csra_lab.widgets.base import HERE, Explorer, as_temperature, packed, picture_url
@@ -70,6 +71,7 @@ def explore_photograph(examples: Mapping[str, Image.Image] | None = None) -> Pho
     examples = example_photographs() if examples is None else examples
     if not examples:
         raise CsraError("the explorer opens on an example; give one or more, or None for scikit-image's.")
+    examples = {name: upright_rgb(picture) for name, picture in examples.items()}
     shown: list[dict[str, object]] = [{"name": name, "url": picture_url(picture)} for name, picture in examples.items()]
     opening = next(iter(examples.values()))
     shown[0]["maps"] = [packed(_score_maps(model, opening)) for _, model in browser_models()]
@@ -89,4 +91,4 @@ def example_photographs() -> dict[str, Image.Image]:
 @torch.inference_mode()
 def _score_maps(model: MultiLabelClassifier, picture: Image.Image) -> np.ndarray:
     """(heads, C, h, w) in half precision."""
-    return model.score_maps(model.transform(picture.convert("RGB"))[None])[0].numpy().astype(np.float16)
+    return model.score_maps(model.transform(picture)[None])[0].numpy().astype(np.float16)

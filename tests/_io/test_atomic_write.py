@@ -242,3 +242,33 @@ def test_an_error_keeps_its_cause(tmp_path):
     with pytest.raises(CsraError) as caught, atomic_write(tmp_path / "x"):
         disk_full()
     assert caught.value.__cause__.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_ctrl_c_between_two_renames_loses_nothing(tmp_path, monkeypatch, after):
+    """Also where the second rename is done, or where the old folder cannot be put back at once."""
+    path, replace, rename = tmp_path / "model", os.replace, type(tmp_path).rename
+    write_folder(path, weights="old")
+
+    def interrupted(*arguments):
+        if after:
+            replace(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as fresh:
+        write_folder(fresh, weights="new")
+    assert tree(tmp_path) == {"model/weights": "new" if after else "old"}
+
+    def impatient(self, target):
+        if self.name.endswith(".before"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    write_folder(tmp_path / "other", weights="old")
+    monkeypatch.setattr(type(tmp_path), "rename", impatient)
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "other") as fresh:
+        write_folder(fresh, weights="new")
+    monkeypatch.undo()
+    clear_leftovers(tmp_path / "other")
+    assert tree(tmp_path / "other") == {"weights": "new" if after else "old"}

@@ -55,7 +55,7 @@ def test_scores_are_those_of_evaluate_to_the_bit(place, tmp_path, capsys, batch_
         head, *rows = csv.reader(file)
     assert head == ["image", *CLASSES]
     assert [row[0] for row in rows] == [str(path) for path in paths]
-    assert [row[1:] for row in rows] == [[f"{p:.9g}" for p in line] for line in scores]
+    assert [row[1:] for row in rows] == [list(map(repr, line)) for line in scores.tolist()]
     predicted = np.stack([p.probabilities for p in model.predict(paths, batch_size=batch_size)])
     np.testing.assert_array_equal(predicted, scores)
 

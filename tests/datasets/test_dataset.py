@@ -293,3 +293,14 @@ def test_bad_images_are_one_sentence_with_the_path(tmp_path, make, says):
     with pytest.raises(CsraError, match=says) as caught:
         open_image(path)
     assert str(path) in str(caught.value)
+
+
+def test_crops_of_a_turned_tiff_are_refused(tmp_path):
+    """Pillow turns it as it is read, and crops are of the pixels as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.tif", exif=exif)
+    Image.new("RGB", (8, 4)).save(tmp_path / "plain.tif")
+    with pytest.raises(CsraError, match=r"turned\.tif is a TIFF turned by its EXIF tag, .* save it as a PNG"):
+        open_image(tmp_path / "turned.tif", upright=False)
+    assert open_image(tmp_path / "plain.tif", upright=False).size == (8, 4)

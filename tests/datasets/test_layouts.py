@@ -10,7 +10,8 @@ from PIL import Image
 from csra_lab._io.notice import CsraWarning
 from csra_lab.catalog import load_dataset
 from csra_lab.datasets.check import check_folder
-from csra_lab.datasets.images import walk_images
+from csra_lab.datasets.folder import folder_splits
+from csra_lab.datasets.images import image_size, walk_images
 from csra_lab.datasets.pair import check_pair, match_classes
 from csra_lab.errors import CsraError
 
@@ -265,8 +266,9 @@ def test_keys_tell_images_apart_by_their_path(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("drawn", ["stored", "upright"])
-def test_boxes_turn_with_their_image(tmp_path, orientation, drawn):
-    devkit(tmp_path, ("a",), [[("cat", "")]])  # a box of columns 0 to 3, rows 0 and 1 of 12 x 8
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_boxes_turn_with_their_image(tmp_path, orientation, drawn, suffix):
+    devkit(tmp_path, ("a",), [[("cat", "")]], suffix=f".{suffix}")  # a box of columns 0 to 3, rows 0 and 1 of 12 x 8
     pixels = np.zeros((8, 12, 3), np.uint8)
     pixels[0:2, 0:4] = 255
     image = Image.fromarray(pixels)
@@ -275,12 +277,13 @@ def test_boxes_turn_with_their_image(tmp_path, orientation, drawn):
     if drawn == "upright" and orientation >= 5:  # the annotation's size says which
         xml = tmp_path / "Annotations" / "a.xml"
         xml.write_text(xml.read_text().replace("<width>12</width><height>8<", "<width>8</width><height>12<"))
-    image.save(tmp_path / "JPEGImages" / "a.jpg", quality=100, subsampling=0, exif=image.getexif())
+    options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
+    image.save(tmp_path / "JPEGImages" / f"a.{suffix}", exif=image.getexif(), **options)
     (tmp_path / "ImageSets" / "Main" / "cat_trainval.txt").write_text("a 1\n")
     data = load_dataset("folder", tmp_path, "trainval")
     (box,) = data.boxes(0)
     seen = np.asarray(data.image(0))[..., 0] > 128
-    assert data.image(0).size == upright_size
+    assert data.image(0).size == image_size(data.paths[0]) == upright_size
     if drawn == "upright" and orientation >= 5:
         assert (box.xmin, box.ymin, box.xmax, box.ymax) == (0, 0, 4, 2)
     else:
@@ -388,3 +391,60 @@ def test_time_grows_with_the_rows_and_no_faster(tmp_path):
     seconds(1000)
     small, large = (min(seconds(count) for _ in range(3)) for count in (4_000, 16_000))
     assert large < 10 * small + 0.1  # 4 times where it grows with the rows, 16 times with their square
+
+
+def test_a_photograph_in_a_circle_of_links_is_one(tmp_path):
+    images(tmp_path, ("a/1.png", "b/2.png"))
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "across").symlink_to(tmp_path / "a")
+    found, _ = walk_images(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a/1.png", "b/2.png"]
+
+
+def yolo(root):
+    for split in ("train", "val"):
+        images(root / "images" / split)
+        (root / "labels" / split).mkdir(parents=True)
+        for k in range(3):
+            (root / "labels" / split / f"{k}.txt").write_text(f"{int(split == 'val')} 0.5 0.5 0.1 0.1\n")
+    (root / "data.yaml").write_text("names: [cat, dog]\n")
+
+
+def test_splits_of_yolo_whose_images_share_their_names_are_joined_whole(tmp_path):
+    yolo(tmp_path)
+    data = load_dataset("folder", tmp_path, "trainval")
+    names = [f"{split}/{k}.png" for split in ("train", "val") for k in range(3)]
+    assert list(data.ids) == names
+    assert [path.relative_to(tmp_path / "images").as_posix() for path in data.paths] == names
+    assert data.targets.tolist() == [[1, 0]] * 3 + [[0, 1]] * 3
+    assert len(set(data.keys)) == 6
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_joined_splits_of_coco_ask_each_its_own_boxes(tmp_path, shared):
+    for k, split in enumerate(("train", "valid")):
+        names = [f"{i if shared else 10 * k + i}.png" for i in range(3)]
+        images(tmp_path / split, names)
+        content = {
+            "images": [{"id": i, "file_name": name, "width": 12, "height": 8} for i, name in enumerate(names)],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [k, i, 2, 2]} for i in range(3)],
+        }
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content))
+    data = load_dataset("folder", tmp_path, "trainval")
+    assert data.ids == (
+        ("train/0", "train/1", "train/2", "valid/0", "valid/1", "valid/2") if shared
+        else ("0", "1", "2", "10", "11", "12")
+    )  # fmt: skip
+    corners = [(box.xmin, box.ymin) for i in range(6) for box in data.boxes(i)]
+    assert corners == [(k, i) for k in range(2) for i in range(3)]
+    assert data.box_reader.size(data.ids[4]) == (12, 8)
+
+
+@pytest.mark.parametrize("stray", ["results.csv", "log.json"])
+def test_a_stray_file_hides_no_layout(tmp_path, stray):
+    yolo(tmp_path)
+    (tmp_path / stray).write_text("epoch,loss\n1,2\n" if stray.endswith("csv") else "{}")
+    assert folder_splits(tmp_path) == ["train", "val"]
+    assert len(load_dataset("folder", tmp_path, "val")) == 3
+    assert not [finding for finding in check_folder(tmp_path) if finding.level == "error" and stray in finding.message]

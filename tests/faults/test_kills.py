@@ -180,7 +180,7 @@ def test_training(tools, tmp_path, devkit):
         files = tree(root / "run")
         history = pd.read_csv(root / "run" / "history.csv")[["epoch", "train_loss", "validation_mAP"]]
         timed = {"run/history.csv": history.to_csv()}
-        return {name: content for name, content in files.items() if name != "history.csv"} | timed
+        return {name: content for name, content in files.items() if name not in ("history.csv", ".lock")} | timed
 
     def through(root):
         return (root / "run" / "metrics.json").exists() and not (root / "run" / "state.pt").exists()

@@ -76,6 +76,18 @@ def test_two_way_sums_over_nothing_is_zero():
         ("asl", {"gamma": 2}, "'asl' has the options unknown, gamma_negative.*not gamma"),
         ("bce", {"unknown": "positive"}, "ignore or negative, not 'positive'"),
         ("weighted-bce", {"positive": (1.0,)}, "1 weights of positives and 0"),
+        ("weighted-bce", {"positive": 1.0}, "positive must be a list of which each is a number"),
+        ("weighted-bce", {"positive": (-1.0,), "negative": (1.0,)}, "weighted loss must be from 0"),
+        ("asl", {"margin": 1.5}, "loss ASL: margin must be from 0 to 1, not 1.5"),
+        ("asl", {"margin": -0.1}, "margin must be from 0"),
+        ("asl", {"margin": "x"}, "margin must be a number, not 'x'"),
+        ("asl", {"gamma_negative": float("inf")}, "gamma_negative must be from 0 to 1,000, not inf"),
+        ("two-way", {"t_positive": 0.0}, r"t_positive must be from 0\.001"),
+        ("focal", {"gamma": float("nan")}, "gamma must be a number, not nan"),
+        ("focal", {"alpha": 2}, "alpha must be from 0 to 1"),
+        ("splc", {"tau": True}, "tau must be a number, not True"),
+        ("hill", {"lam": 0.5}, "lam must be from 1"),
+        ("partial-bce", {"alpha": "x"}, "alpha must be a number"),
     ],
 )
 def test_refusals(name, options, said):

@@ -45,9 +45,13 @@ def record(tmp_path_factory):
         patch.setattr(own_best, "LADDER", (1e-2, 3e-2, 1e-1))
         patch.setattr(backbone_gains, "START", 3e-2)
         patch.setattr(plans, "BASE", plans.BASE.replace(epochs=4, warmup_epochs=0.0))
-        return backbone_gains.run_backbone_gains(
-            "photographs", tmp_path_factory.mktemp("gains"), networks=networks, seeds=2, resamples=2, log=lambda _: None
-        )
+        out, said = tmp_path_factory.mktemp("gains"), []
+        options = {"networks": networks, "seeds": 2, "resamples": 2, "log": said.append}
+        folder = backbone_gains.run_backbone_gains("photographs", out, **options)
+        said.clear()
+        assert backbone_gains.run_backbone_gains("photographs", out, **options) == folder
+        assert [line.partition(";")[0] for line in said] == [f"{folder} is finished"]
+        return folder
 
 
 def test_every_network_and_method_is_measured(record):

@@ -144,6 +144,20 @@ def test_a_plan_from_a_file(tmp_path):
     assert dataclasses.replace(plan, seeds=1).seeds == 1
 
 
+IGNORED = (
+    {"subset": 50},
+    {"weights": "none"},
+    {"pixels": "plain"},
+    {"train_split": "train"},
+    {"test_split": "val"},
+    {"precision": "bf16"},
+    {"accumulate": 2},
+    {"ema_decay": 0.9},
+    {"why": "?"},
+)
+HELD_OUT = {"base": {"validation_fraction": 0.2}, "entries": [{"label": "a"}, {"label": "b", "against": "a"}]}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -157,6 +171,12 @@ def test_a_plan_from_a_file(tmp_path):
         ({"seeds": 0}, "seeds is how many"),
         ({"name": "../x"}, "becomes a folder"),
         ({"extra": 1}, "extra"),
+        *(({"base": change}, f"'{name}' would do nothing") for change in IGNORED for name in change),
+        ({"entries": [{"label": "a", "changes": {"subset": 50}}]}, "'subset' would do nothing"),
+        ({"choose": {"a": "A"}}, "no held-out images for 'a'"),
+        ({"choose": {"z": "A"}}, "'z', which is no entry"),
+        (HELD_OUT | {"choose": {"a": "A", "b": "B"}}, "must be a method: A, B"),
+        (HELD_OUT | {"choose": {"a": "A"}}, "only entries that choose names"),
     ],
 )
 def test_a_wrong_plan_file_is_one_sentence(tmp_path, change, says):

@@ -50,6 +50,9 @@ def study(tmp_path_factory):
         patch.setattr(own_best, "LADDER", (1e-3, 3e-3, 1e-2))
         patch.setattr(plans, "BASE", plans.BASE.replace(epochs=3, warmup_epochs=0.0))
         folder = run_five_folds(tmp_path_factory.mktemp("folds"), seeds=2, log=lambda _: None)
+        trainings = len(seen)
+        assert run_five_folds(folder.parent, seeds=2, log=lambda _: None) == folder
+        assert len(seen) == trainings  # it is finished
     return folder, seen, [*first.ids, *second.ids]
 
 

@@ -30,6 +30,7 @@ VARIED = [
     BASE.replace(num_heads=3, temperatures=(math.inf, 0.0, 2.5)),
     BASE.replace(head="max", head_lr=3e-3),
     BASE.replace(head="spatial", loss="asl"),
+    BASE.replace(loss="weighted-bce"),
     BASE.replace(head="lse", weight_decay=0.1, momentum=0.8),
     BASE.replace(head="topk", schedule="one-cycle"),
     BASE.replace(head="gem", schedule="step", step_epochs=1.0, warmup_epochs=0.0),

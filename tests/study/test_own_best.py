@@ -11,7 +11,7 @@ import torch
 from csra_lab import recorded
 from csra_lab.claims import Claim
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import CsraError
+from csra_lab.errors import CsraError, DataError
 from csra_lab.study import own_best, plans
 from csra_lab.study.own_best import AVERAGE, CSRA, LADDER, METHODS, bootstrap, measured_claims, read_own_best, tune
 from csra_lab.training.feature_cache import FeatureMaps
@@ -104,6 +104,11 @@ def record(features, tmp_path_factory):
         record = own_best.run_own_best("photographs", folder, log=look, **options)
         assert steps == [f"photographs: resample-{k}" for k in (2, 3, 4)]
         assert [path.name for path in folder.iterdir()] == ["photographs"]
+        steps.clear()
+        assert own_best.run_own_best("photographs", folder, log=steps.append, **options) == record
+        assert [line.partition(";")[0] for line in steps] == [f"{record} is finished"]
+        with pytest.raises(DataError, match="photographs was begun with other seeds"):
+            own_best.run_own_best("photographs", folder, log=steps.append, **options | {"seeds": 3})
         return record, claims
 
 

@@ -52,6 +52,9 @@ def record(source, tmp_path_factory):
         folder = run_relatives("photographs", out, relatives=FEW, runs=2, epochs=1, log=said.append)
         assert not any("tuning" in line or "-0-" in line for line in said[first:])  # nothing is done twice
         assert not (out / "photographs.part").exists()
+        said.clear()
+        assert run_relatives("photographs", out, relatives=FEW, runs=2, epochs=1, log=said.append) == folder
+        assert [line.partition(";")[0] for line in said] == [f"{folder} is finished"]
         return folder
 
 

@@ -12,7 +12,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import DataError
 from csra_lab.study import backbone_gains, five_folds, own_best, relatives
 from csra_lab.study.own_best import METHODS
-from csra_lab.study.steps import Steps
+from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps
 
 PLAN = {"data": {"test": "abc"}, "methods": {"a": 1, "b": 2}}
@@ -27,8 +27,22 @@ def test_the_same_plan_goes_on(tmp_path):
         steps = Steps(tmp_path / "x.part", PLAN, silent)
         table = steps.table("step", lambda value=value: pd.DataFrame({"value": [value]}))
         assert table.value.tolist() == [1]
-    steps.remove()
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "x").mkdir()
+    steps.finish(tmp_path / "x", PLAN)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_finished_plan_is_not_done_again_and_another_is_refused(tmp_path):
+    said = []
+    assert not is_recorded(tmp_path / "x", PLAN, said.append)
+    (tmp_path / "x").mkdir()  # a record of before, without its plan
+    assert not is_recorded(tmp_path / "x", PLAN, said.append)
+    Steps(tmp_path / "x.part", PLAN, silent).finish(tmp_path / "x", PLAN | {"seeds": 5})
+    assert is_recorded(tmp_path / "x", PLAN | {"seeds": 5}, said.append)
+    assert len(said) == 1
+    assert "x is finished" in said[0]
+    with pytest.raises(DataError, match="x was begun with other seeds; remove that folder, or give another --out"):
+        is_recorded(tmp_path / "x", PLAN | {"seeds": 3}, said.append)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +148,11 @@ def test_a_network_does_not_go_on_from_other_weights(tmp_path):
     def run(weights):
         backbone_gains.run_backbone_gains("photographs", tmp_path, data="one", weights=weights, log=silent)
 
-    for folder in ("a", "b"):  # the folder may have moved
+    for folder in (tmp_path / "a", tmp_path / "b"):  # the folder may have moved
+        folder.mkdir()
+        for network in backbone_gains.NETWORKS.values():
+            (folder / network.weights).touch()
         with pytest.raises(Stopped):
-            run(Path(folder))
+            run(folder)
     with pytest.raises(DataError, match="other weights"):
         run(None)

@@ -1,6 +1,7 @@
 """Kept features: the same as computed ones, whole after a kill, checked when opened, and anew for anything new."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from csra_lab._io import atomic_write
 from csra_lab.backbones import create_backbone
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import CsraError
@@ -331,3 +333,15 @@ def test_features_that_float16_cannot_hold_are_refused(data, tmp_path):
     with pytest.raises(CsraError, match=r"test_efficientnet gives features .* float16"):
         cache_features(backbone, few, root=tmp_path)
     assert not list((tmp_path / "features").glob("*px-??????????"))
+
+
+def test_a_cache_that_cannot_be_written_is_read(data, tmp_path, monkeypatch):
+    backbone = network()
+    kept = cache_features(backbone, data, root=tmp_path)
+    the_folder(tmp_path).joinpath("checked.json").unlink()
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(atomic_write.tempfile, "mkdtemp", read_only)
+    assert torch.equal(cache_features(backbone, data, root=tmp_path).maps, kept.maps)

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data as pictures
 
 from csra_lab import CsraError, create_classifier, csra_logits, multilabel_metrics
-from csra_lab.heads import PAPER_TEMPERATURES, create_head
+from csra_lab.heads import HEADS, PAPER_TEMPERATURES, create_head
 from csra_lab.residual_attention import attention_scores, gap_bound, gap_to_max
 from csra_lab.training.evaluation import predict_image
 from csra_lab.widgets import (
@@ -451,6 +451,25 @@ def test_explore_takes_a_model_and_photographs(network, tmp_path, show):
         explore(network)
     with pytest.raises(CsraError, match="does not exist"):
         explore(network, tmp_path / "none.jpg")
+
+
+def test_explore_turns_photographs_upright_as_predict_does(network, tmp_path):
+    turned, exif = Image.effect_mandelbrot((90, 60), (-2, -1.5, 1, 1.5), 30).convert("RGB"), Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    read, opened = (
+        explore(network, picture).data for picture in (tmp_path / "turned.jpg", Image.open(tmp_path / "turned.jpg"))
+    )
+    for part in ("models", "classes", "total"):
+        assert read[part] == opened[part]
+    assert [picture["url"] for picture in read["pictures"]] == [picture["url"] for picture in opened["pictures"]]
+
+
+@pytest.mark.parametrize("kind", sorted(set(HEADS) - {"csra", "average"}))
+def test_explore_refuses_a_head_that_pools_in_another_way(kind):
+    model = create_classifier("test_resnet", num_classes=4, image_size=64, head=kind)
+    with pytest.raises(CsraError, match=f"not how '{kind}' does; give a classifier with one of these two heads"):
+        explore(model, Image.new("RGB", (64, 64)))
 
 
 def test_explore_without_a_model_takes_the_one_that_ships(tmp_path):

@@ -302,6 +302,15 @@ def test_another_network_than_the_plan_is_refused():
         photo_network._check_plan(models()[0].backbone, layers)
 
 
+def test_an_example_is_turned_upright():
+    picture, exif = data.chelsea()[:, :300], Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(np.rot90(picture))  # stored a quarter turn to the left
+    turned.getexif().update(exif)
+    stored, upright = (explore_photograph({"a": each}).data["examples"] for each in (turned, Image.fromarray(picture)))
+    assert stored == upright
+
+
 def test_explorer_needs_an_example():
     with pytest.raises(CsraError, match="one or more"):
         explore_photograph({})
