@@ -157,8 +157,9 @@ class MultiLabelClassifier(
     def with_head(self, head: ScoreMapHead) -> "MultiLabelClassifier":
         """This classifier with another head on the same backbone.
 
-        The weights are shared, not copied. The modules are not: `eval`, `train`, `to` and `requires_grad_` of one
-        classifier leave the other as it is.
+        The weights are shared, not copied, until one of the two is moved: to a device, or by its first prediction into
+        a faster memory format. The modules are not shared: `eval`, `train`, `to` and `requires_grad_` of one classifier
+        leave the other as it is.
 
         Raises:
             CsraError: the head has another number of classes.

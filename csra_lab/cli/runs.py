@@ -16,7 +16,7 @@ from csra_lab.cli import run_group
 from csra_lab.cli.html import Page, curve, thumbnail
 from csra_lab.cli.output import as_json, as_table
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import CsraError, MissingFile
+from csra_lab.errors import CsraError, DataError, MissingFile
 from csra_lab.heads import config_kind
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
@@ -174,12 +174,10 @@ def _by_age(folder: Path) -> list[Path]:
 def _summary(run: Path, below: Path) -> dict:
     name = str(run.relative_to(below))
     try:
-        recipe, history = read_recipe(run), read_history(run)
+        recipe, history, test = read_recipe(run), read_history(run), _test_mAP(run / "metrics.json")
     except CsraError as error:
-        return dict.fromkeys(("data", "classifier", "head", "epochs", "val", "test", "begun"), None) | {
-            "run": name, "state": f"unreadable: {error}",
-        }  # fmt: skip
-    metrics = run / "metrics.json"
+        fields = ("run", "data", "classifier", "head", "epochs", "val", "test", "state", "begun")  # in this order
+        return dict.fromkeys(fields) | {"run": name, "state": f"unreadable: {error}"}
     validation = [row["validation_mAP"] for row in history if row["validation_mAP"] is not None]
     return {
         "run": name,
@@ -188,10 +186,18 @@ def _summary(run: Path, below: Path) -> dict:
         "head": config_kind(recipe.head),
         "epochs": f"{len(history)}/{recipe.optimisation.epochs}",
         "val": 100 * max(validation) if validation else None,
-        "test": 100 * json_format.loads(metrics.read_text(encoding="utf-8"))["mAP"] if metrics.exists() else None,
+        "test": test,
         "state": "finished" if is_finished(run) else "under way",
         "begun": datetime.fromtimestamp((run / "recipe.json").stat().st_mtime).isoformat(" ", "minutes"),
     }
+
+
+def _test_mAP(file: Path) -> float | None:
+    """In %; None before the run is scored. A damaged file raises a CsraError."""
+    try:
+        return 100 * float(json_format.loads(file.read_text(encoding="utf-8"))["mAP"]) if file.exists() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged; `csra-lab evaluate {file.parent} --out FOLDER` measures again.") from error
 
 
 def _text(value: object) -> str:

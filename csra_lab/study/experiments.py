@@ -237,7 +237,7 @@ def write_record(
 
 def describe(dataset: MultiLabelDataset) -> dict:
     """Name with version, size, and a fingerprint of ids and targets."""
-    digest = hashlib.blake2b("\n".join(dataset.ids).encode(), digest_size=8)
+    digest = hashlib.blake2b("\n".join(dataset.ids).encode("utf-8", "surrogateescape"), digest_size=8)
     digest.update(np.ascontiguousarray(dataset.targets).tobytes())
     return {
         "name": dataset.name,

@@ -3,6 +3,7 @@
 Hubs show it beside the weights, and whoever is handed the folder reads there what the model may be used for.
 """
 
+import math
 from pathlib import Path
 
 import timm
@@ -40,7 +41,12 @@ def model_card(
     """
     model, plan, data = recipe.model, recipe.optimisation, recipe.data
     licence, where = weights_licence(model.backbone, model.weights)
-    sample = f", a sample of {data.subset:,} of its images" if data.subset else ""
+    whole = f"{train_set.name} {train_set.split}"
+    trained_on = (
+        f"a sample of {data.subset:,} images of {whole}, which has {len(train_set):,} items"
+        if data.subset
+        else f"{whole}: {len(train_set):,} items"
+    )
     held_out = (
         f" {100 * data.validation_fraction:g} % of them chose the best epoch." if data.validation_fraction else ""
     )
@@ -62,7 +68,7 @@ def model_card(
         "",
         "## Data",
         "",
-        f"Trained on {train_set.name} {train_set.split}{sample}: {len(train_set):,} items.{held_out}",
+        f"Trained on {trained_on}.{held_out}",
         "It knows no class besides, and was measured on no other kind of image.",
         "",
         "## Training",
@@ -103,7 +109,8 @@ def _scores(test_set: MultiLabelDataset | None, metrics: MetricValues | None) ->
     ]
     table.append(f"| {100 * metrics.mAP:.2f} | {100 * metrics.CF1:.2f} | {100 * metrics.OF1:.2f} |")
     pairs = zip(test_set.classes, metrics.per_class_AP, strict=True)
-    return [*table, "", "Average precision by class: " + ", ".join(f"{c} {100 * ap:.1f}" for c, ap in pairs) + "."]
+    by_class = ", ".join(f"{c} {'has no positive' if math.isnan(ap) else f'{100 * ap:.1f}'}" for c, ap in pairs)
+    return [*table, "", f"Average precision by class: {by_class}."]
 
 
 def weights_licence(backbone: str, weights: str) -> tuple[str, str]:

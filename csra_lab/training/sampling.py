@@ -134,7 +134,7 @@ def image_names(dataset: MultiLabelDataset) -> list[str]:
 
 def mix_seed(*parts: int | str) -> int:
     """One 63-bit seed from several parts, well mixed and the same on every machine."""
-    text = "/".join(map(str, parts)).encode()
+    text = "/".join(map(str, parts)).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 

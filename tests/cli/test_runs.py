@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from csra_lab.cli import main
 from csra_lab.cli.runs import interval, worst
-from csra_lab.metrics import average_precision
+from csra_lab.metrics import average_precision, multilabel_metrics
 from csra_lab.significance import bootstrap_mAP
-from csra_lab.training.run_folder import Scored, from_logits, read_evaluation
+from csra_lab.training.model_card import model_card
+from csra_lab.training.run_folder import Scored, from_logits, read_evaluation, read_recipe
 from tests import toy
 
 SMALL = [
@@ -89,6 +91,17 @@ def test_a_run_that_lost_its_state_is_under_way(place, capsys, tmp_path):
     assert (row["epochs"], row["state"]) == ("1/2", "under way")
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"mAP": null}'])
+def test_a_run_with_damaged_metrics_is_listed_as_unreadable(place, capsys, tmp_path, content):
+    run = shutil.copytree(place / "runs/a", tmp_path / "a")
+    whole = json.loads(output(capsys, "list", tmp_path, "--json"))[0]
+    (run / "metrics.json").write_text(content)
+    (row,) = json.loads(output(capsys, "list", tmp_path, "--json"))
+    assert list(row) == list(whole)
+    assert row["state"].startswith("unreadable: ")
+    assert "metrics.json is damaged" in row["state"]
+
+
 def test_runs_of_other_images_are_not_compared(place, capsys, tmp_path):
     other = shutil.copytree(place / "runs/a", tmp_path / "other")
     stored = dict(np.load(other / "scores.npz"))
@@ -134,6 +147,17 @@ def test_the_card_of_a_trained_model_says_data_recipe_scores_and_licence(place):
     for words in ("voc2012 trainval: 24 items", "25 % of them chose", "2 epochs of", "seed 0", "random numbers"):
         assert words in card
     assert "More Information Needed" not in card
+
+
+def test_the_card_counts_a_sample_and_says_where_nothing_could_be_found(place, tmp_path):
+    recipe = read_recipe(place / "runs/a")
+    data = toy.load(toy.write_devkit(tmp_path), "trainval")
+    metrics = multilabel_metrics(np.random.default_rng(0).random(data.targets.shape), data.targets)
+    without = dataclasses.replace(metrics, per_class_AP=[math.nan, *metrics.per_class_AP[1:]])
+    card = model_card(recipe.replace(subset=8), data, data, without)
+    assert f"Trained on a sample of 8 images of voc2012 trainval, which has {len(data)} items." in card
+    assert f"{data.classes[0]} has no positive, " in card
+    assert "nan" not in card
 
 
 def test_recipes_are_listed_by_words(capsys):

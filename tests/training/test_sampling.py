@@ -64,6 +64,7 @@ def test_the_order_is_the_same_on_every_machine():
     assert mix_seed(1, 2) != mix_seed(12) != mix_seed(2, 1)
     assert all(0 <= mix_seed(i) < 2**63 for i in range(200))
     assert mix_seed(7, "item", 3, 5) == 5206826303543106568
+    assert mix_seed("caf\udce9.jpg") != mix_seed("caf\udce8.jpg")  # names of files that are not UTF-8
     assert indices(Batches(8, 4, seed=0, epoch=0)) == [[1, 0, 5, 7], [6, 2, 4, 3]]
 
 
