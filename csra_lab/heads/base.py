@@ -177,7 +177,7 @@ def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Products of a head's last layer on the device of x (any shape) without autocast: half the digits would tie logits."""
+    """Products of a head's last layer without autocast, which would tie logits; x (any shape) says on which device."""
     kind = x.device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # a "meta" device has none
     return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
