@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from csra_lab.device import for_inference
-from csra_lab.modes import evaluating
+from csra_lab.device import for_inference, to_device
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,7 +41,7 @@ def folded(network: Module, shape: tuple[int, ...]) -> Module:
     except RuntimeError:  # tensors in the middle of a computation, which torch does not copy
         return network
     for_inference(other)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=_memory(shape))
+    noise = to_device(torch.randn(shape, generator=torch.Generator().manual_seed(0)), "cpu")
     pairs, expected = _pairs(other, noise)
     if not pairs:
         return network
@@ -56,15 +55,14 @@ def folded(network: Module, shape: tuple[int, ...]) -> Module:
     return other if close else network
 
 
-def _memory(shape: tuple[int, ...]) -> torch.memory_format:
-    return torch.channels_last if len(shape) == 4 else torch.contiguous_format
-
-
 Pairs = list[tuple[nn.Conv2d, nn.BatchNorm2d]]
 
 
 def _pairs(network: nn.Module, noise: Tensor) -> tuple[Pairs, Tensor]:
-    """Convolutions and the norms that read their outputs, each used once and not watched; and the network's output."""
+    """Convolutions and the norms that read their outputs, each used once and not watched; and the network's output.
+
+    The network is in evaluation mode already.
+    """
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are held, so that no two have one id
     calls: dict[nn.Module, int] = {}
     read: Pairs = []
@@ -84,8 +82,7 @@ def _pairs(network: nn.Module, noise: Tensor) -> tuple[Pairs, Tensor]:
         for m in foldable
     ]
     try:
-        with evaluating(network):
-            output = network(noise)
+        output = network(noise)
     finally:
         for hook in hooks:
             hook.remove()
