@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from csra_lab.errors import ConfigError
-from csra_lab.heads.base import ScoreMapHead, full_precision, share_weights
+from csra_lab.heads.base import ScoreMapHead, share_weights
 from csra_lab.heads.config import (
     AverageConfig,
     CSRAConfig,
@@ -163,8 +163,7 @@ class GeM(ScoreMapHead):
         powers = self._log_powers(x)  # (B, d, N)
         log_means = powers.logsumexp(dim=-1, keepdim=True) - math.log(powers.shape[-1])  # (B, d, 1)
         pooled = (log_means / self.p).exp().transpose(1, 2)  # (B, 1, d): one token
-        with full_precision(x):
-            return at_least_float32(self.score_maps(pooled.to(self.weight.dtype)))[:, 0, :, 0]
+        return at_least_float32(self.score_maps(pooled))[:, 0, :, 0]
 
     def attention(self, x: Tensor) -> Tensor:
         share = self._log_powers(x).softmax(dim=-1).mean(dim=1)  # (B, N)
