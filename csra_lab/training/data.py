@@ -14,7 +14,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.transforms import eval_transform, train_transform
 from csra_lab.errors import DataError, MissingFile
 from csra_lab.recipes import Recipe
-from csra_lab.training.evaluation import check_classes, check_labels, check_negatives
+from csra_lab.training.evaluation import check_classes, check_measurable, check_negatives
 from csra_lab.training.feature_cache import FeatureItems, cache_features
 from csra_lab.training.image_cache import Crops, Draws, ImageCache, fits
 from csra_lab.training.sampling import SeededItems, hold_out, sample_images
@@ -68,13 +68,7 @@ def check_test_set(model: MultiLabelClassifier, test_set: MultiLabelDataset) -> 
     """Raise a CsraError unless the test set can be scored: before the first epoch, not after the last."""
     check_files(test_set)
     check_classes(model, test_set)
-    check_labels(test_set)
-    if not (test_set.targets == 1).any():
-        raise DataError(
-            f"{test_set.name} {test_set.split} ({len(test_set)} images) shows none of the classes, so there is nothing "
-            "to measure; check the labels with `csra-lab data check`, or train without a test split."
-        )
-    check_negatives(test_set.targets, f"{test_set.name} {test_set.split}")
+    check_measurable(test_set)
 
 
 def check_files(dataset: MultiLabelDataset) -> None:

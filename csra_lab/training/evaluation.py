@@ -19,7 +19,7 @@ from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_imag
 from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
 from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 from csra_lab.metrics import MetricValues, multilabel_metrics
-from csra_lab.metrics.functions import NOTHING_TO_FIND, check_absent, checked_threshold
+from csra_lab.metrics.functions import check_absent, checked_threshold
 from csra_lab.modes import evaluating
 
 
@@ -108,7 +108,7 @@ def evaluate(
     check_classes(model, dataset)
     checked_threshold(threshold, top_k, len(dataset.classes))
     if len(dataset):  # what can be refused without scores is refused before they are computed
-        _check_measurable(dataset, difficult)
+        check_measurable(dataset, difficult)
     scores = score(model, dataset, **scoring)
     return metrics_of(scores, dataset, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult), scores
 
@@ -132,11 +132,15 @@ def metrics_of(
     return multilabel_metrics(scores, _counted(dataset.targets, difficult), classes=dataset.classes, **options)
 
 
-def _check_measurable(dataset: MultiLabelDataset, difficult: Literal["ignore", "negative"]) -> None:
+def check_measurable(dataset: MultiLabelDataset, difficult: Literal["ignore", "negative"] = "ignore") -> None:
+    """Raise a CsraError for a set on which no scores could be measured; difficult: see `evaluate`."""
     check_labels(dataset)
     targets = _counted(dataset.targets, difficult)
     if not (targets == 1).any():
-        raise ConfigError(NOTHING_TO_FIND)
+        raise DataError(
+            f"{dataset.name} {dataset.split} ({len(dataset)} images) shows none of the classes, so there is nothing to "
+            "measure; check that the class names fit the annotations (`csra-lab data check`)."
+        )
     check_negatives(targets, f"{dataset.name} {dataset.split}")
 
 
