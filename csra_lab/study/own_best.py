@@ -13,7 +13,7 @@ curves.csv    method, seed, epoch, held-out mAP, at the method's own rate: how f
 results.csv   method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
 classes.csv   class, positives, and each method's mean AP
 claims.csv    every claim with its interval, over classes and over positives
-scores.npz    ids, targets, classes, and (seeds, N, C) float16 logits of the methods of the headline
+scores.npz    ids, targets, classes, and logits of the methods of the headline: `split_bytes` of (seeds, N, C) float16
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
-from csra_lab._io.arrays import write_arrays
+from csra_lab._io.arrays import joined_bytes, split_bytes, write_arrays
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
@@ -293,14 +293,15 @@ def write_own_best(
         found = measured_claims(scores, results, dataset.targets, claims, **options)
         found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
         truth = {"ids": np.array(dataset.ids), "targets": dataset.targets, "classes": np.array(dataset.classes)}
-        seeds = {f"seeds, {name}": logits[name] for name in with_scores}
+        seeds = {f"seeds, {name}": split_bytes(logits[name]) for name in with_scores}
         write_arrays(path / "scores.npz", truth | seeds)
 
 
 def read_own_best(folder: Path) -> tuple[dict[str, NDArray], NDArray, list[str]]:
     """Method of the headline -> (seeds, N, C) probabilities; (N, C) targets; the classes."""
     with np.load(Path(folder) / "scores.npz", allow_pickle=False) as content:
-        scores = {k.removeprefix("seeds, "): from_logits(content[k]) for k in content.files if k.startswith("seeds, ")}
+        kept = {key.removeprefix("seeds, "): content[key] for key in content.files if key.startswith("seeds, ")}
+        scores = {name: from_logits(joined_bytes(planes)) for name, planes in kept.items()}
         return scores, content["targets"], content["classes"].tolist()
 
 
