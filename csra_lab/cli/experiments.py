@@ -98,7 +98,7 @@ def ablate_command(
         out: Folder of the records.
         sources: Only these sources.
         seeds: Runs of each row, instead of the plan's own number.
-        weights: Folder of ImageNet weight files that the study networks names; left out, they are downloaded.
+        weights: Folder of ImageNet weight files that some studies name; left out, they are downloaded.
         quiet: Show no progress.
     """
     from csra_lab.study.experiments import run_plans

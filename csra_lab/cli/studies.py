@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from csra_lab.errors import ConfigError
@@ -58,21 +59,17 @@ def _five_folds(order: Order) -> Path:
     return run_five_folds(order.out, data=order.data, seeds=order.seeds, log=order.log)
 
 
-def _networks(order: Order) -> Path:
-    from csra_lab.study.backbone_gains import run_backbone_gains
+def _gains(name: str, order: Order) -> Path:
+    from csra_lab.study import backbone_gains
 
-    return run_backbone_gains(
-        order.source, order.out / "networks", data=order.data, weights=order.weights, seeds=order.seeds,
-        resamples=2 * order.seeds, log=order.log,
-    )  # fmt: skip
-
-
-def _sizes(order: Order) -> Path:
-    from csra_lab.study.backbone_gains import SIZES, run_backbone_gains
-
-    return run_backbone_gains(
-        order.source, order.out / "sizes", data=order.data, networks=SIZES, seeds=order.seeds,
-        resamples=3 * order.seeds, log=order.log, question=STUDIES["sizes"].question,
+    networks, resamples = {
+        "networks": (backbone_gains.NETWORKS, 2),
+        "sizes": (backbone_gains.SIZES, 3),
+        "crossed": (backbone_gains.CROSSED, 2),
+    }[name]
+    return backbone_gains.run_backbone_gains(
+        order.source, order.out / name, data=order.data, weights=order.weights, networks=networks, seeds=order.seeds,
+        resamples=resamples * order.seeds, log=order.log, question=STUDIES[name].question,
     )  # fmt: skip
 
 
@@ -97,9 +94,25 @@ STUDIES: dict[str, Study] = {
         "Every photograph tested once: does CSRA gain there, too?", ("photographs",), _five_folds, ("photographs",), 3
     ),
     "networks": Study(
-        "Does CSRA's gain depend on the backbone?", ("photographs",), _networks, _REAL, reads_weights=True
+        "Does CSRA's gain depend on the backbone?",
+        ("photographs",),
+        partial(_gains, "networks"),
+        _REAL,
+        reads_weights=True,
     ),
-    "sizes": Study("Does CSRA gain more on larger images, both heads at their own rates?", _REAL[:1], _sizes, _REAL),
+    "sizes": Study(
+        "Does CSRA gain more on larger images, both heads at their own rates?",
+        ("photographs",),
+        partial(_gains, "sizes"),
+        _REAL,
+    ),
+    "crossed": Study(
+        "Does CSRA gain more with a larger network, or on larger images?",
+        ("photographs",),
+        partial(_gains, "crossed"),
+        _REAL,
+        reads_weights=True,
+    ),
     "schedules": Study("Does the length of the schedule decide what CSRA gains?", _DRAWN_AND_REAL, _schedules),
     "relatives": Study("Which of the heads people use beats CSRA, and where?", _DRAWN_AND_REAL, _relatives),
 }

@@ -68,6 +68,12 @@ NETWORKS: dict[str, Network] = {
 """The first is what the others are compared with."""
 SIZES: dict[str, Network] = {f"{size} pixels": Network("tf_efficientnet_lite0", size) for size in (224, 448)}
 """One network on images of two sizes: what most replications use, and the paper's."""
+CROSSED: dict[str, Network] = {
+    f"{name}, {size} pixels": dataclasses.replace(NETWORKS[name], image_size=size)
+    for name in ("EfficientNet-Lite0", "EfficientNet-Lite3")
+    for size in (224, 280)
+}
+"""Two networks on images of two sizes, each network's own among them: which of both makes CSRA gain more?"""
 
 
 def run_backbone_gains(

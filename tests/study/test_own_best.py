@@ -189,7 +189,7 @@ def test_every_study_is_listed_and_called_with_what_it_takes(monkeypatch, tmp_pa
     run_ablate([*STUDIES, "--sources", "photographs", "--data", str(tmp_path), "--seeds", "2", "--quiet"])
     assert [tmp_path in a.values() for a in called] == [True] * len(STUDIES)
     called.clear()
-    with pytest.raises(CsraError, match="--weights is read by networks alone"):
+    with pytest.raises(CsraError, match="--weights is read by networks and crossed alone"):
         run_ablate(["own-best", "--weights", str(tmp_path)])
     assert called == []
     run_ablate(["networks", "--sources", "coco", "--weights", str(tmp_path / "weights"), "--quiet"])
