@@ -95,7 +95,7 @@ def test_every_network_but_the_first_is_compared_with_it():
     assert all(sum(weight for _, weight in claim.terms) == 0 for claim in claims)
 
 
-@pytest.mark.parametrize("name", ["networks/photographs", "networks/coco", "sizes/photographs"])
+@pytest.mark.parametrize("name", ["networks/photographs", "networks/coco", "sizes/photographs", "crossed/photographs"])
 def test_a_record_that_ships_says_what_its_results_give(name):
     folder = recorded("runs") / name
     about = json.loads((folder / "run.json").read_text())
