@@ -130,7 +130,7 @@ def test_the_scores_of_a_record_give_its_tables_again(record):
     assert frame.positives.tolist() == (targets == 1).sum(axis=0).tolist()
 
 
-@pytest.mark.parametrize("source", ["photographs", "coco", "emoji"])
+@pytest.mark.parametrize("source", ["photographs", "coco", "emoji", "paperdoll"])
 def test_a_record_is_what_its_scores_give(source):
     folder = recorded("runs") / "own-best" / source
     scores, targets, _ = read_own_best(folder)
