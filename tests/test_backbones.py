@@ -195,6 +195,80 @@ def test_the_nearest_sizes_do_work():
         assert create_backbone("test_vit").image_size == 160  # None is the network's own
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "side"),
+    [("resnet18-layer3", 256, 4), ("resnet18-layer1", 64, 16), ("regnety_002-s3", 152, 4), ("test_vit-blocks", 64, 4)],
+)
+def test_a_network_is_cut_after_a_part(name, channels, side):
+    whole, part = name.split("-")
+    torch.manual_seed(0)
+    full = timm.create_model(whole, **({"img_size": 64} if "vit" in whole else {})).eval()
+    seen = []
+    getattr(full, part).register_forward_hook(lambda *args: seen.append(args[2]))
+    backbone = create_backbone(name, image_size=64).eval()
+    images = torch.randn(2, 3, 64, 64)
+    kept = {key: tensor for key, tensor in full.state_dict().items() if key in backbone.model.state_dict()}
+    load_backbone_state(backbone.model, kept, "here")
+    with torch.no_grad():
+        full.forward_features(images)
+        found = backbone(images)
+    assert (backbone.num_features, backbone.grid) == (channels, (side, side))
+    expected = seen[0] if seen[0].ndim == 4 else seen[0][:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_file_of_the_whole_network_or_of_its_kept_part_fits_the_cut_one(tmp_path):
+    whole = timm.create_model("resnet18").state_dict()
+    for name, state in (
+        ("whole", whole),
+        ("kept", {k: v for k, v in whole.items() if not k.startswith(("layer4", "fc"))}),
+        ("some", {k: v for k, v in whole.items() if k != "layer4.0.conv1.weight"}),
+    ):
+        save_file(state, tmp_path / f"{name}.safetensors")
+        backbone = create_backbone("resnet18-layer3", weights=tmp_path / f"{name}.safetensors", image_size=64)
+        held = backbone.model.state_dict()
+        assert all(torch.equal(held[key], whole[key]) for key in held)
+        assert not any(key.startswith("layer4") for key in held)
+    save_file({k: v for k, v in whole.items() if k != "layer3.0.conv1.weight"}, tmp_path / "less.safetensors")
+    with pytest.raises(CsraError, match=r"layer3\.0\.conv1\.weight"):
+        create_backbone("resnet18-layer3", weights=tmp_path / "less.safetensors", image_size=64)
+
+
+def test_a_cut_network_with_installed_weights_is_the_whole_ones_beginning():
+    images = torch.randn(1, 3, 64, 64)
+    whole, part = (
+        create_backbone(f"tf_efficientnet_lite0{last}", weights="installed", image_size=64).eval()
+        for last in ("", "-blocks")
+    )
+    seen = []
+    whole.model.blocks.register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        whole(images)
+        torch.testing.assert_close(part(images), seen[0], rtol=0, atol=0)
+    assert best_weights("tf_efficientnet_lite0-blocks") == "installed"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "resnet18-layer5",
+            "resnet18 has no part .layer5. to be cut after; its parts: conv1, .*layer4, .*fc",
+        ),
+        ("resnet18-", "timm has no network"),
+        ("resnet19-layer3", "timm has no network 'resnet19'"),
+    ],
+)
+def test_parts_that_there_are_not_are_named(name, said):
+    with pytest.raises(CsraError, match=said):
+        create_backbone(name)
+
+
+def test_a_cut_network_has_no_classifier_for_the_four_lines():
+    with pytest.raises(CsraError, match="resnet18-layer3 ends before the classifier of resnet18"):
+        load_timm("resnet18-layer3", with_classifier=True)
+
+
 @pytest.mark.parametrize("name", ["resnet19", "ResNet101", "vit_base_patch16", "res net"])
 def test_unknown_names_suggest(name):
     with pytest.raises(CsraError, match=f"timm has no network '{name}'"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import timm
 
 from csra_lab._io.atomic_write import atomic_write
+from csra_lab.backbones import split_name
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.heads import config_kind
 from csra_lab.metrics import MetricValues
@@ -115,18 +116,19 @@ def _scores(test_set: MultiLabelDataset | None, metrics: MetricValues | None) ->
 
 def weights_licence(backbone: str, weights: str) -> tuple[str, str]:
     """A licence's short name as hubs write it ("other" where it is not known), and where the weights began."""
+    network, _ = split_name(backbone)
     if weights == "none":
         return (
             "other",
             "The weights were trained from random numbers; whoever trained them says what they may be used for.",
         )
     if weights == "hub":
-        cfg = timm.models.get_pretrained_cfg(backbone, allow_unregistered=True)
+        cfg = timm.models.get_pretrained_cfg(network, allow_unregistered=True)
         known = getattr(cfg, "license", None)
         said = f"timm states the licence {known}" if known else "timm states no licence"
-        return known or "other", f"The backbone began with timm's pretrained weights of {backbone}, for which {said}."
+        return known or "other", f"The backbone began with timm's pretrained weights of {network}, for which {said}."
     if weights == "installed":
-        package = INSTALLED_WEIGHTS.get(backbone, backbone)
+        package = INSTALLED_WEIGHTS.get(network, network)
         return "other", (
             f"The backbone began with the ImageNet weights of the package {package.replace('_', '-')}, whose "
             "metadata states no licence; ask its authors before you publish this model."
