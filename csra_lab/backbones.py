@@ -265,14 +265,14 @@ def load_backbone_state(
     """
     classifier = model.pretrained_cfg["classifier"]
     classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    # "pre_logits" is VGG's other linear layers.
-    of_classifier = () if with_classifier else (*(f"{c}." for c in (*classifier, *without)), "pre_logits.")
+    # "pre_logits" are other linear layers of VGG's classifier.
+    left_out = () if with_classifier else (*(f"{c}." for c in (*classifier, *without)), "pre_logits.")
     state = to_timm(state, model, model.pretrained_cfg["architecture"], source)
-    state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(of_classifier)}
+    state = {k: fit_position_embedding(model, k, v) for k, v in state.items() if not k.startswith(left_out)}
     state |= {
         k: v
         for k, v in model.state_dict().items()
-        if k.startswith(of_classifier) or (k.endswith("num_batches_tracked") and k not in state)
+        if k.startswith(left_out) or (k.endswith("num_batches_tracked") and k not in state)
     }
     load_state(model, state, source)
 
