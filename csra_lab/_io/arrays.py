@@ -8,6 +8,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from csra_lab.errors import DataError
+
 
 def write_arrays(file: Path | IO[bytes], arrays: Mapping[str, NDArray]) -> None:
     """Write a .npz file; names may hold spaces, and `np.load` finds the arrays by them."""
@@ -24,5 +26,11 @@ def split_bytes(halves: NDArray) -> NDArray[np.uint8]:
 
 
 def joined_bytes(planes: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """(2, ...) bytes of `split_bytes` -> (...) float16."""
+    """(2, ...) bytes of `split_bytes` -> (...) float16.
+
+    Raises:
+        DataError: other numbers, as earlier versions wrote them.
+    """
+    if planes.dtype != np.uint8 or planes.shape[:1] != (2,):
+        raise DataError("a record holds scores as an earlier version wrote them; measure it again with its command.")
     return np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view("<f2")[..., 0]

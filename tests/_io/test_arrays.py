@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from csra_lab._io.arrays import joined_bytes, split_bytes, write_arrays
+from csra_lab.errors import CsraError
 
 
 def every_half() -> np.ndarray:
@@ -19,6 +20,12 @@ def test_bytes_are_joined_as_they_were(shape):
     assert planes.dtype == np.uint8
     assert joined_bytes(planes).tobytes() == halves.tobytes()
     assert joined_bytes(planes).shape == shape
+
+
+def test_what_was_not_split_is_not_joined():
+    for other in (np.zeros((2, 3), np.float16), np.zeros((5, 3), np.uint8), np.zeros((), np.uint8)):
+        with pytest.raises(CsraError, match="an earlier version"):
+            joined_bytes(other)
 
 
 def test_one_byte_says_the_size_of_a_number():
