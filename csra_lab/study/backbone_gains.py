@@ -64,6 +64,7 @@ NETWORKS: dict[str, Network] = {
     "EfficientNet-Lite2": Network("tf_efficientnet_lite2", 260),
     "EfficientNet-Lite3": Network("tf_efficientnet_lite3", 280, "tf_efficientnet_lite3-int8.safetensors"),
     "MobileNetV2": Network("mobilenetv2_100", 224, "mobilenetv2_100-torch-float.safetensors"),
+    "ResNet18 to layer3": Network("resnet18-layer3", 224, "resnet18-stages1to3-float.safetensors"),
 }
 """The first is what the others are compared with."""
 SIZES: dict[str, Network] = {f"{size} pixels": Network("tf_efficientnet_lite0", size) for size in (224, 448)}
