@@ -127,12 +127,12 @@ def precision_rows(backbone: str, image_size: int, batch: int, day: Day, repeats
 def grid(day: Day) -> str:
     """Three backbones, two drawn sets, two heads."""
     if day.tiny:
-        sizes = {"emoji-voc": 16, "paperdoll-wider": 8}
+        sets = {"emoji-voc": {"subset": 16}, "paperdoll-wider": {"subset": 8}}
         plan = drawn_grid("gpu-day", "a rehearsal", backbones=("test_resnet",), image_size=64, scenes=16, seeds=1,
-                          pretraining_epochs=1, images=sizes, epochs=1, batch_size=8, test_items=8)  # fmt: skip
+                          pretraining_epochs=1, sets=sets, epochs=1, batch_size=8, test_items=8)  # fmt: skip
     else:
         plan = drawn_grid("gpu-day", "the course's schedule on the whole drawn sets", image_size=224, scenes=50_000,
-                          pretraining_epochs=2, images={"emoji-voc": None, "paperdoll-wider": None}, epochs=30,
+                          pretraining_epochs=2, sets={"emoji-voc": {}, "paperdoll-wider": {}}, epochs=30,
                           batch_size=64, workers=-1)  # fmt: skip
     cache, size = day.work / "drawn", "tiny" if day.tiny else "full"
     data = {

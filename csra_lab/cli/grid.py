@@ -27,10 +27,11 @@ def grid_command(
     """Fill a table of backbones, data sets and heads, run by run; the same command goes on where it stopped.
 
     Args:
-        name: small (drawn sets, a CPU), course (drawn sets, a GPU), photographs (needs --data, a CPU), or paper (needs
-            --data); paper if --data is given, else small.
-        data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. The grids
-            "paper" and "photographs" then have these data sets alone: the paper's, or voc2012 and coco2014.
+        name: small (drawn sets, a CPU), course (drawn sets, a GPU), drawn-start (from drawn sets to photographs, a
+            CPU), photographs (from ImageNet, a CPU), or paper (a GPU). The last three need --data. Paper if --data is
+            given, else small.
+        data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. The grid
+            then has these data sets alone: of the paper's, or of voc2012 and coco2014.
         out: Folder of the runs.
         record: Folder of the record; OUT/NAME/record if left out. data/runs/grid/NAME shows it in the book.
         weights: Folder of ImageNet weight files that the grid of photographs names; left out, they are downloaded.
@@ -41,6 +42,7 @@ def grid_command(
         status: Only say what is done and what is not.
         quiet: Show no progress.
     """
+    from csra_lab.catalog import DRAWN
     from csra_lab.study.grid import GRIDS, paper_grid
     from csra_lab.study.grid_runner import GridRunner, under_way
 
@@ -49,7 +51,7 @@ def grid_command(
     if name not in GRIDS:
         raise ConfigError(f"there is no grid {name!r}; there are {', '.join(GRIDS)}.")
     grid = GRIDS[name]
-    if folders and not grid.pretraining:
+    if folders and not set(grid.datasets) <= set(DRAWN):
         grid = paper_grid(tuple(folders)) if name == "paper" else grid.on(folders)
     if seeds is not None:
         if seeds < 1:

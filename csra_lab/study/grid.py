@@ -1,8 +1,8 @@
 """The grid: backbones, data sets, average pooling and CSRA by one recipe. `grid_runner` fills it.
 
 A drawn grid first pretrains each backbone on freshly drawn scenes with average pooling, then fine-tunes both heads from
-there on EmojiVOC and PaperdollWIDER. The grid of photographs and the paper's start from ImageNet weights, on data sets
-that a reader has. Every run is a folder below OUT, NAME-pretraining or BACKBONE-DATASET-HEAD-SEED.
+there, on EmojiVOC and PaperdollWIDER or on photographs. The grid of photographs and the paper's start from ImageNet
+weights, on data sets that a reader has. Every run is a folder below OUT, NAME-pretraining or BACKBONE-DATASET-HEAD-SEED.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csra_lab.errors import ConfigError
-from csra_lab.recipes import PAPER_BACKBONES, RECIPES, Recipe, average_twin
+from csra_lab.recipes import PAPER_BACKBONES, RECIPES, VOC2012_PHOTOGRAPH_CLASSES, Recipe, average_twin
 
 BACKBONES = {"resnet18": "ResNet18", "resnet101": "ResNet-101", "vitb16": "ViT-B16"}
 HEADS = ("avg", "csra")
@@ -20,6 +20,11 @@ FOUR_LINES = "lines"
 DRAWN_RATES = {"resnet18": 1e-3, "resnet101": 1e-3, "vitb16": 3e-4}
 """Peak learning rates from drawn or random weights, as in the recipes from scratch; head and backbone have the same."""
 PAPER_RECIPES = {"voc2007": "voc07-448px", "voc2012": "voc12-448px", "coco2014": "coco-448px", "wider": "wider-224px"}
+PHOTOGRAPHS: dict[str, dict] = {
+    "voc2012": {"epochs": 4, "train_split": "trainval", "test_split": "test", "classes": VOC2012_PHOTOGRAPH_CLASSES},
+    "coco2014": {"epochs": 2, "train_split": "train", "test_split": "val", "classes": ()},
+}
+"""How the grids on real images read them, and for how many epochs."""
 
 
 @dataclass(frozen=True)
@@ -112,26 +117,24 @@ def drawn_grid(
     image_size: int,
     scenes: int,
     pretraining_epochs: int,
-    images: Mapping[str, int | None],
-    epochs: int,
-    batch_size: int,
+    sets: Mapping[str, Mapping],
     backbones: Sequence[str] = tuple(BACKBONES),
     seeds: int = 3,
     test_items: int | None = None,
     **fields,
 ) -> Grid:
-    """A grid on drawn sets, from drawn pretraining.
+    """A grid from drawn pretraining.
 
     Args:
-        images: data set -> how many of its training images are used (photographs, where people share them), None
-            for all. fields: other fields of all recipes, such as `precision`.
+        sets: data set -> fields of its recipes alone, such as how many training images are its `subset`.
+        fields: of all recipes, pretraining too, such as `batch_size`.
     """
 
     def recipe(backbone: str, dataset: str, **more) -> Recipe:
         rate = DRAWN_RATES.get(backbone, 1e-3)
         return Recipe.of(
             f"grid-{backbone}-{dataset}-csra", dataset=dataset, backbone=PAPER_BACKBONES.get(backbone, backbone),
-            image_size=image_size, weights="none", lam=0.3, normalize=False, batch_size=batch_size, optimizer="adamw",
+            image_size=image_size, weights="none", lam=0.3, normalize=False, optimizer="adamw",
             backbone_lr=rate, head_lr=rate, weight_decay=5e-2, schedule="cosine", warmup_epochs=0.2,
             augmentation="flip",  # on people a crop cuts off heads and feet, and both sets share one recipe
             **{"workers": 0, **fields, **more},
@@ -144,9 +147,9 @@ def drawn_grid(
         for backbone in backbones
     }
     recipes = {
-        (backbone, dataset): recipe(backbone, dataset, epochs=epochs, subset=subset)
+        (backbone, dataset): recipe(backbone, dataset, **own)
         for backbone in backbones
-        for dataset, subset in images.items()
+        for dataset, own in sets.items()
     }
     return Grid(name, why, recipes, seeds, pretraining, scenes, test_items)
 
@@ -166,35 +169,41 @@ def paper_grid(datasets: Sequence[str] = ("voc2007", "wider"), *, seeds: int = 3
 
 def photographs_grid() -> Grid:
     """Whole networks with ImageNet weights on photographs of VOC2012 and on COCO's sample, small enough for a CPU."""
-    networks = {"lite0": ("installed", 224), "lite1": ("installed", 240), "mobilenetv2": ("hub", 224)}
-    names = {"lite0": "tf_efficientnet_lite0", "lite1": "tf_efficientnet_lite1", "mobilenetv2": "mobilenetv2_100"}
-    sets: dict[str, dict] = {
-        "voc2012": {"epochs": 4},
-        "coco2014": {"epochs": 2, "train_split": "train", "test_split": "val", "classes": ()},
+    networks = {
+        "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 224},
+        "lite1": {"backbone": "tf_efficientnet_lite1", "weights": "installed", "image_size": 240},
+        "mobilenetv2": {"backbone": "mobilenetv2_100", "weights": "hub", "image_size": 224},
+        "resnet18layer3": {"backbone": "resnet18-layer3", "weights": "hub", "image_size": 224, "precision": "bf16"},
     }
     why = "whole networks with ImageNet weights on real images, for a CPU"
     start = RECIPES["voc2012-lite0-csra"].replace(why=why, cost="", expected="", validation_fraction=0.0, workers=0)
     recipes = {
         (backbone, dataset): start.replace(
-            name=f"grid-{backbone}-{dataset}-csra", backbone=names[backbone], weights=weights, image_size=size,
-            dataset=dataset, **settings,
+            name=f"grid-{backbone}-{dataset}-csra", dataset=dataset, **settings, **network
         )
-        for dataset, settings in sets.items()
-        for backbone, (weights, size) in networks.items()
-    }  # fmt: skip
-    files = {"mobilenetv2": "mobilenetv2_100-torch-float.safetensors"}
+        for dataset, settings in PHOTOGRAPHS.items()
+        for backbone, network in networks.items()
+    }
+    files = {
+        "mobilenetv2": "mobilenetv2_100-torch-float.safetensors",
+        "resnet18layer3": "resnet18-stages1to3-float.safetensors",
+    }
     return Grid("photographs", why, recipes, weight_files=files, four_lines=0.2)
 
 
 GRIDS = {
     "small": drawn_grid(
         "small", "drawn pretraining and few images, for a CPU", image_size=96, scenes=2500, pretraining_epochs=2,
-        images={"emoji-voc": 500, "paperdoll-wider": 200}, epochs=2, batch_size=16, test_items=600, precision="fp32",
+        sets={"emoji-voc": {"subset": 500}, "paperdoll-wider": {"subset": 200}}, epochs=2, batch_size=16,
+        test_items=600, precision="fp32",
     ),
     "course": drawn_grid(
         "course", "the course's schedule of 30 epochs on the whole drawn sets, for a GPU", image_size=224,
-        scenes=50_000, pretraining_epochs=4, images={"emoji-voc": None, "paperdoll-wider": None}, epochs=30,
-        batch_size=64, workers=-1,
+        scenes=50_000, pretraining_epochs=4, sets={"emoji-voc": {}, "paperdoll-wider": {}}, epochs=30, batch_size=64, workers=-1,
+    ),
+    "drawn-start": drawn_grid(
+        "drawn-start", "from drawn pretraining to real images, for a CPU", image_size=96, scenes=2500,
+        pretraining_epochs=4, sets=PHOTOGRAPHS, batch_size=16, precision="bf16",
     ),
     "photographs": photographs_grid(),
     "paper": paper_grid(),

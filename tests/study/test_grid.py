@@ -31,7 +31,7 @@ from csra_lab.training.run_folder import read_evaluation, save_evaluation
 PAPERDOLL, EMOJI = "paperdoll-wider", "emoji-voc"
 BOTH = drawn_grid(
     "toy", "a test", backbones=("test_resnet", "test_vit"), image_size=64, scenes=16, pretraining_epochs=1,
-    images={EMOJI: 16, PAPERDOLL: 8}, epochs=1, batch_size=8, seeds=2, test_items=24,
+    sets={EMOJI: {"subset": 16}, PAPERDOLL: {"subset": 8}}, epochs=1, batch_size=8, seeds=2, test_items=24,
 )  # fmt: skip
 TOY = dataclasses.replace(BOTH, recipes={key: r for key, r in BOTH.recipes.items() if key[1] == EMOJI})
 
@@ -394,6 +394,9 @@ def test_the_grid_of_photographs_starts_from_imagenet_and_tests_what_training_ha
         assert csra.data.train_split != csra.data.test_split
         assert not csra.expected  # the recipe that it comes from has a score of its own
         assert (csra.model.weights == "hub") == (backbone in grid.weight_files)
+        drawn = GRIDS["drawn-start"].recipes["vitb16", dataset]
+        assert drawn.data == csra.data  # so that the start is what differs, and the pixels
+        assert drawn.optimisation.epochs == csra.optimisation.epochs
     run = Run("mobilenetv2", "voc2012", "csra", 1)
     assert grid.recipe(run, tmp_path, tmp_path).model.weights == str(tmp_path / grid.weight_files["mobilenetv2"])
     assert grid.recipe(run, tmp_path).model.weights == "hub"
