@@ -2,7 +2,7 @@
 
 A drawn grid first pretrains each backbone on freshly drawn scenes with average pooling, then fine-tunes both heads from
 there, on EmojiVOC and PaperdollWIDER or on photographs. The grid of photographs and the paper's start from ImageNet
-weights, on data sets that a reader has. Every run is a folder below OUT, NAME-pretraining or BACKBONE-DATASET-HEAD-SEED.
+weights, on data sets that a reader has. Every run is a folder below OUT: NAME-pretraining, BACKBONE-DATASET-HEAD-SEED.
 """
 
 import dataclasses
@@ -199,7 +199,8 @@ GRIDS = {
     ),
     "course": drawn_grid(
         "course", "the course's schedule of 30 epochs on the whole drawn sets, for a GPU", image_size=224,
-        scenes=50_000, pretraining_epochs=4, sets={"emoji-voc": {}, "paperdoll-wider": {}}, epochs=30, batch_size=64, workers=-1,
+        scenes=50_000, pretraining_epochs=4, sets={"emoji-voc": {}, "paperdoll-wider": {}}, epochs=30,
+        batch_size=64, workers=-1,
     ),
     "drawn-start": drawn_grid(
         "drawn-start", "from drawn pretraining to real images, for a CPU", image_size=96, scenes=2500,
