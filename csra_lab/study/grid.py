@@ -147,9 +147,7 @@ def drawn_grid(
         for backbone in backbones
     }
     recipes = {
-        (backbone, dataset): recipe(backbone, dataset, **own)
-        for backbone in backbones
-        for dataset, own in sets.items()
+        (backbone, dataset): recipe(backbone, dataset, **own) for backbone in backbones for dataset, own in sets.items()
     }
     return Grid(name, why, recipes, seeds, pretraining, scenes, test_items)
 
