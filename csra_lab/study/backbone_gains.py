@@ -6,7 +6,7 @@ beside them. The course's conclusion, that the backbone has no significant effec
 pooling is the same on two networks, and so is CSRA's gain. The record is a folder of
 
 run.json      question, networks, chosen rates and lambdas, data, versions
-plan.json     all that the record depends on: the same plan is not carried out again
+plan.json     all that the record depends on: the same plan is not carried out again. The records in data/runs have none
 tuning.csv    network, method, learning rate or lambda, and held-out mAP (fractions)
 results.csv   network, method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
 claims.csv    every claim with its interval, over classes and over positives

@@ -6,7 +6,7 @@ images. The scores of the five folds together are those of 3,014 images, none of
 scored it. The record is a folder of
 
 run.json      question, recipe, seeds, data, versions
-plan.json     all that the record depends on: the same plan is not carried out again
+plan.json     all that the record depends on: the same plan is not carried out again. The records in data/runs have none
 tuning.csv    fold, method, learning rate, held-out mAP after the last epoch (fractions)
 results.csv   method, seed, fold ("all" for the five together), mAP over classes, mAP weighted by positives
 classes.csv   class, its positives, and each method's AP on the five folds together, the mean over the seeds

@@ -7,7 +7,7 @@ bootstrap samples of the training images; `claims` measures what is claimed. Eac
 run that was stopped goes on there. The folder of the record holds
 
 run.json      question, methods, their rates, data, versions
-plan.json     all that the record depends on: the same plan is not carried out again
+plan.json     all that the record depends on: the same plan is not carried out again. The records in data/runs have none
 tuning.csv    method, learning rate, and held-out mAP after the last epoch (fractions)
 curves.csv    method, seed, epoch, held-out mAP, at the method's own rate: how fast it learns; only of some methods
 results.csv   method, kind of run (seed or resample), number, mAP over classes, mAP weighted by positives
