@@ -14,6 +14,11 @@ from csra_lab.errors import ConfigError
 from csra_lab.recipes import PAPER_BACKBONES, RECIPES, VOC2012_PHOTOGRAPH_CLASSES, Recipe, average_twin
 
 BACKBONES = {"resnet18": "ResNet18", "resnet101": "ResNet-101", "vitb16": "ViT-B16"}
+TITLES = BACKBONES | {
+    "lite0": "EfficientNet-Lite0", "lite1": "EfficientNet-Lite1", "mobilenetv2": "MobileNetV2",
+    "resnet18layer3": "ResNet18 to layer3",
+}  # fmt: skip
+"""Of all backbones that a grid has, for figures and tables."""
 HEADS = ("avg", "csra")
 FOUR_LINES = "lines"
 """The third head of a record: the four lines on the run with average pooling, which train nothing."""
