@@ -172,11 +172,18 @@ def paper_grid(datasets: Sequence[str] = ("voc2007", "wider"), *, seeds: int = 3
 
 def photographs_grid() -> Grid:
     """Whole networks with ImageNet weights on photographs of VOC2012 and on COCO's sample, small enough for a CPU."""
-    networks = {
+    networks: dict[str, dict] = {
         "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 224},
         "lite1": {"backbone": "tf_efficientnet_lite1", "weights": "installed", "image_size": 240},
         "mobilenetv2": {"backbone": "mobilenetv2_100", "weights": "hub", "image_size": 224},
-        "resnet18layer3": {"backbone": "resnet18-layer3", "weights": "hub", "image_size": 224, "precision": "bf16"},
+        "resnet18layer3": {
+            "backbone": "resnet18-layer3",
+            "weights": "hub",
+            "image_size": 224,
+            "precision": "bf16",
+            "backbone_lr": 1e-5,
+            "head_lr": 0.3,  # the best for average pooling of data/runs/end-to-end-rates
+        },
     }
     why = "whole networks with ImageNet weights on real images, for a CPU"
     start = RECIPES["voc2012-lite0-csra"].replace(why=why, cost="", expected="", validation_fraction=0.0, workers=0)
@@ -186,7 +193,7 @@ def photographs_grid() -> Grid:
         )
         for dataset, settings in PHOTOGRAPHS.items()
         for backbone, network in networks.items()
-    }
+    }  # fmt: skip
     files = {
         "mobilenetv2": "mobilenetv2_100-torch-float.safetensors",
         "resnet18layer3": "resnet18-stages1to3-float.safetensors",
