@@ -193,7 +193,7 @@ def photographs_grid() -> Grid:
         )
         for dataset, settings in PHOTOGRAPHS.items()
         for backbone, network in networks.items()
-    }  # fmt: skip
+    }
     files = {
         "mobilenetv2": "mobilenetv2_100-torch-float.safetensors",
         "resnet18layer3": "resnet18-stages1to3-float.safetensors",

@@ -63,6 +63,15 @@ class GridRecord:
         rows = self.results.query("backbone == @backbone and dataset == @dataset and head == @head")
         return sorted(rows.seed)
 
+    def cells(self, *, seeds: int) -> list[tuple[str, str]]:
+        """(backbone, data set) of the cells with at least so many seeds of both heads, a data set after the other."""
+        return [
+            (b, d)
+            for d in self.about["datasets"]
+            for b in self.about["backbones"]
+            if min(len(self.seeds(b, d, head)) for head in HEADS) >= seeds
+        ]
+
     def mAP(self, backbone: str, dataset: str, head: str) -> float:
         """Mean over the recorded seeds, a fraction; NaN where there is none."""
         rows = self.results.query("backbone == @backbone and dataset == @dataset and head == @head")

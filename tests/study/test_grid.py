@@ -373,6 +373,8 @@ def test_four_lines_are_scored_on_the_run_with_average_pooling(filled, data, tmp
     model = MultiLabelClassifier.from_pretrained(out / average.name / "model")
     expected, _ = evaluate(model.with_four_lines(0.3), test_set)
     assert record.mAP("test_resnet", EMOJI, "lines") == pytest.approx(expected.mAP, abs=1e-6)
+    assert record.cells(seeds=1) == [("test_resnet", EMOJI)]
+    assert record.cells(seeds=2) == []
     assert record.mAP("test_resnet", EMOJI, "lines") != record.mAP("test_resnet", EMOJI, "avg")
     assert gain("b", "lines").terms == (("b-lines", 1.0), ("b-avg", -1.0))
 
