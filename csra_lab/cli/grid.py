@@ -30,8 +30,8 @@ def grid_command(
         name: small (drawn sets, a CPU), course (drawn sets, a GPU), drawn-start (from drawn sets to photographs, a
             CPU), photographs (from ImageNet, a CPU), or paper (a GPU). The last three need --data. Paper if --data is
             given, else small.
-        data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. The grid
-            then has these data sets alone: of the paper's, or of voc2012 and coco2014.
+        data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. Of the
+            paper's sets, or of voc2012 and coco2014, those named alone are run.
         out: Folder of the runs.
         record: Folder of the record; OUT/NAME/record if left out. data/runs/grid/NAME shows it in the book.
         weights: Folder of ImageNet weight files that the grid of photographs names; left out, they are downloaded.
@@ -51,19 +51,25 @@ def grid_command(
     if name not in GRIDS:
         raise ConfigError(f"there is no grid {name!r}; there are {', '.join(GRIDS)}.")
     grid = GRIDS[name]
-    if folders and not set(grid.datasets) <= set(DRAWN):
-        grid = paper_grid(tuple(folders)) if name == "paper" else grid.on(folders)
+    if folders and name == "paper":
+        grid = paper_grid(tuple(folders))
+    for unknown in (each for each in folders if each not in grid.datasets):
+        raise ConfigError(f"the grid {name} has the data sets {', '.join(grid.datasets)}, not {unknown!r}.")
     if seeds is not None:
         if seeds < 1:
             raise ConfigError(f"--seeds is at least 1, not {seeds}.")
         grid = dataclasses.replace(grid, seeds=seeds)
-    unknown = [each for each in backbones or () if each not in grid.backbones]
-    if unknown:
-        raise ConfigError(f"the grid has the backbones {', '.join(grid.backbones)}, not {unknown[0]!r}.")
+    for unknown in (each for each in backbones or () if each not in grid.backbones):
+        raise ConfigError(f"the grid has the backbones {', '.join(grid.backbones)}, not {unknown!r}.")
     runner = GridRunner(
         grid, out / name, record=record, data=folders, weights=weights, keep_models=keep_models, progress=not quiet
     )
-    runs = [run for run in grid.runs() if backbones is None or run.backbone in backbones]
+    drawn = set(grid.datasets) <= set(DRAWN)  # then --data only says where they lie, or are to lie
+    runs = [
+        run
+        for run in grid.runs()
+        if (backbones is None or run.backbone in backbones) and (drawn or not folders or run.dataset in folders)
+    ]
     if status:
         rows = [("run", "state")]
         for run in runs:

@@ -6,7 +6,7 @@ weights, on data sets that a reader has. Every run is a folder below OUT: NAME-p
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,18 +66,6 @@ class Grid:
     def datasets(self) -> tuple[str, ...]:
         """Names that `load_dataset` knows."""
         return tuple(dict.fromkeys(dataset for _, dataset in self.recipes))
-
-    def on(self, datasets: Iterable[str]) -> "Grid":
-        """The part of the grid on some of its data sets.
-
-        Raises:
-            ConfigError: one that it has not.
-        """
-        wanted = set(datasets)
-        for name in sorted(wanted - set(self.datasets)):
-            raise ConfigError(f"the grid {self.name} has the data sets {', '.join(self.datasets)}, not {name!r}.")
-        recipes = {cell: recipe for cell, recipe in self.recipes.items() if cell[1] in wanted}
-        return dataclasses.replace(self, recipes=recipes)
 
     def runs(self) -> Iterator["Run"]:
         """All fine-tuning runs: every cell's first seed, then its second, and so on."""

@@ -4,9 +4,10 @@ run.json        the grid, its recipes, the test sets, and every version and devi
 results.csv     a line for each run: all metrics, training images, seconds; the head "lines" trained for none of them
 classes.csv     a line for each run and class: average precision
 history.csv     a line for each run and epoch, pretraining too
-draws.npz       BACKBONE-DATASET-HEAD-SEED -> (1 + R,) uint16: mAP on the test items as they are, then on R bootstrap
-                draws of them, in units of 1 / 65,535. "NAME, positives" holds the same of the mAP weighted by
-                positives. Scores would be a hundred times as large, and intervals need no more than this.
+draws.npz       "DATASET, MEAN" -> (S, 1 + R) uint16: a row for each line of the data set in results.csv, in its order;
+                mAP on the test items as they are, then on R bootstrap draws of them, in units of 0.01 points. MEAN is
+                classes or positives, and a row of zeros is not known. Scores would be two hundred times as large, and
+                intervals need no more than this.
 """
 
 import dataclasses
@@ -33,7 +34,9 @@ from csra_lab.study.grid import FOUR_LINES, HEADS, Grid, Run, scored_folders
 from csra_lab.training.run_folder import read_evaluation
 
 RESAMPLES = 1000
-UNIT = 65_535
+UNIT = 10_000
+"""Of mAP in the draws of a record, in 1."""
+_UNIT_OF_RUNS = 65_535
 KEY = ["backbone", "dataset", "head", "seed"]
 DRAWS = "draws.npz"  # in the folder of a run, and of a record
 
@@ -153,7 +156,7 @@ def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
     rows = once_and_drawn(draw_images(len(test_set), groups=np.array(test_set.keys), resamples=RESAMPLES))
     mAPs = {m: weighted_mAP(run.scores, run.targets, rows, mean_over=m) for m in MEANS}  # (1 + R,) each
     with atomic_write(folder / DRAWS) as path:
-        write_arrays(path, {mean_over: np.round(UNIT * each).astype(np.uint16) for mean_over, each in mAPs.items()})
+        write_arrays(path, {mean_over: _whole(each, _UNIT_OF_RUNS) for mean_over, each in mAPs.items()})
 
 
 def write_record(
@@ -178,10 +181,11 @@ def write_record(
     with atomic_write(record) as folder:
         folder.mkdir()
         strict_json.write(folder / "run.json", now.about, indent=1)
-        now.results.sort_values(KEY).to_csv(folder / "results.csv", index=False)
+        results = now.results.sort_values(KEY)
+        results.to_csv(folder / "results.csv", index=False)
         now.classes.to_csv(folder / "classes.csv", index=False, float_format="%.4f")
         now.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
-        write_arrays(folder / DRAWS, {name: np.round(UNIT * d).astype(np.uint16) for name, d in now.draws.items()})
+        write_arrays(folder / DRAWS, {key: _whole(each, UNIT) for key, each in _stacked(results, now.draws).items()})
 
 
 def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
@@ -193,7 +197,8 @@ def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
     if not (record / "run.json").is_file():
         return None
     before = read_record(record)
-    same = all(before.about["recipes"].get(cell, recipe) == recipe for cell, recipe in _recipes(grid).items())
+    recorded = set(before.results.backbone + "-" + before.results.dataset)
+    same = all(before.about["recipes"][cell] == recipe for cell, recipe in _recipes(grid).items() if cell in recorded)
     if before.name != grid.name or not same:
         raise ConfigError(
             f"{record} holds runs of the grid {before.name} with other recipes; name another folder with --record."
@@ -214,15 +219,52 @@ def read_record(folder: Path) -> GridRecord:
     try:
         results, classes, history = (pd.read_csv(folder / f"{name}.csv") for name in ("results", "classes", "history"))
         with np.load(folder / DRAWS, allow_pickle=False) as stored:
-            draws = {name: stored[name] / UNIT for name in stored.files}
+            draws = _apart(results, {key: stored[key] / UNIT for key in stored.files})
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        names = {f"{row.backbone}-{row.dataset}-{row.head}-{row.seed}" for row in results.itertuples()}
-        drawn = {name.removesuffix(_drawn("", "positives")) for name in draws}
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{folder} does not hold the record of a grid ({error}).") from error
-    if drawn != names or not names <= set(draws):
-        raise DataError(f"{folder}: results.csv and draws.npz hold different runs; run `csra-lab grid` again.")
+        raise DataError(
+            f"{folder} holds no record of a grid of this version ({error}); run `csra-lab grid` again."
+        ) from error
     return GridRecord(about, results, classes, history, draws)
+
+
+def _whole(fractions: NDArray[np.float64], unit: int) -> NDArray[np.uint16]:
+    return np.round(unit * fractions).astype(np.uint16)
+
+
+def _names(results: pd.DataFrame) -> dict[str, list[str]]:
+    """Data set -> the names of its runs, in the order of the table."""
+    runs = [Run(row.backbone, row.dataset, row.head, row.seed) for row in results[KEY].itertuples()]
+    return {dataset: [run.name for run in runs if run.dataset == dataset] for dataset in results.dataset.unique()}
+
+
+def _stacked(results: pd.DataFrame, draws: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The draws of runs by data set and mean, as draws.npz holds them: names and headers of each take much room."""
+    stacked = {}
+    for dataset, names in _names(results).items():
+        unknown = np.zeros_like(draws[names[0]])
+        for mean_over in MEANS:
+            rows = [draws.get(_drawn(name, mean_over), unknown) for name in names]
+            stacked[f"{dataset}, {mean_over}"] = np.stack(rows)  # (S, 1 + R)
+    return stacked
+
+
+def _apart(results: pd.DataFrame, stacked: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """What `_stacked` joined, by run.
+
+    Raises:
+        ValueError: the table has other runs, or the same in another order.
+    """
+    draws: dict[str, NDArray[np.float64]] = {}
+    for dataset, names in _names(results).items():
+        for mean_over in MEANS:
+            known = zip(names, stacked[f"{dataset}, {mean_over}"], strict=True)
+            draws |= {_drawn(name, mean_over): row for name, row in known if row.any()}
+    runs = [name for names in _names(results).values() for name in names]
+    mAPs = results.groupby("dataset", sort=False).mAP.apply(np.array)
+    if not np.allclose([draws[name][0] for name in runs], np.concatenate(list(mAPs)), rtol=0, atol=1 / UNIT):
+        raise ValueError("results.csv and draws.npz hold different runs")
+    return draws
 
 
 def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str, MultiLabelDataset]) -> GridRecord:
@@ -245,7 +287,7 @@ def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str
                 for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
             ]
             with np.load(where / DRAWS, allow_pickle=False) as stored:
-                draws |= {_drawn(scored.name, m): stored[m] / UNIT for m in MEANS}
+                draws |= {_drawn(scored.name, m): stored[m] / _UNIT_OF_RUNS for m in MEANS}
         histories.append(_history(history, dataclasses.asdict(run)))
         environments.append(about["environment"])
     for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():

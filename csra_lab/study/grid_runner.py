@@ -60,7 +60,8 @@ class GridRunner:
 
     Args:
         grid: what to run. out: folder of the runs. record: folder of the record; OUT/record if left out.
-        data: data set -> folder; EmojiVOC and PaperdollWIDER are drawn in the cache where it has none.
+        data: data set -> folder; EmojiVOC and PaperdollWIDER are drawn in the cache where it has none. Of the others
+            a grid may be filled in parts: those that are not here can be neither run nor recorded.
         loaded: (data set, split) -> items, for what is read already.
         weights: folder of the grid's weight files; without it timm downloads those weights.
         root: where the scenes of pretraining lie; the cache if left out.
@@ -68,7 +69,7 @@ class GridRunner:
         log: called with a line after each run. progress: show bars.
 
     Raises:
-        CsraError: a folder missing for a data set that is not drawn, or see `earlier_record`.
+        CsraError: see `earlier_record`.
     """
 
     def __init__(
@@ -93,9 +94,6 @@ class GridRunner:
         names = set() if before is None else set(before.draws)
         # Both heads of a seed share a pretraining, so one of them alone is run again with its twin.
         self._recorded = {run for run in grid.runs() if all(twin.name in names for twin in run.twins)}
-        missing = [d for d in grid.datasets if d not in self.folders and not any(d == name for name, _ in self._sets)]
-        if missing:
-            raise ConfigError(f"say where {missing[0]} lies: --data {missing[0]} FOLDER.")
         self.weights, self.root, self.keep_models, self.log, self.progress = weights, root, keep_models, log, progress
 
     def fill(self, runs: Sequence[Run] | None = None, *, deadline: float = float("inf")) -> list[Run]:
@@ -109,9 +107,13 @@ class GridRunner:
             The runs that are still open.
 
         Raises:
-            CsraError: after all others are done, what stopped the first that failed.
+            CsraError: at once, for a data set that is not here; after all others are done, what stopped the first that
+                failed.
         """
         wanted = list(self.grid.runs() if runs is None else runs)
+        for run in wanted:
+            if not self._is_here(run.dataset):
+                raise ConfigError(f"say where {run.dataset} lies: --data {run.dataset} FOLDER.")
         self.update_record()
         failed: CsraError | None = None
         for run in wanted:
@@ -177,14 +179,14 @@ class GridRunner:
         self.log(f"{folder.name}: done")
 
     def update_record(self) -> None:
-        """Record every finished run that is in the folder.
+        """Record every finished run that is in the folder, and whose data set is here.
 
         Raises:
             CsraError: one of them, or a pretraining, has another recipe than the grid.
         """
         for backbone in self.grid.pretraining:
             self._is_pretrained(backbone)
-        done = [run for run in self.grid.runs() if self._is_finished(run)]
+        done = [run for run in self.grid.runs() if self._is_here(run.dataset) and self._is_finished(run)]
         for run in done:
             for folder in scored_folders(self.out, run).values():
                 if not (folder / DRAWS).exists():
@@ -271,6 +273,9 @@ class GridRunner:
         metrics, scores = evaluate(model, test_set, device=device, progress=self.progress)
         (folder / FOUR_LINES).mkdir(exist_ok=True)
         save_evaluation(folder / FOUR_LINES, test_set, metrics, scores)
+
+    def _is_here(self, dataset: str) -> bool:
+        return dataset in self.folders or any(dataset == name for name, _ in self._sets)
 
     def _load(self, dataset: str, split: str) -> MultiLabelDataset:
         if (dataset, split) not in self._sets:

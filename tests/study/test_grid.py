@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from csra_lab._io.arrays import write_arrays
 from csra_lab.catalog import load_dataset
 from csra_lab.claims import measure_claims
 from csra_lab.classifier import MultiLabelClassifier
@@ -20,7 +21,7 @@ from csra_lab.significance import draw_images, weighted_mAP
 from csra_lab.study import grid as module
 from csra_lab.study import grid_runner
 from csra_lab.study.grid import GRIDS, Run, drawn_grid, paper_grid
-from csra_lab.study.grid_record import UNIT, backbone_claims, gain, read_record, write_draws
+from csra_lab.study.grid_record import UNIT, backbone_claims, earlier_record, gain, read_record, write_draws
 from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
 from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
@@ -123,7 +124,7 @@ def test_intervals_are_those_of_the_scores(filled, data, mean_over):
     for claim, there in zip(claims, expected, strict=True):
         here = record.measure(claim, EMOJI, mean_over=mean_over, comparisons=7)
         assert (here.difference, here.lower, here.upper) == pytest.approx(
-            (there.difference, there.lower, there.upper), abs=2e-3
+            (there.difference, there.lower, there.upper), rel=1e-2, abs=1 / UNIT
         )
 
 
@@ -134,8 +135,8 @@ def test_people_of_one_photograph_are_drawn_together(data, tmp_path):
     save_evaluation(tmp_path, test_set, multilabel_metrics(scores, test_set.targets), scores)
     write_draws(tmp_path, test_set)
     with np.load(tmp_path / "draws.npz") as stored:
-        draws = {mean_over: stored[mean_over] / UNIT for mean_over in ("classes", "positives")}
-    assert draws["classes"][0] == pytest.approx(multilabel_metrics(scores, test_set.targets).mAP, abs=1 / UNIT)
+        draws = {mean_over: stored[mean_over] / 65_535 for mean_over in ("classes", "positives")}
+    assert draws["classes"][0] == pytest.approx(multilabel_metrics(scores, test_set.targets).mAP, abs=1e-5)
     weights = draw_images(len(test_set), groups=np.array(test_set.keys), resamples=len(draws["classes"]) - 1)
     for mean_over, each in draws.items():
         expected = weighted_mAP(scores, test_set.targets, weights, mean_over=mean_over)
@@ -143,13 +144,13 @@ def test_people_of_one_photograph_are_drawn_together(data, tmp_path):
 
 
 def test_a_record_without_draws_by_positives_is_read(filled, tmp_path):
-    """As the earliest were written."""
-    names = {run.name for run in TOY.runs()}
+    """As the earliest were measured."""
     record = shutil.copytree(filled[0] / "record", tmp_path / "record")
     with np.load(record / "draws.npz") as stored:
-        np.savez(record / "draws.npz", **{name: stored[name] for name in names})
+        classes, positives = (stored[f"{EMOJI}, {mean}"] for mean in ("classes", "positives"))
+    write_arrays(record / "draws.npz", {f"{EMOJI}, classes": classes, f"{EMOJI}, positives": 0 * positives})
     read = read_record(record)
-    assert set(read.draws) == names
+    assert set(read.draws) == {run.name for run in TOY.runs()}
     assert read.measure(gain("test_vit"), EMOJI) == read_record(filled[0] / "record").measure(gain("test_vit"), EMOJI)
     assert read.measure(gain("test_vit"), EMOJI, mean_over="positives") is None
 
@@ -210,11 +211,12 @@ def test_a_torn_record_is_refused(filled, tmp_path):
     for path in (filled[0] / "record").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     results = pd.read_csv(tmp_path / "results.csv")
-    results.iloc[:-1].to_csv(tmp_path / "results.csv", index=False)
-    with pytest.raises(DataError, match="different runs"):
-        read_record(tmp_path)
+    for other in (results.iloc[:-1], results.iloc[::-1]):  # a run less, and each run's draws beside another's name
+        other.to_csv(tmp_path / "results.csv", index=False)
+        with pytest.raises(DataError, match="holds no record"):
+            read_record(tmp_path)
     (tmp_path / "draws.npz").write_bytes(b"x")
-    with pytest.raises(DataError, match="does not hold"):
+    with pytest.raises(DataError, match="holds no record"):
         read_record(tmp_path)
 
 
@@ -226,13 +228,21 @@ def drawn(names):
 def without(record, folder, names):
     """A copy of a record without some of its runs, as if they had not been run yet."""
     shutil.copytree(record, folder)
+    results = pd.read_csv(folder / "results.csv")
     for table in ("results", "classes", "history"):
         rows = pd.read_csv(folder / f"{table}.csv")
-        named = rows.backbone + "-" + rows.dataset + "-" + rows["head"] + "-" + rows.seed.astype(str)
-        rows[~named.isin(names)].to_csv(folder / f"{table}.csv", index=False)
+        rows[~named(rows).isin(names)].to_csv(folder / f"{table}.csv", index=False)
     with np.load(folder / "draws.npz") as stored:
-        np.savez(folder / "draws.npz", **{key: stored[key] for key in stored.files if key.split(", ")[0] not in names})
+        kept = {
+            key: stored[key][~named(results[results.dataset == key.split(", ")[0]]).isin(names)] for key in stored.files
+        }
+    write_arrays(folder / "draws.npz", {key: rows for key, rows in kept.items() if len(rows)})
     return folder
+
+
+def named(rows):
+    """The names of the runs of a table's rows."""
+    return rows.backbone + "-" + rows.dataset + "-" + rows["head"] + "-" + rows.seed.astype(str)
 
 
 def test_a_record_is_gone_on_with_where_its_runs_are_not(filled, data, tmp_path):
@@ -255,6 +265,31 @@ def test_a_record_is_gone_on_with_where_its_runs_are_not(filled, data, tmp_path)
     assert len(after.classes) == len(after.results) * 20
     assert not after.history.duplicated(["backbone", "dataset", "head", "seed", "epoch"]).any()
     assert after.about["runs"] == 8
+
+
+def test_a_grid_is_filled_data_set_by_data_set(data, tmp_path):
+    """And says from the first of them on what is still to come."""
+    grid = dataclasses.replace(BOTH, pretraining={}, seeds=1)
+    grid = dataclasses.replace(grid, recipes={key: r for key, r in BOTH.recipes.items() if key[0] == "test_resnet"})
+    of_paperdoll = {key: recipe for key, recipe in grid.recipes.items() if key[1] == PAPERDOLL}
+    record, recorded = tmp_path / "record", []
+    for dataset in grid.datasets:
+        runs = [run for run in grid.runs() if run.dataset == dataset]
+        # As a set that is not drawn: it is nowhere but where the reader says.
+        there = GridRunner(grid, tmp_path, data=data, progress=False, log=lambda line: None)
+        there.folders = {dataset: data[dataset]}
+        assert there.fill(runs) == []
+        read = read_record(record)
+        recorded.append(len(read.results))
+        assert read.about["runs"] == 4
+        assert set(read.about["recipes"]) == {f"test_resnet-{d}" for d in grid.datasets}
+        other = dataclasses.replace(grid, recipes=grid.recipes | changed(of_paperdoll, epochs=7))
+        if dataset == EMOJI:  # of a recipe without recorded runs nothing is lost when it changes
+            assert earlier_record(other, record) is not None
+        else:
+            with pytest.raises(ConfigError, match="with other recipes"):
+                earlier_record(other, record)
+    assert recorded == [2, 4]
 
 
 def test_a_record_of_other_recipes_or_items_is_not_written_over(filled, data, tmp_path):
@@ -415,7 +450,7 @@ def test_the_papers_grid_is_the_papers_recipes(tmp_path):
     with pytest.raises(ConfigError, match="not 'photos'"):
         paper_grid(("photos",))
     with pytest.raises(ConfigError, match="--data voc2007 FOLDER"):
-        GridRunner(grid, tmp_path)
+        GridRunner(grid, tmp_path).fill()
 
 
 @pytest.mark.parametrize(
