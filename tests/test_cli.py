@@ -105,6 +105,30 @@ def test_evaluate_prints_the_metrics_as_json(run, devkit, capsys):
     assert all(name in table for name in toy.CLASSES)
 
 
+def test_evaluate_measures_what_the_run_was_not_fitted_to(run, devkit, copy, tmp_path, capsys):
+    """As training did after each epoch: so that settings are chosen by it, and not by the test split."""
+    out = tmp_path / "held-out"
+    command = ["evaluate", run, "--data", devkit, "--split", "held-out"]
+    found = json.loads(output(capsys, *command, "--json", "--out", out))
+    assert found["split"] == "held-out"
+    history = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
+    assert found["mAP"] == pytest.approx(float(history[-1][history[0].index("validation_mAP")]), abs=1e-6)
+    assert json.loads((out / "metrics.json").read_text())["split"] == "held-out"
+    compared = output(capsys, "runs", "compare", out, out)  # what was measured again has no recipe
+    assert "only scores are compared" in compared
+    assert "it could be 0" in compared
+    assert str(out) in compared
+
+    recipe = json.loads((copy / "recipe.json").read_text())
+    recipe["recipe"]["data"]["validation_fraction"] = 0.0
+    (copy / "recipe.json").write_text(json.dumps(recipe))
+    for folder in (copy, run / "model"):
+        data = [] if folder == copy else ["--dataset", "voc2012"]
+        assert "train with --validation-fraction" in refused(
+            capsys, "evaluate", folder, "--data", devkit, "--split", "held-out", *data
+        )
+
+
 def test_evaluate_uses_the_definitions_that_are_asked_for(run, devkit, capsys):
     found = json.loads(output(capsys, "evaluate", run, "--data", devkit, "--json", "--ap", "voc11", "--top-k", "2"))
     data = toy.load(devkit, "test")

@@ -61,11 +61,13 @@ def compare_command(
     """Two runs side by side: what they were asked, what they scored, and the interval of the difference.
 
     Args:
-        a: A run.
+        a: A run, or what `csra-lab evaluate --out` wrote, which has no recipe.
         b: Another one, of the same test images.
         json: Print one JSON object.
     """
-    asked = {name: {"a": there, "b": here} for name, there, here in differences(*(_asked(run) for run in (a, b)))}
+    recipes = [_asked(run) for run in (a, b) if (run / "recipe.json").exists() or not (run / "scores.npz").exists()]
+    asked = {name: {"a": there, "b": here} for name, there, here in (differences(*recipes) if recipes[1:] else ())}
+    names = (a.name, b.name) if a.name != b.name else (str(a), str(b))
     first, second = _same_test(a, b)
     APs = [100 * average_precision(each.scores, each.targets) for each in (first, second)]
     difference = interval(first, second)
@@ -73,14 +75,16 @@ def compare_command(
         classes = {c: {"a": x, "b": y} for c, x, y in zip(first.classes, *map(list, APs), strict=True)}
         print(as_json({"recipes": asked, "difference": difference, "AP": classes}))
         return
-    print(as_table([("field", a.name, b.name), *((n, str(v["a"]), str(v["b"])) for n, v in asked.items())])
-          if asked else "the recipes are the same")  # fmt: skip
+    if asked:
+        print(as_table([("field", *names), *((n, str(v["a"]), str(v["b"])) for n, v in asked.items())]))
+    else:
+        print("the recipes are the same" if recipes[1:] else "not both have a recipe, so only scores are compared")
     print()
-    print(in_words(difference, a.name, b.name))
+    print(in_words(difference, *names))
     print()
     order = np.argsort(-np.abs(np.nan_to_num(APs[1] - APs[0])), kind="stable")
     rows = [(first.classes[c], *(_text(x[c]) for x in APs), _text(APs[1][c] - APs[0][c])) for c in order]
-    print(as_table([("class, AP in %", a.name, b.name, "difference"), *rows]))
+    print(as_table([("class, AP in %", *names, "difference"), *rows]))
 
 
 def report_command(

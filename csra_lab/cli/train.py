@@ -23,6 +23,8 @@ from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfi
 from csra_lab.training.evaluation import evaluate, score
 from csra_lab.training.run_folder import read_recipe, save_evaluation
 
+HELD_OUT = "held-out"
+"""Instead of a split: the part of the training split that a run was not fitted to."""
 Part = DataConfig | ModelConfig | OptimisationConfig | RunConfig
 
 
@@ -98,12 +100,12 @@ def read_options(arguments: list[str]) -> tuple[Recipe, Path | None, dict]:
 
 def _splits(source: DataConfig, folder: Path | None) -> tuple[MultiLabelDataset, MultiLabelDataset]:
     """The training and the test split that a recipe names."""
+    return _split(source, folder, source.train_split), _split(source, folder, source.test_split)
 
-    def split(name: str) -> MultiLabelDataset:
-        classes = source.classes or None
-        return load_dataset(source.dataset, folder, name, classes=classes, absent=source.absent, unknown=source.unknown)
 
-    return split(source.train_split), split(source.test_split)
+def _split(source: DataConfig, folder: Path | None, name: str) -> MultiLabelDataset:
+    classes = source.classes or None
+    return load_dataset(source.dataset, folder, name, classes=classes, absent=source.absent, unknown=source.unknown)
 
 
 def _named(head: HeadConfig) -> HeadConfig:
@@ -159,7 +161,8 @@ def evaluate_command(
     Args:
         run: Folder of a run, or of a saved model.
         data: Folder of the data set.
-        split: Which split.
+        split: Which split. "held-out" is the part of its training split that the run was not fitted to, by which its
+            best epoch was chosen: settings are chosen by it, and not by the test split.
         dataset: Name of the data set; the run's own if left out.
         absent: In folders, the labels that say absent, as -1 or 0,blank; those of the run if left out.
         unknown: In folders, the labels that are not counted, as 0 or blank; those of the run if left out.
@@ -177,13 +180,17 @@ def evaluate_command(
     model = load_model(run)
     if four_lines is not None:
         model = model.with_four_lines(four_lines)
-    trained = read_recipe(run).data if (run / "recipe.json").exists() else None
+    recipe = read_recipe(run) if (run / "recipe.json").exists() else None
+    trained = None if recipe is None else recipe.data
     name = dataset or (None if trained is None else trained.dataset)
     if name is None:
         raise ConfigError(f"{run} does not say which data set it was trained on; name it with --dataset.")
-    if trained is not None and name == trained.dataset:
-        absent, unknown = absent or trained.absent, unknown or trained.unknown
-    data_set = match_classes(model.classes, load_dataset(name, data, split, absent=absent, unknown=unknown))
+    if split == HELD_OUT:
+        data_set = match_classes(model.classes, _held_out(run, recipe, name, data))
+    else:
+        if trained is not None and name == trained.dataset:
+            absent, unknown = absent or trained.absent, unknown or trained.unknown
+        data_set = match_classes(model.classes, load_dataset(name, data, split, absent=absent, unknown=unknown))
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     model.to(scoring["device"])
     if server_format is not None:
@@ -205,3 +212,15 @@ def evaluate_command(
         print(as_json({"dataset": data_set.name, "split": split, **measured, **metrics.to_dict()}))
     else:
         print(metrics_table(metrics, f"{data_set.name} {split}, {len(data_set)} images"))
+
+
+def _held_out(run: Path, recipe: Recipe | None, name: str, folder: Path | None) -> MultiLabelDataset:
+    """The part of its training split that a run was not fitted to."""
+    if recipe is None or name != recipe.data.dataset or recipe.data.validation_fraction == 0:
+        raise ConfigError(f"{run} held no part of {name} out; train with --validation-fraction, such as 0.2.")
+    from csra_lab.training.data import split_off
+
+    parts = split_off(recipe, _split(recipe.data, folder, recipe.data.train_split))
+    held_out = parts.train_set.subset(parts.held_out)
+    held_out.split = HELD_OUT
+    return held_out
