@@ -120,6 +120,11 @@ def test_evaluate_measures_what_the_run_was_not_fitted_to(run, devkit, copy, tmp
     assert str(out) in compared
 
     recipe = json.loads((copy / "recipe.json").read_text())
+    recipe["train_set"]["fingerprint"] = "0" * 16
+    (copy / "recipe.json").write_text(json.dumps(recipe))
+    assert "trained on other images or labels" in refused(
+        capsys, "evaluate", copy, "--data", devkit, "--split", "held-out"
+    )
     recipe["recipe"]["data"]["validation_fraction"] = 0.0
     (copy / "recipe.json").write_text(json.dumps(recipe))
     for folder in (copy, run / "model"):

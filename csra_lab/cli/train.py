@@ -21,7 +21,7 @@ from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_ki
 from csra_lab.losses import Loss
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
 from csra_lab.training.evaluation import evaluate, score
-from csra_lab.training.run_folder import read_recipe, save_evaluation
+from csra_lab.training.run_folder import read_recipe, save_evaluation, trained_on
 
 HELD_OUT = "held-out"
 """Instead of a split: the part of the training split that a run was not fitted to."""
@@ -220,7 +220,13 @@ def _held_out(run: Path, recipe: Recipe | None, name: str, folder: Path | None) 
         raise ConfigError(f"{run} held no part of {name} out; train with --validation-fraction, such as 0.2.")
     from csra_lab.training.data import split_off
 
-    parts = split_off(recipe, _split(recipe.data, folder, recipe.data.train_split))
+    train_set = _split(recipe.data, folder, recipe.data.train_split)
+    if trained_on(run) != train_set.fingerprint():
+        raise ConfigError(
+            f"{run} was trained on other images or labels than the {len(train_set)} of {name} {train_set.split} here, "
+            "so it may have been fitted to what would be held out of them; name the same data."
+        )
+    parts = split_off(recipe, train_set)
     held_out = parts.train_set.subset(parts.held_out)
     held_out.split = HELD_OUT
     return held_out

@@ -3,7 +3,6 @@
 It goes on from the record too: runs that were recorded on another machine are not run again.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from csra_lab.study.grid_record import DRAWS, earlier_record, write_draws, write
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
-from csra_lab.training.run_folder import differences, is_finished, read_recipe, save_evaluation
+from csra_lab.training.run_folder import differences, is_finished, read_recipe, save_evaluation, trained_on
 from csra_lab.training.sampling import sample_images
 
 FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is scored
@@ -163,8 +162,7 @@ class GridRunner:
             return
         if (dataset, split) not in self._fingerprints:
             self._fingerprints[dataset, split] = self._sets[dataset, split].fingerprint()
-        about = json.loads((folder / "recipe.json").read_text(encoding="utf-8")).get("train_set", {})
-        if about.get("fingerprint") != self._fingerprints[dataset, split]:
+        if trained_on(folder) != self._fingerprints[dataset, split]:
             raise ConfigError(
                 f"{folder} holds a finished run on other data than {dataset} {split} here; "
                 "name another folder with --out."

@@ -52,8 +52,7 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
             raise ConfigError(f"{out} exists and is not a run; choose another --out.")
         return
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        found, data = dict(content["recipe"]), content.get("train_set", {})
+        found = dict(json.loads(record.read_text(encoding="utf-8"))["recipe"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from error
     for name, there, here in differences(found, recipe.to_json()):
@@ -63,8 +62,7 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
         raise ConfigError(
             f"{out} holds another run ({name} is {there!r} there and {here!r} here); choose another --out.{again}"
         )
-    fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
-    if fingerprint != train_set.fingerprint():
+    if trained_on(out) != train_set.fingerprint():
         raise ConfigError(
             f"{out} holds a run of this recipe on other data (other images, classes or labels than the "
             f"{len(train_set)} of {train_set.name} {train_set.split} here); choose another --out."
@@ -73,6 +71,12 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
         raise ConfigError(
             f"{out} holds this run already, finished; choose another --out, or `csra-lab evaluate {out}`."
         )
+
+
+def trained_on(folder: Path) -> str | None:
+    """The fingerprint of the training set of a run whose recipe can be read; None where it does not say."""
+    data = json.loads((folder / "recipe.json").read_text(encoding="utf-8")).get("train_set")
+    return data.get("fingerprint") if isinstance(data, dict) else None
 
 
 @contextlib.contextmanager
