@@ -115,23 +115,38 @@ def test_evaluate_measures_what_the_run_was_not_fitted_to(run, devkit, copy, tmp
     assert found["mAP"] == pytest.approx(float(history[-1][history[0].index("validation_mAP")]), abs=1e-6)
     assert json.loads((out / "metrics.json").read_text())["split"] == "held-out"
     compared = output(capsys, "runs", "compare", out, out)  # what was measured again has no recipe
-    assert "only scores are compared" in compared
+    assert "their scores are compared" in compared
+    assert "both were measured the same way" in compared
     assert "it could be 0" in compared
     assert str(out) in compared
+    lines = tmp_path / "lines"
+    main(["evaluate", str(run), *map(str, command[2:]), "--four-lines", "0.4", "--out", str(lines)])
+    assert "four_lines" in output(capsys, "runs", "compare", out, lines)
+
+    before = snapshot(run)
+    assert "its test scores, which --out would replace" in refused(capsys, *command, "--out", run)
+    assert "leave out --absent" in refused(capsys, *command, "--absent", "-1")
+    assert snapshot(run) == before
 
     recipe = json.loads((copy / "recipe.json").read_text())
-    recipe["train_set"]["fingerprint"] = "0" * 16
+    marks = dict(recipe["train_set"])
+    for mark in ("fingerprint", "names"):  # file names decide what is held out, and the fingerprint has none
+        recipe["train_set"] = marks | {mark: "0" * 16}
+        (copy / "recipe.json").write_text(json.dumps(recipe))
+        assert "trained on other images or labels" in refused(
+            capsys, "evaluate", copy, "--data", devkit, "--split", "held-out"
+        )
+    recipe["train_set"] = {"fingerprint": marks["fingerprint"]}  # as earlier versions wrote it
     (copy / "recipe.json").write_text(json.dumps(recipe))
-    assert "trained on other images or labels" in refused(
-        capsys, "evaluate", copy, "--data", devkit, "--split", "held-out"
-    )
+    assert json.loads(output(capsys, "evaluate", copy, *command[2:], "--json"))["mAP"] == found["mAP"]
     recipe["recipe"]["data"]["validation_fraction"] = 0.0
     (copy / "recipe.json").write_text(json.dumps(recipe))
-    for folder in (copy, run / "model"):
-        data = [] if folder == copy else ["--dataset", "voc2012"]
-        assert "train with --validation-fraction" in refused(
-            capsys, "evaluate", folder, "--data", devkit, "--split", "held-out", *data
-        )
+    assert "train with --validation-fraction" in refused(
+        capsys, "evaluate", copy, "--data", devkit, "--split", "held-out"
+    )
+    assert "give the folder of a run" in refused(
+        capsys, "evaluate", run / "model", "--data", devkit, "--split", "held-out", "--dataset", "voc2012"
+    )
 
 
 def test_evaluate_uses_the_definitions_that_are_asked_for(run, devkit, capsys):

@@ -59,6 +59,8 @@ def grid_command(
         if seeds < 1:
             raise ConfigError(f"--seeds is at least 1, not {seeds}.")
         grid = dataclasses.replace(grid, seeds=seeds)
+    if backbones == ():
+        raise ConfigError(f"--backbones names none; the grid has {', '.join(grid.backbones)}.")
     for unknown in (each for each in backbones or () if each not in grid.backbones):
         raise ConfigError(f"the grid has the backbones {', '.join(grid.backbones)}, not {unknown!r}.")
     runner = GridRunner(
@@ -79,11 +81,14 @@ def grid_command(
         return
     deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     left = runner.fill(runs, deadline=deadline)
-    print(f"record: {runner.record}" + (f"; {len(left)} runs are left for the next time" if left else ""))
+    said = [f"record: {runner.record}"] if runner.record.exists() else []
+    print("; ".join([*said, *([f"{len(left)} runs are left for the next time"] if left else [])]))
 
 
 def _folders(data: tuple[str, ...]) -> dict[str, Path]:
     """--data NAME FOLDER NAME FOLDER ..., by name."""
     if len(data) % 2:
         raise ConfigError("--data takes a data set and its folder, such as --data voc2007 VOCdevkit wider WIDER.")
+    for name in (name for name in data[::2] if data[::2].count(name) > 1):
+        raise ConfigError(f"--data names {name} twice; name each data set once.")
     return {name: Path(folder) for name, folder in zip(data[::2], data[1::2], strict=True)}

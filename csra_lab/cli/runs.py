@@ -65,9 +65,11 @@ def compare_command(
         b: Another one, of the same test images.
         json: Print one JSON object.
     """
-    recipes = [_asked(run) for run in (a, b) if (run / "recipe.json").exists() or not (run / "scores.npz").exists()]
-    asked = {name: {"a": there, "b": here} for name, there, here in (differences(*recipes) if recipes[1:] else ())}
-    names = (a.name, b.name) if a.name != b.name else (str(a), str(b))
+    runs = all((run / "recipe.json").exists() for run in (a, b))
+    scored = all((run / "metrics.json").exists() for run in (a, b))
+    said = [(_asked(run) if runs else {}) | (_measured(run) if scored else {}) for run in (a, b)]
+    asked = {name: {"a": there, "b": here} for name, there, here in differences(*said)}
+    names = (a.resolve().name, b.resolve().name) if a.resolve().name != b.resolve().name else (str(a), str(b))
     first, second = _same_test(a, b)
     APs = [100 * average_precision(each.scores, each.targets) for each in (first, second)]
     difference = interval(first, second)
@@ -75,10 +77,12 @@ def compare_command(
         classes = {c: {"a": x, "b": y} for c, x, y in zip(first.classes, *map(list, APs), strict=True)}
         print(as_json({"recipes": asked, "difference": difference, "AP": classes}))
         return
+    if not runs:
+        print("not both are runs, so only how they were measured and their scores are compared")
     if asked:
         print(as_table([("field", *names), *((n, str(v["a"]), str(v["b"])) for n, v in asked.items())]))
     else:
-        print("the recipes are the same" if recipes[1:] else "not both have a recipe, so only scores are compared")
+        print("the recipes are the same" if runs else "both were measured the same way")
     print()
     print(in_words(difference, *names))
     print()
@@ -149,6 +153,23 @@ def _asked(run: Path) -> dict:
     return {part: value for part, value in recipe.items() if part not in ("name", "why", "cost", "expected")}
 
 
+def _measured(run: Path) -> dict:
+    """How a run was scored, with what training does where it does not say."""
+    found = {"difficult": "ignore"} | _metrics(run / "metrics.json")
+    return {name: found.get(name) for name in ("split", "difficult", "four_lines", "threshold", "top_k", "ap")}
+
+
+def _metrics(file: Path) -> dict:
+    """A metrics.json; empty before the run is scored. A damaged file raises a CsraError."""
+    if not file.exists():
+        return {}
+    try:
+        found = dict(json_format.loads(file.read_text(encoding="utf-8")))
+        return found | {"mAP": float(found["mAP"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged; `csra-lab evaluate {file.parent} --out FOLDER` measures again.") from error
+
+
 def _same_test(a: Path, b: Path) -> tuple[Scored, Scored]:
     first, second = read_evaluation(a), read_evaluation(b)
     for what, x, y in (("classes", first.classes, second.classes), ("test images", first.ids, second.ids)):
@@ -178,7 +199,7 @@ def _by_age(folder: Path) -> list[Path]:
 def _summary(run: Path, below: Path) -> dict:
     name = str(run.relative_to(below))
     try:
-        recipe, history, test = read_recipe(run), read_history(run), _test_mAP(run / "metrics.json")
+        recipe, history, test = read_recipe(run), read_history(run), _metrics(run / "metrics.json")
     except CsraError as error:
         fields = ("run", "data", "classifier", "head", "epochs", "val", "test", "state", "begun")  # in this order
         return dict.fromkeys(fields) | {"run": name, "state": f"unreadable: {error}"}
@@ -190,18 +211,10 @@ def _summary(run: Path, below: Path) -> dict:
         "head": config_kind(recipe.head),
         "epochs": f"{len(history)}/{recipe.optimisation.epochs}",
         "val": 100 * max(validation) if validation else None,
-        "test": test,
+        "test": 100 * test["mAP"] if test else None,
         "state": "finished" if is_finished(run) else "under way",
         "begun": datetime.fromtimestamp((run / "recipe.json").stat().st_mtime).isoformat(" ", "minutes"),
     }
-
-
-def _test_mAP(file: Path) -> float | None:
-    """In %; None before the run is scored. A damaged file raises a CsraError."""
-    try:
-        return 100 * float(json_format.loads(file.read_text(encoding="utf-8"))["mAP"]) if file.exists() else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged; `csra-lab evaluate {file.parent} --out FOLDER` measures again.") from error
 
 
 def _text(value: object) -> str:

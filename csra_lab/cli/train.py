@@ -21,7 +21,7 @@ from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_ki
 from csra_lab.losses import Loss
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
 from csra_lab.training.evaluation import evaluate, score
-from csra_lab.training.run_folder import read_recipe, save_evaluation, trained_on
+from csra_lab.training.run_folder import data_marks, is_trained_on, read_recipe, save_evaluation
 
 HELD_OUT = "held-out"
 """Instead of a split: the part of the training split that a run was not fitted to."""
@@ -185,7 +185,12 @@ def evaluate_command(
     name = dataset or (None if trained is None else trained.dataset)
     if name is None:
         raise ConfigError(f"{run} does not say which data set it was trained on; name it with --dataset.")
+    own_test = trained is not None and (name, split, four_lines) == (trained.dataset, trained.test_split, None)
+    if out is not None and (out / "recipe.json").exists() and not own_test:
+        raise ConfigError(f"{out} holds a run and its test scores, which --out would replace; name another folder.")
     if split == HELD_OUT:
+        if absent is not None or unknown is not None:
+            raise ConfigError("the held-out part is read as in training; leave out --absent and --unknown.")
         data_set = match_classes(model.classes, _held_out(run, recipe, name, data))
     else:
         if trained is not None and name == trained.dataset:
@@ -216,12 +221,14 @@ def evaluate_command(
 
 def _held_out(run: Path, recipe: Recipe | None, name: str, folder: Path | None) -> MultiLabelDataset:
     """The part of its training split that a run was not fitted to."""
-    if recipe is None or name != recipe.data.dataset or recipe.data.validation_fraction == 0:
+    if recipe is None:
+        raise ConfigError(f"{run} does not say what it held out; give the folder of a run, which has a recipe.json.")
+    if name != recipe.data.dataset or recipe.data.validation_fraction == 0:
         raise ConfigError(f"{run} held no part of {name} out; train with --validation-fraction, such as 0.2.")
     from csra_lab.training.data import split_off
 
     train_set = _split(recipe.data, folder, recipe.data.train_split)
-    if trained_on(run) != train_set.fingerprint():
+    if not is_trained_on(run, data_marks(train_set)):
         raise ConfigError(
             f"{run} was trained on other images or labels than the {len(train_set)} of {name} {train_set.split} here, "
             "so it may have been fitted to what would be held out of them; name the same data."

@@ -28,10 +28,11 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, DataError, MissingFile
+from csra_lab.recipes import Recipe
 from csra_lab.significance import MEANS, MeanOver, critical_t, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import METRICS
 from csra_lab.study.grid import FOUR_LINES, HEADS, Grid, Run, scored_folders
-from csra_lab.training.run_folder import read_evaluation
+from csra_lab.training.run_folder import TORN, read_evaluation
 
 RESAMPLES = 1000
 UNIT = 10_000
@@ -39,6 +40,8 @@ UNIT = 10_000
 _UNIT_OF_RUNS = 65_535
 KEY = ["backbone", "dataset", "head", "seed"]
 DRAWS = "draws.npz"  # in the folder of a run, and of a record
+_ABOUT = ("grid", "why", "runs", "seeds", "backbones", "datasets", "scenes", "recipes", "pretraining", "test_sets",
+          "environments")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,15 @@ def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
         write_arrays(path, {mean_over: _whole(each, _UNIT_OF_RUNS) for mean_over, each in mAPs.items()})
 
 
+def has_draws(folder: Path) -> bool:
+    """Whether a scored run has its draws, whole."""
+    try:
+        with np.load(folder / DRAWS, allow_pickle=False) as stored:
+            return all(len(stored[m]) == 1 + RESAMPLES for m in MEANS)
+    except TORN:
+        return False
+
+
 def write_record(
     grid: Grid, runs: Sequence[Run], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
@@ -173,10 +185,10 @@ def write_record(
     """
     now, before = _measured(grid, runs, out, test_sets), earlier_record(grid, record)
     if before is not None:
-        changed = [name for name, test in now.about["test_sets"].items()
-                   if before.about["test_sets"].get(name, test) != test]  # fmt: skip
-        if changed:
-            raise DataError(f"{record} holds scores of other items of {changed[0]}; name another folder with --record.")
+        for what, held in (("scores of", "test_sets"), ("runs trained on", "train_sets")):
+            there = before.about.get(held, {})  # earlier records have no training sets
+            for name in (name for name, data in now.about[held].items() if there.get(name, data) != data):
+                raise DataError(f"{record} holds {what} other items of {name}; name another folder with --record.")
         now = _joined(before, now)
     with atomic_write(record) as folder:
         folder.mkdir()
@@ -199,6 +211,9 @@ def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
     before = read_record(record)
     recorded = set(before.results.backbone + "-" + before.results.dataset)
     same = all(before.about["recipes"][cell] == recipe for cell, recipe in _recipes(grid).items() if cell in recorded)
+    pretrained = set(before.results.backbone) & set(grid.pretraining)
+    same = same and all(before.about["pretraining"][b] == _as_read(grid.pretraining[b]) for b in pretrained)
+    same = same and before.about.get("four_lines", grid.four_lines) == grid.four_lines
     if before.name != grid.name or not same:
         raise ConfigError(
             f"{record} holds runs of the grid {before.name} with other recipes; name another folder with --record."
@@ -221,9 +236,13 @@ def read_record(folder: Path) -> GridRecord:
         with np.load(folder / DRAWS, allow_pickle=False) as stored:
             draws = _apart(results, {key: stored[key] / UNIT for key in stored.files})
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        cells = {f"{row.backbone}-{row.dataset}" for row in results.itertuples()}
+        if not set(_ABOUT) <= set(about) or not cells <= set(about["recipes"]):
+            raise ValueError("run.json lacks a part")
+    except (*TORN, IndexError) as error:
         raise DataError(
-            f"{folder} holds no record of a grid of this version ({error}); run `csra-lab grid` again."
+            f"{folder} holds no record of a grid of this version ({error}); delete it if its runs are still there, "
+            "which `csra-lab grid` then records again, or name another folder with --record."
         ) from error
     return GridRecord(about, results, classes, history, draws)
 
@@ -270,6 +289,7 @@ def _apart(results: pd.DataFrame, stacked: Mapping[str, NDArray[np.float64]]) ->
 def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str, MultiLabelDataset]) -> GridRecord:
     """The record of runs whose folders lie in `out`."""
     results, classes, histories, environments = [], [], [], []
+    train_sets: dict[str, dict] = {}
     draws: dict[str, NDArray[np.float64]] = {}
     for run in runs:
         folder = out / run.name
@@ -290,6 +310,7 @@ def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str
                 draws |= {_drawn(scored.name, m): stored[m] / _UNIT_OF_RUNS for m in MEANS}
         histories.append(_history(history, dataclasses.asdict(run)))
         environments.append(about["environment"])
+        train_sets[run.dataset] = {key: about["train_set"][key] for key in ("images", "fingerprint")}
     for backbone in dict.fromkeys(run.backbone for run in runs) if grid.pretraining else ():
         history = pd.read_csv(out / f"{backbone}-pretraining" / "history.csv")
         histories.append(_history(history, {"backbone": backbone, "dataset": "pretraining", "head": "avg", "seed": 0}))
@@ -302,7 +323,9 @@ def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str
         "datasets": list(grid.datasets),
         "scenes": grid.scenes,
         "recipes": _recipes(grid),
-        "pretraining": {b: recipe.to_json() for b, recipe in grid.pretraining.items()},
+        "pretraining": {b: _as_read(recipe) for b, recipe in grid.pretraining.items()},
+        "four_lines": grid.four_lines,
+        "train_sets": train_sets,
         "test_sets": {name: _test_set(dataset) for name, dataset in test_sets.items()},
         "environments": _distinct(environments),
     }
@@ -317,9 +340,12 @@ def _joined(before: GridRecord, now: GridRecord) -> GridRecord:
         again = pd.MultiIndex.from_frame(old[KEY]).isin(pd.MultiIndex.from_frame(new[KEY]))
         return pd.concat([old[~again], new], ignore_index=True)
 
-    about = now.about | {key: before.about[key] | now.about[key] for key in ("recipes", "test_sets")}
+    about = now.about | {
+        key: before.about.get(key, {}) | now.about[key] for key in ("recipes", "train_sets", "test_sets")
+    }
     for key in ("backbones", "datasets", "environments"):
         about[key] = _distinct([*before.about[key], *now.about[key]])
+    about["seeds"] = max(before.about["seeds"], now.about["seeds"])
     about["runs"] = len(about["recipes"]) * len(HEADS) * about["seeds"]
     return GridRecord(about, rows("results"), rows("classes"), rows("history"), {**before.draws, **now.draws})
 
@@ -329,8 +355,12 @@ def _distinct(items: list) -> list:
 
 
 def _recipes(grid: Grid) -> dict[str, dict]:
-    """As they are read again from a record."""
-    return {f"{b}-{d}": json.loads(json.dumps(recipe.to_json())) for (b, d), recipe in grid.recipes.items()}
+    return {f"{b}-{d}": _as_read(recipe) for (b, d), recipe in grid.recipes.items()}
+
+
+def _as_read(recipe: Recipe) -> dict:
+    """A recipe as it is read again from a record."""
+    return json.loads(json.dumps(recipe.to_json()))
 
 
 def _history(history: pd.DataFrame, key: Mapping) -> pd.DataFrame:

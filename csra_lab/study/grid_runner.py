@@ -3,6 +3,7 @@
 It goes on from the record too: runs that were recorded on another machine are not run again.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,18 @@ from csra_lab.errors import ConfigError, CsraError
 from csra_lab.recipes import Recipe
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
 from csra_lab.study.grid import FOUR_LINES, Grid, Run, pretraining_folder, scored_folders
-from csra_lab.study.grid_record import DRAWS, earlier_record, write_draws, write_record
+from csra_lab.study.grid_record import earlier_record, has_draws, write_draws, write_record
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
-from csra_lab.training.run_folder import differences, is_finished, read_recipe, save_evaluation, trained_on
+from csra_lab.training.run_folder import (
+    data_marks,
+    differences,
+    is_finished,
+    is_trained_on,
+    read_recipe,
+    save_evaluation,
+)
 from csra_lab.training.sampling import sample_images
 
 FORWARD_SHARE = 0.35  # of the time of a training image, for an image that is scored
@@ -88,7 +96,7 @@ class GridRunner:
         self.grid, self.out, self.record = grid, Path(out), Path(record or Path(out) / "record")
         self.folders: dict[str, Path | None] = {**dict.fromkeys(DRAWN), **(data or {})}
         self._sets = dict(loaded or {})
-        self._fingerprints: dict[tuple[str, str], str] = {}
+        self._marks: dict[tuple[str, str], dict[str, str]] = {}
         before = earlier_record(grid, self.record)
         names = set() if before is None else set(before.draws)
         # Both heads of a seed share a pretraining, so one of them alone is run again with its twin.
@@ -113,6 +121,7 @@ class GridRunner:
         for run in wanted:
             if not self._is_here(run.dataset):
                 raise ConfigError(f"say where {run.dataset} lies: --data {run.dataset} FOLDER.")
+            self._load(run.dataset, self.grid.recipes[run.backbone, run.dataset].data.test_split)
         self.update_record()
         failed: CsraError | None = None
         for run in wanted:
@@ -137,8 +146,18 @@ class GridRunner:
         return run in self._recorded or self._is_finished(run)
 
     def _is_finished(self, run: Run) -> bool:
-        lines = self.out / run.name / FOUR_LINES / "metrics.json"
-        return self._is_trained(run) and (not self._has_lines(run) or lines.exists())
+        return self._is_trained(run) and (not self._has_lines(run) or self._lines_are_scored(run))
+
+    def _lines_are_scored(self, run: Run) -> bool:
+        folder = self.out / run.name / FOUR_LINES
+        if not (folder / "metrics.json").exists():
+            return False
+        lam = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("four_lines", self.grid.four_lines)
+        if lam != self.grid.four_lines:
+            raise ConfigError(
+                f"{folder} was scored with lambda {lam:g}, not {self.grid.four_lines:g}; delete that folder."
+            )
+        return True
 
     def _is_trained(self, run: Run) -> bool:
         folder, recipe = self.out / run.name, self.grid.recipe(run, self.out, self.weights)
@@ -160,9 +179,9 @@ class GridRunner:
         """Refuse a finished run that was trained on other data, where that is read already: it takes long."""
         if (dataset, split) not in self._sets:
             return
-        if (dataset, split) not in self._fingerprints:
-            self._fingerprints[dataset, split] = self._sets[dataset, split].fingerprint()
-        if trained_on(folder) != self._fingerprints[dataset, split]:
+        if (dataset, split) not in self._marks:
+            self._marks[dataset, split] = data_marks(self._sets[dataset, split])
+        if not is_trained_on(folder, self._marks[dataset, split]):
             raise ConfigError(
                 f"{folder} holds a finished run on other data than {dataset} {split} here; "
                 "name another folder with --out."
@@ -187,7 +206,7 @@ class GridRunner:
         done = [run for run in self.grid.runs() if self._is_here(run.dataset) and self._is_finished(run)]
         for run in done:
             for folder in scored_folders(self.out, run).values():
-                if not (folder / DRAWS).exists():
+                if not has_draws(folder):
                     write_draws(folder, self.test_set(run))
         if done:
             write_record(self.grid, done, self.out, self.record, {run.dataset: self.test_set(run) for run in done})
@@ -270,7 +289,7 @@ class GridRunner:
         model = MultiLabelClassifier.from_pretrained(folder / "model").with_four_lines(self.grid.four_lines).to(device)
         metrics, scores = evaluate(model, test_set, device=device, progress=self.progress)
         (folder / FOUR_LINES).mkdir(exist_ok=True)
-        save_evaluation(folder / FOUR_LINES, test_set, metrics, scores)
+        save_evaluation(folder / FOUR_LINES, test_set, metrics, scores, four_lines=self.grid.four_lines)
 
     def _is_here(self, dataset: str) -> bool:
         return dataset in self.folders or any(dataset == name for name, _ in self._sets)

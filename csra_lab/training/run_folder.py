@@ -12,6 +12,7 @@ state.pt           only while the run is under way
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import json
 import lzma
 import platform
@@ -38,6 +39,7 @@ from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 from csra_lab.losses import Loss
 from csra_lab.metrics import MetricValues
 from csra_lab.recipes import Recipe
+from csra_lab.training.sampling import image_names
 
 LOCK = ".lock"
 PATIENCE = 10.0  # seconds that a folder in use is waited for: the readers of a killed run notice late that it is gone
@@ -62,7 +64,7 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
         raise ConfigError(
             f"{out} holds another run ({name} is {there!r} there and {here!r} here); choose another --out.{again}"
         )
-    if trained_on(out) != train_set.fingerprint():
+    if not is_trained_on(out, data_marks(train_set)):
         raise ConfigError(
             f"{out} holds a run of this recipe on other data (other images, classes or labels than the "
             f"{len(train_set)} of {train_set.name} {train_set.split} here); choose another --out."
@@ -73,10 +75,17 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
         )
 
 
-def trained_on(folder: Path) -> str | None:
-    """The fingerprint of the training set of a run whose recipe can be read; None where it does not say."""
+def data_marks(train_set: MultiLabelDataset) -> dict[str, str]:
+    """What tells training sets apart: their fingerprint, and a digest of the file names, which say what is held out."""
+    names = "\n".join(image_names(train_set)).encode("utf-8", "surrogateescape")
+    return {"fingerprint": train_set.fingerprint(), "names": hashlib.blake2b(names, digest_size=8).hexdigest()}
+
+
+def is_trained_on(folder: Path, marks: dict[str, str]) -> bool:
+    """Whether a run, whose recipe can be read, was trained on the set with these `data_marks`."""
     data = json.loads((folder / "recipe.json").read_text(encoding="utf-8")).get("train_set")
-    return data.get("fingerprint") if isinstance(data, dict) else None
+    # The runs of earlier versions have no names.
+    return isinstance(data, dict) and "fingerprint" in data and all(data.get(k, v) == v for k, v in marks.items())
 
 
 @contextlib.contextmanager
@@ -137,7 +146,7 @@ def differences(found: dict, wanted: dict) -> Iterator[tuple[str, object, object
 
 def write_recipe(out: Path, recipe: Recipe, train_set: MultiLabelDataset, device: torch.device, loss: Loss) -> None:
     """Write `recipe.json` into a new run folder, with the loss where it is not the recipe's but has read the labels."""
-    data = {"images": len(train_set), "fingerprint": train_set.fingerprint()}
+    data = {"images": len(train_set), **data_marks(train_set)}
     content = {"recipe": recipe.to_json(), "train_set": data, "environment": environment(device)}
     if loss != recipe.loss:
         content["loss"] = recipe.replace(loss=loss).to_json()["loss"]
@@ -328,13 +337,13 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: np.atleast_1d(stored[name]) for name in stored.files}
     except (CsraError, FileNotFoundError):
         raise
-    except _TORN as error:
+    except TORN as error:
         reason = str(error).split("\n")[0]
         raise DataError(f"{path} does not hold scores of this lab ({reason}); evaluate again.") from error
 
 
 # What zipfile, its two packers and NumPy raise for files that are not whole.
-_TORN = (
+TORN = (
     OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, struct.error,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip

@@ -215,9 +215,19 @@ def test_a_torn_record_is_refused(filled, tmp_path):
         other.to_csv(tmp_path / "results.csv", index=False)
         with pytest.raises(DataError, match="holds no record"):
             read_record(tmp_path)
-    (tmp_path / "draws.npz").write_bytes(b"x")
-    with pytest.raises(DataError, match="holds no record"):
-        read_record(tmp_path)
+    results.to_csv(tmp_path / "results.csv", index=False)
+    read_record(tmp_path)
+    whole = (tmp_path / "draws.npz").read_bytes()
+    for torn in (b"x", b"", whole[:-5], whole[: len(whole) // 2], bytes(len(whole))):
+        (tmp_path / "draws.npz").write_bytes(torn)
+        with pytest.raises(DataError, match="holds no record"):
+            read_record(tmp_path)
+    (tmp_path / "draws.npz").write_bytes(whole)
+    about = json.loads((tmp_path / "run.json").read_text())
+    for other in ([], None, about | {"recipes": {}}, {k: v for k, v in about.items() if k != "grid"}):
+        (tmp_path / "run.json").write_text(json.dumps(other))
+        with pytest.raises(DataError, match="holds no record"):
+            read_record(tmp_path)
 
 
 def drawn(names):
@@ -305,6 +315,32 @@ def test_a_record_of_other_recipes_or_items_is_not_written_over(filled, data, tm
     with pytest.raises(DataError, match="scores of other items of emoji-voc"):
         there.fill([Run("test_resnet", EMOJI, "avg", 2)])
     assert {path.name: path.read_bytes() for path in record.iterdir()} == held
+
+
+def test_a_record_holds_runs_of_one_kind_alone(filled, data, tmp_path):
+    """One pretraining, one lambda of the four lines, one training set; and as many seeds as it ever had."""
+    record = shutil.copytree(filled[0] / "record", tmp_path / "record")
+    longer = dataclasses.replace(TOY, pretraining=changed(TOY.pretraining, epochs=2))
+    for other in (longer, dataclasses.replace(TOY, four_lines=0.2)):
+        with pytest.raises(ConfigError, match="with other recipes"):
+            earlier_record(other, record)
+    there = GridRunner(dataclasses.replace(TOY, seeds=1), filled[0], record=record, data=data, progress=False)
+    there.update_record()
+    about = read_record(record).about
+    assert (about["seeds"], about["runs"]) == (2, 8)
+    about["train_sets"][EMOJI]["fingerprint"] = "0" * 16
+    (record / "run.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match="runs trained on other items of emoji-voc"):
+        there.update_record()
+
+
+def test_torn_draws_of_a_run_are_drawn_again(filled, data, tmp_path):
+    moved = shutil.copytree(filled[0], tmp_path / "moved")
+    draws = moved / next(TOY.runs()).name / "draws.npz"
+    whole = draws.read_bytes()
+    draws.write_bytes(whole[: len(whole) // 2])
+    runner(moved, data).update_record()
+    assert draws.read_bytes() == whole
 
 
 def changed(recipes, **fields):
@@ -418,6 +454,11 @@ def test_four_lines_are_scored_on_the_run_with_average_pooling(filled, data, tmp
     assert not there.is_done(average)
     there.keep_models = False
     assert there.fill(runs) == []
+    stronger = GridRunner(
+        dataclasses.replace(grid, four_lines=0.9), out, record=tmp_path / "r", data=data, weights=weights
+    )
+    with pytest.raises(ConfigError, match="was scored with lambda"):
+        stronger.is_done(average)
     assert (out / average.name / "scores.npz").stat().st_mtime_ns == trained
     assert not (out / average.name / "model").exists()
 
@@ -461,6 +502,8 @@ def test_the_papers_grid_is_the_papers_recipes(tmp_path):
         (["--data", "photos", "x"], "not 'photos'"),
         (["--backbones", "vgg16"], "not 'vgg16'"),
         (["--seeds", "0"], "at least 1"),
+        (["--backbones", "--data", "voc2007", "x"], "names none"),
+        (["--data", "voc2007", "x", "voc2007", "y"], "names voc2007 twice"),
         (["paper"], "say where voc2007 lies"),
         (["photographs"], "say where voc2012 lies"),
         (["photographs", "--data", "wider", "x"], "has the data sets voc2012, coco2014, not 'wider'"),
