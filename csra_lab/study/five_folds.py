@@ -38,7 +38,8 @@ from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import MEANS, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import describe
-from csra_lab.study.grid_record import RESAMPLES, UNIT
+from csra_lab.study.grid_draws import RESAMPLES
+from csra_lab.study.grid_draws import UNIT_OF_RUNS as UNIT
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS, tune, tuning_table
 from csra_lab.study.plans import SOURCES

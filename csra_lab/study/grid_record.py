@@ -4,10 +4,7 @@ run.json        the grid, its recipes, the test sets, and every version and devi
 results.csv     a line for each run: all metrics, training images, seconds; the head "lines" trained for none of them
 classes.csv     a line for each run and class: average precision
 history.csv     a line for each run and epoch, pretraining too
-draws.npz       "DATASET, MEAN" -> (S, 1 + R) uint16: a row for each line of the data set in results.csv, in its order;
-                mAP on the test items as they are, then on R bootstrap draws of them, in units of 0.01 points. MEAN is
-                classes or positives, and a row of zeros is not known. Scores would be two hundred times as large, and
-                intervals need no more than this.
+draws.npz       see `grid_draws`
 """
 
 import dataclasses
@@ -29,17 +26,12 @@ from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.recipes import Recipe
-from csra_lab.significance import MEANS, MeanOver, critical_t, draw_images, once_and_drawn, weighted_mAP
+from csra_lab.significance import MeanOver, critical_t
 from csra_lab.study.experiments import METRICS
 from csra_lab.study.grid import FOUR_LINES, HEADS, Grid, Run, scored_folders
-from csra_lab.training.run_folder import TORN, read_evaluation
+from csra_lab.study.grid_draws import DRAWS, KEY, drawn_name, pack_draws, read_draws, unpack_draws
+from csra_lab.training.run_folder import TORN
 
-RESAMPLES = 1000
-UNIT = 10_000
-"""Of mAP in the draws of a record, in 1."""
-_UNIT_OF_RUNS = 65_535
-KEY = ["backbone", "dataset", "head", "seed"]
-DRAWS = "draws.npz"  # in the folder of a run, and of a record
 _ABOUT = ("grid", "why", "runs", "seeds", "backbones", "datasets", "scenes", "recipes", "pretraining", "test_sets",
           "environments")  # fmt: skip
 
@@ -106,7 +98,7 @@ class GridRecord:
         methods = {label: label.rsplit("-", 1) for label, _ in claim.terms}
         shared = set.intersection(*(set(self.seeds(backbone, dataset, head)) for backbone, head in methods.values()))
         names = {
-            label: [_drawn(f"{backbone}-{dataset}-{head}-{seed}", mean_over) for seed in sorted(shared)]
+            label: [drawn_name(f"{backbone}-{dataset}-{head}-{seed}", mean_over) for seed in sorted(shared)]
             for label, (backbone, head) in methods.items()
         }
         if len(shared) < 2 or any(name not in self.draws for each in names.values() for name in each):
@@ -148,29 +140,6 @@ def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Cla
     }
 
 
-def _drawn(name: str, mean_over: MeanOver) -> str:
-    """The name of a run's draws."""
-    return name if mean_over == "classes" else f"{name}, {mean_over}"
-
-
-def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
-    """Write the mAPs of a scored run on the test items and on bootstrap draws of their images, into its folder."""
-    run = read_evaluation(folder)
-    rows = once_and_drawn(draw_images(len(test_set), groups=np.array(test_set.keys), resamples=RESAMPLES))
-    mAPs = {m: weighted_mAP(run.scores, run.targets, rows, mean_over=m) for m in MEANS}  # (1 + R,) each
-    with atomic_write(folder / DRAWS) as path:
-        write_arrays(path, {mean_over: _whole(each, _UNIT_OF_RUNS) for mean_over, each in mAPs.items()})
-
-
-def has_draws(folder: Path) -> bool:
-    """Whether a scored run has its draws, whole."""
-    try:
-        with np.load(folder / DRAWS, allow_pickle=False) as stored:
-            return all(len(stored[m]) == 1 + RESAMPLES for m in MEANS)
-    except TORN:
-        return False
-
-
 def write_record(
     grid: Grid, runs: Sequence[Run], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
@@ -197,7 +166,7 @@ def write_record(
         results.to_csv(folder / "results.csv", index=False)
         now.classes.to_csv(folder / "classes.csv", index=False, float_format="%.4f")
         now.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
-        write_arrays(folder / DRAWS, {key: _whole(each, UNIT) for key, each in _stacked(results, now.draws).items()})
+        write_arrays(folder / DRAWS, pack_draws(results, now.draws))
 
 
 def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
@@ -234,7 +203,7 @@ def read_record(folder: Path) -> GridRecord:
     try:
         results, classes, history = (pd.read_csv(folder / f"{name}.csv") for name in ("results", "classes", "history"))
         with np.load(folder / DRAWS, allow_pickle=False) as stored:
-            draws = _apart(results, {key: stored[key] / UNIT for key in stored.files})
+            draws = unpack_draws(results, stored)
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         cells = {f"{row.backbone}-{row.dataset}" for row in results.itertuples()}
         if not set(_ABOUT) <= set(about) or not cells <= set(about["recipes"]):
@@ -245,45 +214,6 @@ def read_record(folder: Path) -> GridRecord:
             "which `csra-lab grid` then records again, or name another folder with --record."
         ) from error
     return GridRecord(about, results, classes, history, draws)
-
-
-def _whole(fractions: NDArray[np.float64], unit: int) -> NDArray[np.uint16]:
-    return np.round(unit * fractions).astype(np.uint16)
-
-
-def _names(results: pd.DataFrame) -> dict[str, list[str]]:
-    """Data set -> the names of its runs, in the order of the table."""
-    runs = [Run(row.backbone, row.dataset, row.head, row.seed) for row in results[KEY].itertuples()]
-    return {dataset: [run.name for run in runs if run.dataset == dataset] for dataset in results.dataset.unique()}
-
-
-def _stacked(results: pd.DataFrame, draws: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """The draws of runs by data set and mean, as draws.npz holds them: names and headers of each take much room."""
-    stacked = {}
-    for dataset, names in _names(results).items():
-        unknown = np.zeros_like(draws[names[0]])
-        for mean_over in MEANS:
-            rows = [draws.get(_drawn(name, mean_over), unknown) for name in names]
-            stacked[f"{dataset}, {mean_over}"] = np.stack(rows)  # (S, 1 + R)
-    return stacked
-
-
-def _apart(results: pd.DataFrame, stacked: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """What `_stacked` joined, by run.
-
-    Raises:
-        ValueError: the table has other runs, or the same in another order.
-    """
-    draws: dict[str, NDArray[np.float64]] = {}
-    for dataset, names in _names(results).items():
-        for mean_over in MEANS:
-            known = zip(names, stacked[f"{dataset}, {mean_over}"], strict=True)
-            draws |= {_drawn(name, mean_over): row for name, row in known if row.any()}
-    runs = [name for names in _names(results).values() for name in names]
-    mAPs = results.groupby("dataset", sort=False).mAP.apply(np.array)
-    if not np.allclose([draws[name][0] for name in runs], np.concatenate(list(mAPs)), rtol=0, atol=1 / UNIT):
-        raise ValueError("results.csv and draws.npz hold different runs")
-    return draws
 
 
 def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str, MultiLabelDataset]) -> GridRecord:
@@ -306,8 +236,7 @@ def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str
                 {**key, "class": name, "AP": ap}
                 for name, ap in zip(metrics["classes"], metrics["per_class_AP"], strict=True)
             ]
-            with np.load(where / DRAWS, allow_pickle=False) as stored:
-                draws |= {_drawn(scored.name, m): stored[m] / _UNIT_OF_RUNS for m in MEANS}
+            draws |= {drawn_name(scored.name, mean): each for mean, each in (read_draws(where) or {}).items()}
         histories.append(_history(history, dataclasses.asdict(run)))
         environments.append(about["environment"])
         train_sets[run.dataset] = {key: about["train_set"][key] for key in ("images", "fingerprint")}

@@ -20,7 +20,8 @@ from csra_lab.errors import ConfigError, CsraError
 from csra_lab.recipes import Recipe
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
 from csra_lab.study.grid import FOUR_LINES, Grid, Run, pretraining_folder, scored_folders
-from csra_lab.study.grid_record import earlier_record, has_draws, write_draws, write_record
+from csra_lab.study.grid_draws import read_draws, write_draws
+from csra_lab.study.grid_record import earlier_record, write_record
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
@@ -206,7 +207,7 @@ class GridRunner:
         done = [run for run in self.grid.runs() if self._is_here(run.dataset) and self._is_finished(run)]
         for run in done:
             for folder in scored_folders(self.out, run).values():
-                if not has_draws(folder):
+                if read_draws(folder) is None:
                     write_draws(folder, self.test_set(run))
         if done:
             write_record(self.grid, done, self.out, self.record, {run.dataset: self.test_set(run) for run in done})

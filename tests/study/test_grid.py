@@ -21,7 +21,8 @@ from csra_lab.significance import draw_images, weighted_mAP
 from csra_lab.study import grid as module
 from csra_lab.study import grid_runner
 from csra_lab.study.grid import GRIDS, Run, drawn_grid, paper_grid
-from csra_lab.study.grid_record import UNIT, backbone_claims, earlier_record, gain, read_record, write_draws
+from csra_lab.study.grid_draws import UNIT, write_draws
+from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, read_record
 from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
 from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
