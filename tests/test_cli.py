@@ -125,6 +125,7 @@ def test_evaluate_measures_what_the_run_was_not_fitted_to(run, devkit, copy, tmp
 
     before = snapshot(run)
     assert "its test scores, which --out would replace" in refused(capsys, *command, "--out", run)
+    assert "its test scores" in refused(capsys, "evaluate", copy, "--data", devkit, "--out", run)
     assert "leave out --absent" in refused(capsys, *command, "--absent", "-1")
     assert snapshot(run) == before
 

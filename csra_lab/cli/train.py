@@ -186,7 +186,8 @@ def evaluate_command(
     if name is None:
         raise ConfigError(f"{run} does not say which data set it was trained on; name it with --dataset.")
     own_test = trained is not None and (name, split, four_lines) == (trained.dataset, trained.test_split, None)
-    if out is not None and (out / "recipe.json").exists() and not own_test:
+    again = own_test and out is not None and out.resolve() == run.resolve()
+    if out is not None and (out / "recipe.json").exists() and not again:
         raise ConfigError(f"{out} holds a run and its test scores, which --out would replace; name another folder.")
     if split == HELD_OUT:
         if absent is not None or unknown is not None:
