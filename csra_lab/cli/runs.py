@@ -67,7 +67,7 @@ def compare_command(
     """
     runs = all((run / "recipe.json").exists() for run in (a, b))
     scored = all((run / "metrics.json").exists() for run in (a, b))
-    said = [(_asked(run) if runs else {}) | (_measured(run) if scored else {}) for run in (a, b)]
+    said = [(_asked(run) if runs else {}) | (_how_scored(run) if scored else {}) for run in (a, b)]
     asked = {name: {"a": there, "b": here} for name, there, here in differences(*said)}
     names = (a.resolve().name, b.resolve().name) if a.resolve().name != b.resolve().name else (str(a), str(b))
     first, second = _same_test(a, b)
@@ -153,7 +153,7 @@ def _asked(run: Path) -> dict:
     return {part: value for part, value in recipe.items() if part not in ("name", "why", "cost", "expected")}
 
 
-def _measured(run: Path) -> dict:
+def _how_scored(run: Path) -> dict:
     """How a run was scored, with what training does where it does not say."""
     found = {"difficult": "ignore"} | _metrics(run / "metrics.json")
     return {name: found.get(name) for name in ("split", "difficult", "four_lines", "threshold", "top_k", "ap")}

@@ -100,10 +100,10 @@ def read_options(arguments: list[str]) -> tuple[Recipe, Path | None, dict]:
 
 def _splits(source: DataConfig, folder: Path | None) -> tuple[MultiLabelDataset, MultiLabelDataset]:
     """The training and the test split that a recipe names."""
-    return _split(source, folder, source.train_split), _split(source, folder, source.test_split)
+    return _load_split(source, folder, source.train_split), _load_split(source, folder, source.test_split)
 
 
-def _split(source: DataConfig, folder: Path | None, name: str) -> MultiLabelDataset:
+def _load_split(source: DataConfig, folder: Path | None, name: str) -> MultiLabelDataset:
     classes = source.classes or None
     return load_dataset(source.dataset, folder, name, classes=classes, absent=source.absent, unknown=source.unknown)
 
@@ -185,18 +185,19 @@ def evaluate_command(
     name = dataset or (None if trained is None else trained.dataset)
     if name is None:
         raise ConfigError(f"{run} does not say which data set it was trained on; name it with --dataset.")
-    own_test = trained is not None and (name, split, four_lines) == (trained.dataset, trained.test_split, None)
-    again = own_test and out is not None and out.resolve() == run.resolve()
-    if out is not None and (out / "recipe.json").exists() and not again:
-        raise ConfigError(f"{out} holds a run and its test scores, which --out would replace; name another folder.")
+    if out is not None and (out / "recipe.json").exists():
+        own_test = None if trained is None else (trained.dataset, trained.test_split, None)
+        if out.resolve() != run.resolve() or (name, split, four_lines) != own_test:
+            raise ConfigError(f"{out} holds a run and its test scores, which --out would replace; name another folder.")
     if split == HELD_OUT:
         if absent is not None or unknown is not None:
             raise ConfigError("the held-out part is read as in training; leave out --absent and --unknown.")
-        data_set = match_classes(model.classes, _held_out(run, recipe, name, data))
+        found = _held_out(run, recipe, name, data)
     else:
         if trained is not None and name == trained.dataset:
             absent, unknown = absent or trained.absent, unknown or trained.unknown
-        data_set = match_classes(model.classes, load_dataset(name, data, split, absent=absent, unknown=unknown))
+        found = load_dataset(name, data, split, absent=absent, unknown=unknown)
+    data_set = match_classes(model.classes, found)
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     model.to(scoring["device"])
     if server_format is not None:
@@ -228,7 +229,7 @@ def _held_out(run: Path, recipe: Recipe | None, name: str, folder: Path | None) 
         raise ConfigError(f"{run} held no part of {name} out; train with --validation-fraction, such as 0.2.")
     from csra_lab.training.data import split_off
 
-    train_set = _split(recipe.data, folder, recipe.data.train_split)
+    train_set = _load_split(recipe.data, folder, recipe.data.train_split)
     if not is_trained_on(run, data_marks(train_set)):
         raise ConfigError(
             f"{run} was trained on other images or labels than the {len(train_set)} of {name} {train_set.split} here, "

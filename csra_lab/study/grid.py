@@ -31,11 +31,11 @@ PHOTOGRAPHS: dict[str, dict] = {
 }
 """How the grids on real images read them, and for how many epochs."""
 OWN_RATES = {
-    ("lite0", "coco2014"): (1e-4, 1e-2),
-    ("resnet18layer3", "voc2012"): (1e-5, 0.3),
-    ("resnet18layer3", "coco2014"): (1e-5, 0.3),  # as on VOC2012; not searched there
+    ("lite0", "coco2014"): {"backbone_lr": 1e-4, "head_lr": 1e-2},
+    ("resnet18layer3", "voc2012"): {"backbone_lr": 1e-5, "head_lr": 0.3},
+    ("resnet18layer3", "coco2014"): {"backbone_lr": 1e-5, "head_lr": 0.3},  # as on VOC2012; not searched there
 }
-"""Rates (backbone, head) of the grid of photographs where Lite0's recipe has ones that are distinguishably worse for
+"""Rates of the grid of photographs where Lite0's recipe has ones that are distinguishably worse for
 average pooling on held-out images: data/runs/end-to-end-rates."""
 
 
@@ -171,23 +171,21 @@ def photographs_grid() -> Grid:
         "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 224},
         "lite1": {"backbone": "tf_efficientnet_lite1", "weights": "installed", "image_size": 240},
         "mobilenetv2": {"backbone": "mobilenetv2_100", "weights": "hub", "image_size": 224},
-        "resnet18layer3": {
-            "backbone": "resnet18-layer3",
-            "weights": "hub",
-            "image_size": 224,
-            "precision": "bf16",
-        },
+        "resnet18layer3": {"backbone": "resnet18-layer3", "weights": "hub", "image_size": 224, "precision": "bf16"},
     }
     why = "whole networks with ImageNet weights on real images, for a CPU"
     start = RECIPES["voc2012-lite0-csra"].replace(why=why, cost="", expected="", validation_fraction=0.0, workers=0)
-    recipes = {}
-    for dataset, settings in PHOTOGRAPHS.items():
-        for backbone, network in networks.items():
-            recipe = start.replace(name=f"grid-{backbone}-{dataset}-csra", dataset=dataset, **settings, **network)
-            if (backbone, dataset) in OWN_RATES:
-                backbone_lr, head_lr = OWN_RATES[backbone, dataset]
-                recipe = recipe.replace(backbone_lr=backbone_lr, head_lr=head_lr)
-            recipes[backbone, dataset] = recipe
+    recipes = {
+        (backbone, dataset): start.replace(
+            name=f"grid-{backbone}-{dataset}-csra",
+            dataset=dataset,
+            **settings,
+            **network,
+            **OWN_RATES.get((backbone, dataset), {}),
+        )
+        for dataset, settings in PHOTOGRAPHS.items()
+        for backbone, network in networks.items()
+    }
     files = {
         "mobilenetv2": "mobilenetv2_100-torch-float.safetensors",
         "resnet18layer3": "resnet18-stages1to3-float.safetensors",
