@@ -74,6 +74,11 @@ class Grid:
         """Names that `load_dataset` knows."""
         return tuple(dict.fromkeys(dataset for _, dataset in self.recipes))
 
+    @property
+    def scored_heads(self) -> tuple[str, ...]:
+        """The heads that a record holds of each cell and seed."""
+        return HEADS if self.four_lines is None else (*HEADS, FOUR_LINES)
+
     def runs(self) -> Iterator["Run"]:
         """All fine-tuning runs: every cell's first seed, then its second, and so on."""
         for seed in range(self.seeds):
@@ -104,10 +109,9 @@ class Run:
         """Of its folder."""
         return f"{self.backbone}-{self.dataset}-{self.head}-{self.seed}"
 
-    @property
-    def twins(self) -> tuple["Run", ...]:
-        """The runs that differ in the head alone, this one among them."""
-        return tuple(dataclasses.replace(self, head=head) for head in HEADS)
+    def with_head(self, head: str) -> "Run":
+        """The run that differs in the head alone."""
+        return dataclasses.replace(self, head=head)
 
 
 def drawn_grid(
@@ -220,5 +224,5 @@ def pretraining_folder(out: Path, backbone: str) -> Path:
 
 def scored_folders(out: Path, run: Run) -> dict[Run, Path]:
     """Where the scores of a run lie, and those of its four lines where it has them."""
-    folder, lines = out / run.name, dataclasses.replace(run, head=FOUR_LINES)
+    folder, lines = out / run.name, run.with_head(FOUR_LINES)
     return {run: folder} | ({lines: folder / FOUR_LINES} if (folder / FOUR_LINES / "metrics.json").exists() else {})

@@ -101,7 +101,8 @@ class GridRunner:
         before = earlier_record(grid, self.record)
         names = set() if before is None else set(before.draws)
         # Both heads of a seed share a pretraining, so one of them alone is run again with its twin.
-        self._recorded = {run for run in grid.runs() if all(twin.name in names for twin in run.twins)}
+        heads = grid.scored_heads
+        self._recorded = {run for run in grid.runs() if all(run.with_head(head).name in names for head in heads)}
         self.weights, self.root, self.keep_models, self.log, self.progress = weights, root, keep_models, log, progress
 
     def fill(self, runs: Sequence[Run] | None = None, *, deadline: float = float("inf")) -> list[Run]:

@@ -20,8 +20,8 @@ from csra_lab.recipes import RECIPES
 from csra_lab.significance import draw_images, weighted_mAP
 from csra_lab.study import grid as module
 from csra_lab.study import grid_runner
-from csra_lab.study.grid import GRIDS, Run, drawn_grid, paper_grid
-from csra_lab.study.grid_draws import UNIT, write_draws
+from csra_lab.study.grid import GRIDS, HEADS, Run, drawn_grid, paper_grid
+from csra_lab.study.grid_draws import KEY, UNIT, pack_draws, write_draws
 from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, read_record
 from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
@@ -265,11 +265,10 @@ def test_a_record_is_gone_on_with_where_its_runs_are_not(filled, data, tmp_path)
     assert there.fill() == []
     after = read_record(record)
     # The twin with average pooling is run again, so that both start from one pretraining.
-    assert {path.parent.name for path in (tmp_path / "runs").glob("*-[01]/metrics.json")} == {
-        twin.name for twin in missing.twins
-    }
+    twins = {missing.with_head(head).name for head in HEADS}
+    assert {path.parent.name for path in (tmp_path / "runs").glob("*-[01]/metrics.json")} == twins
     assert set(after.draws) == drawn(run.name for run in TOY.runs())
-    for name in set(before.draws) - drawn(twin.name for twin in missing.twins):
+    for name in set(before.draws) - drawn(twins):
         assert np.array_equal(after.draws[name], before.draws[name])
     kept = [table[table.backbone == "test_vit"].reset_index(drop=True) for table in (before.results, after.results)]
     pd.testing.assert_frame_equal(*kept)
@@ -449,6 +448,21 @@ def test_four_lines_are_scored_on_the_run_with_average_pooling(filled, data, tmp
     assert record.cells(seeds=2) == []
     assert record.mAP("test_resnet", EMOJI, "lines") != record.mAP("test_resnet", EMOJI, "avg")
     assert gain("b", "lines").terms == (("b-lines", 1.0), ("b-avg", -1.0))
+
+    def elsewhere(without: str | None) -> GridRunner:
+        """Where only a copy of the record is, without the rows of one head."""
+        copied = tmp_path / f"without {without}"
+        shutil.copytree(out / "record", copied)
+        kept = record.results[record.results["head"] != without].sort_values(KEY)
+        kept.to_csv(copied / "results.csv", index=False)
+        names = {Run(*key).name for key in kept[KEY].itertuples(index=False)}
+        draws = {name: each for name, each in record.draws.items() if name.split(",")[0] in names}
+        write_arrays(copied / "draws.npz", pack_draws(kept, draws))
+        return GridRunner(grid, tmp_path / "elsewhere", record=copied, data=data, progress=False)
+
+    assert all(map(elsewhere(None).is_done, runs))
+    for head in ("lines", "csra"):
+        assert not any(map(elsewhere(head).is_done, runs))
 
     trained = (out / average.name / "scores.npz").stat().st_mtime_ns
     shutil.rmtree(out / average.name / "lines")  # as if it was stopped before
