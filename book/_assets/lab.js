@@ -45,6 +45,11 @@ addEventListener("DOMContentLoaded", () => {
   }
 });
 
+// The name of an exercise in the title of its solution is text: a tap on the title opens the solution.
+addEventListener("DOMContentLoaded", () => {
+  for (const link of document.querySelectorAll(".solution.dropdown > .admonition-title a")) link.replaceWith(...link.childNodes);
+});
+
 // What a cell printed wraps where it is prose; where it has columns it keeps them, and scrolls by itself.
 addEventListener("DOMContentLoaded", () => {
   for (const printed of document.querySelectorAll(".bd-article div.output[class*=highlight-] pre")) {
@@ -81,8 +86,12 @@ addEventListener("DOMContentLoaded", () => {
 
 // A table, formula or printed text that is wider than its column fades at the right while there is more to scroll to.
 addEventListener("DOMContentLoaded", () => {
-  const mark = (wide) =>
-    wide.classList.toggle("lab-goes-on", wide.scrollWidth - wide.clientWidth - wide.scrollLeft > 4);
+  const mark = (wide) => {
+    const left = wide.scrollWidth - wide.clientWidth - wide.scrollLeft; // to scroll to, in pixels
+    wide.classList.toggle("lab-goes-on", left > 4);
+    wide.style.setProperty("--lab-fade", `${Math.min(left, 48)}px`);
+    if (left > 4 && wide.matches("table")) wide.tabIndex = 0; // the arrow keys scroll what has the focus
+  };
   const sizes = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
   const watch = (selector) => {
     for (const wide of document.querySelectorAll(`.bd-article :is(${selector})`)) {

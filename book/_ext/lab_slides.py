@@ -44,6 +44,12 @@ addEventListener("keydown", (event) => {{
   if (["ArrowRight", "PageDown", " "].includes(event.key)) show(now + 1);
   if (["ArrowLeft", "PageUp"].includes(event.key)) show(now - 1);
 }});
+let from = 0;
+addEventListener("touchstart", (event) => {{ from = event.touches[0].clientX; }}, {{ passive: true }});
+addEventListener("touchend", (event) => {{
+  const moved = event.changedTouches[0].clientX - from;
+  if (Math.abs(moved) > 50) show(now - Math.sign(moved));
+}});
 addEventListener("click", (event) => show(now + (event.clientX < innerWidth / 3 ? -1 : 1)));
 show(now);
 </script></body></html>
@@ -92,7 +98,7 @@ def figures_of(folder: Path) -> dict[str, tuple[str, str]]:
 
 def deck(title: str, slides: list[tuple[str, str, str]]) -> str:
     """One page of slides. Each has (name, markup, caption); the first sentence of the caption is its heading."""
-    parts = [f'<section id="title"><h1>{html.escape(title)}</h1><p>CSRA Lab. Arrow keys turn the slides.</p></section>']
+    parts = [f'<section id="title"><h1>{html.escape(title)}</h1><p>CSRA Lab. Arrow keys, a tap or a swipe turn the slides.</p></section>']
     for name, markup, caption in slides:
         first, _, rest = caption.partition(". ")
         heading, rest = html.escape(first.rstrip(".")), html.escape(rest)

@@ -55,25 +55,28 @@ function light(image, colours, heat, h, w, high) {
   }
 }
 
-/* What the heads control offers for a model: key -> maps and temperatures, from the slider's T. */
+/* What the heads control offers for a model, in order: key -> maps and temperatures, from the slider's T. The first is
+   taken where the key that is chosen is another model's. */
 function headOptions(model, lists) {
   const own = model.temperatures.map(asNumber), H = model.heads;
   const text = (ts) => ts.map(temperatureText).join(", ");
   if (H > 1) {
-    return {
-      trained: { text: `all ${H} heads, T = ${text(own)}`, of: () => own.map((T, h) => [h, T]), fixed: text(own) },
-      ...Object.fromEntries(own.map((_, h) => [`head-${h + 1}`, { text: `head ${h + 1} alone`, of: (T) => [[h, T]] }])),
-    };
+    return new Map([
+      ["trained", { text: `all ${H} heads, T = ${text(own)}`, of: () => own.map((T, h) => [h, T]), fixed: text(own) }],
+      ...own.map((_, h) => [`head-${h + 1}`, { text: `head ${h + 1} alone`, of: (T) => [[h, T]] }]),
+    ]);
   }
   const several = Object.entries(lists).filter(([count]) => count !== "1").map(([count, list]) => {
     const ts = list.map(asNumber);
     return [count, { text: `${count} temperatures: ${text(ts)}`, of: () => ts.map((T) => [0, T]), fixed: text(ts) }];
   });
-  return { one: { text: "one head", of: (T) => [[0, T]] }, ...Object.fromEntries(several) };
+  return new Map([["one", { text: "one head", of: (T) => [[0, T]] }], ...several]); // an object would put "2" first
 }
 
 function render({ model, el }) {
   const data = model.get("data"), total = data.total ?? data.classes.length;
+  const named = data.multilabel === false; // its logits name one thing of many, and a sigmoid of them is no probability
+  const sorted = data.classes.map((_, i) => i).sort((a, b) => data.classes[a].localeCompare(data.classes[b]));
   const maps = data.models.map((m) => m.maps.map((packed) => { // [model][picture] -> { h, w, of(head, class) }
     const { shape: [, classes, h, w], data: values } = unpack(packed), N = h * w;
     return { h, w, of: (head, c) => values.subarray((head * classes + c) * N, (head * classes + c + 1) * N) };
@@ -97,7 +100,7 @@ function render({ model, el }) {
       if (event.key === "Escape") point(null);
       if (!(event.key in steps)) return;
       event.preventDefault();
-      const { h, w } = current.map, [down, right] = steps[event.key], at = pointed ?? 0;
+      const { h, w } = current.map, [down, right] = steps[event.key], at = pointed ?? middle(h, w);
       const row = Math.floor(at / w) + (pointed === null ? 0 : down), column = (at % w) + (pointed === null ? 0 : right);
       point(Math.min(Math.max(row, 0), h - 1) * w + Math.min(Math.max(column, 0), w - 1));
     }, onclick: (event) => {
@@ -107,7 +110,7 @@ function render({ model, el }) {
     } });
   const ring = make("span", { class: "lab-ring", hidden: true });
   const legend = make("p", { class: "lab-note" });
-  const best = make("p", { class: "lab-note", "data-shown": "best", "aria-live": "polite" }, "Click a place of the image to see its best labels.");
+  const best = make("p", { class: "lab-note", "data-shown": "best", "aria-live": "polite" }, POINT);
   const thumbs = make("div", { class: "lab-thumbs" });
   let pointed = null, pinned = null, current = null; // the place clicked; the settings kept as A; what is drawn now
   function point(place) {
@@ -130,8 +133,7 @@ function render({ model, el }) {
     return there.reduce((a, b) => (mean(map.of(0, b)) > mean(map.of(0, a)) ? b : a));
   }
   const parts = numbers([
-    ["average", "average part"], ["residual", "residual part"], ["logit", "logit"], ["probability", "probability"],
-    ["place", "place"],
+    ["average", "average part"], ["residual", "residual part"], ["logit", "logit"], ...(named ? [] : [["probability", "probability"]]), ["rank", "rank"],
   ]);
   const rows = Array.from({ length: Math.min(ROWS, data.classes.length) }, () => {
     const row = { place: make("span", { class: "lab-place" }), name: make("span", { class: "lab-name" }),
@@ -151,7 +153,7 @@ function render({ model, el }) {
       make("div", {}, parts.element,
         make("p", { class: "lab-note" }, "Ranking of the labels by logit: ", make("span", { class: "lab-key" }, "average part"),
           ", ", make("span", { class: "lab-key lab-key-2" }, "residual part"),
-          ". ▲▼: places won or lost by the residual.", data.note ? ` ${data.note}` : ""),
+          `. At the right the ${named ? "logit" : "probability"}. ▲▼: ranks won or lost by the residual.`, data.note ? ` ${data.note}` : ""),
         make("div", { class: "lab-ranking", role: "group", "aria-label": "Ranking of the labels" },
           ...rows.map((row) => row.element)))));
 
@@ -182,8 +184,8 @@ function render({ model, el }) {
     const c = Math.min(model.get("label"), data.classes.length - 1);
     const lam = model.get("lam"), T = asNumber(model.get("temperature")), chosen = data.models[which];
     const options = headOptions(chosen, data.temperatures), map = maps[which][at];
-    const key = options[model.get("heads")] ? model.get("heads") : Object.keys(options)[0];
-    const pairs = options[key].of(T), temperatures = pairs.map((pair) => pair[1]);
+    const key = options.has(model.get("heads")) ? model.get("heads") : options.keys().next().value;
+    const { of, fixed } = options.get(key), pairs = of(T), temperatures = pairs.map((pair) => pair[1]);
     current = { map, settings: { which, key, T, lam, view: model.get("view") } };
 
     const logits = data.classes.map((_, i) => csraLogit(pairs.map(([head]) => map.of(head, i)), temperatures, lam));
@@ -192,20 +194,20 @@ function render({ model, el }) {
 
     picture.update(data.pictures.map((p, i) => [String(i), p.name]), at);
     network.update(data.models.map((m, i) => [String(i), m.name]), which);
-    label.update(data.classes.map((name, i) => [String(i), targets?.[i] === 1 ? `${name} ●` : name]), c);
-    heads.update(Object.entries(options).map(([k, option]) => [k, option.text]), key);
+    label.update(sorted.map((i) => [String(i), data.classes[i] + (targets?.[i] === 1 ? " ●" : "")]), c);
+    heads.update([...options].map(([k, option]) => [k, option.text]), key);
     view.update(VIEWS, model.get("view"));
-    warmth.update(T, options[key].fixed, options[key].fixed ? "set by Heads" : "");
+    warmth.update(T, fixed, fixed ? "set by Heads" : "");
     weight.update(lam);
     const { average, residual, logit } = logits[c];
     parts.update({ average: number(average), residual: number(residual), logit: number(logit),
-      probability: number(sigmoid(logit)), place: `${place + 1} of ${total}` });
+      ...(named ? {} : { probability: number(sigmoid(logit)) }), rank: `${place + 1} of ${total}` });
     drawRanking(logits, order, before, c, targets);
     drawMap(canvas, legend, at, map, pairs, c, model.get("view"));
     drawThumbs(at, map, pairs, c);
     drawPlace(map);
     drawKept(at, c);
-    say(`${data.classes[c]}: logit ${number(logit, 2)}, place ${place + 1} of ${total}.`);
+    say(`${data.classes[c]}: logit ${number(logit, 2)}, rank ${place + 1} of ${total}.`);
   }
 
   function drawRanking(logits, order, before, chosen, targets) {
@@ -223,7 +225,7 @@ function render({ model, el }) {
       row.label = c;
       setText(row.place, `${place + 1}${won > 0 ? ` ▲${won}` : won < 0 ? ` ▼${-won}` : ""}`);
       setText(row.name, data.classes[c] + (targets?.[c] === 1 ? " ●" : targets?.[c] === -1 ? " ?" : ""));
-      setText(row.chance, number(sigmoid(logit), 2));
+      setText(row.chance, number(named ? logit : sigmoid(logit), 2));
       row.zero.style.left = `${x(0)}%`;
       bar(row.first, 0, average);
       bar(row.second, average, logit);
@@ -271,7 +273,7 @@ function render({ model, el }) {
   /* The best labels of the place that was clicked, over all heads. */
   function drawPlace(map) {
     ring.hidden = pointed === null;
-    if (pointed === null) return setText(best, "Click a place of the image to see its best labels.");
+    if (pointed === null) return setText(best, POINT);
     const H = data.models[current.settings.which].heads, place = Math.min(pointed, map.h * map.w - 1);
     const row = Math.floor(place / map.w), column = place % map.w;
     const scores = data.classes.map((_, c) => {
@@ -291,11 +293,11 @@ function render({ model, el }) {
     setText(pin, pinned ? "drop A" : "keep as A");
     if (!pinned) return;
     const { which, key, T, lam, view } = pinned, chosen = data.models[which], map = maps[which][at];
-    const pairs = headOptions(chosen, data.temperatures)[key].of(T), ts = pairs.map((pair) => pair[1]);
+    const pairs = headOptions(chosen, data.temperatures).get(key).of(T), ts = pairs.map((pair) => pair[1]);
     const logits = data.classes.map((_, i) => csraLogit(pairs.map(([head]) => map.of(head, i)), ts, lam).logit);
     drawMap(canvasA, null, at, map, pairs, c, view);
     setText(captionA, `${chosen.name}, T = ${ts.map(temperatureText).join(", ")}, λ = ${number(lam, 2)}: logit ${number(logits[c])}, ` +
-      `place ${ranking(logits).indexOf(c) + 1} of ${total}.`);
+      `rank ${ranking(logits).indexOf(c) + 1} of ${total}.`);
   }
 
   return connect(model, ["picture", "model", "label", "heads", "view", "temperature", "lam"], draw, el);

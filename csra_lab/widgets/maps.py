@@ -12,6 +12,7 @@ from PIL import Image
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
+from csra_lab.datasets.imagenet_folder import imagenet_names
 from csra_lab.datasets.images import upright_rgb
 from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES
@@ -187,7 +188,8 @@ def maps_of_atlas(
 def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.Image]) -> dict:
     """The `data` of an explorer from a classifier and named pictures.
 
-    "first" in it is the label ranked first on the first picture. Of more than 200 labels, those with the highest means
+    "multilabel" in it is false for ImageNet's thousand classes, whose logits are not probabilities of a label each.
+    "first" is the label ranked first on the first picture. Of more than 200 labels, those with the highest means
     and peaks are kept.
 
     Raises:
@@ -230,6 +232,7 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
         if len(keep) == len(model.classes)
         else f"{len(keep)} of {len(model.classes)} labels: highest means and peaks.",
         "total": len(model.classes),
+        "multilabel": list(model.classes) != imagenet_names(),
         "first": int(logits[0][torch.from_numpy(keep)].argmax()),
     }
 

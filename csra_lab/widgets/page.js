@@ -31,6 +31,8 @@ const number = (value, digits = 3) => {
   const text = value.toFixed(digits);
   return text.replace(/^-(?=.*[1-9])/, "−").replace(/^-/, ""); // a true minus, and no −0
 };
+const POINT = "Tap a place of the image, or choose it with the arrow keys, to see its best labels.";
+const middle = (h, w) => Math.floor(h / 2) * w + Math.floor(w / 2); // the place where the arrow keys begin
 const percent = (value) => (Number.isNaN(value) ? "–" : `${(100 * value).toFixed(1)} %`);
 
 /* The root of an explorer, with a quiet line for screen readers: say(text) speaks when the reader pauses. */
@@ -58,12 +60,21 @@ function connect(model, traits, draw, el) {
   const place = [...document.querySelectorAll("[data-explorer]")].indexOf(el?.closest?.("[data-explorer]"));
   const sign = `#lab:${place + 1}?`;
   if (place >= 0 && location.hash.startsWith(sign)) {
-    for (const [trait, text] of new URLSearchParams(location.hash.slice(sign.length))) {
-      try {
-        if (traits.includes(trait)) model.set(trait, JSON.parse(text));
-      } catch { /* not of our making: the explorer opens as usual */ }
+    const usual = traits.map((trait) => [trait, model.get(trait)]);
+    try {
+      for (const [trait, text] of new URLSearchParams(location.hash.slice(sign.length))) {
+        if (!traits.includes(trait)) continue;
+        const value = JSON.parse(text), kind = typeof model.get(trait);
+        const alike = typeof value === kind || trait === "temperature"; // a number or "inf"
+        if (!alike || value === null || Math.abs(value) === Infinity) throw new TypeError(trait);
+        model.set(trait, value);
+      }
+      draw();
+    } catch { // not of our making: the explorer opens as usual
+      usual.forEach(([trait, value]) => model.set(trait, value));
     }
-    requestAnimationFrame(() => el.scrollIntoView({ block: "start" }));
+    const [{ type } = {}] = performance.getEntriesByType("navigation");
+    if (type !== "reload") requestAnimationFrame(() => el.scrollIntoView({ block: "start" }));
   }
   let writing = 0;
   const write = () => {
@@ -144,22 +155,29 @@ function temperatureSlider(model) {
     move(position);
   });
   let ticking = 0, off = false;
-  const play = make("button", { type: "button", class: "lab-play", "aria-label": "Play T from 0 to infinity",
-    "data-control": "play-T", onclick: () => (ticking ? stop() : start()) }, "▶");
+  const play = make("button", { type: "button", class: "lab-play", "data-control": "play-T",
+    onclick: () => (ticking ? stop() : start()) });
+  const says = (sign, label) => {
+    setText(play, sign);
+    setAttributes(play, { "aria-label": label });
+  };
   function stop() {
     clearInterval(ticking);
     ticking = 0;
-    setText(play, "▶");
+    says("▶", "Play T from 0 to infinity");
   }
   function start() {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches, step = calm ? 12 : 1;
     let position = 0;
-    setText(play, "■");
+    says("■", "Stop");
     move(position);
     ticking = setInterval(() => {
-      if (!play.isConnected || off || position === LAST) return stop();
-      move(++position);
-    }, 70);
+      const now = positionOf(asNumber(model.get("temperature"))); // another control may have set it
+      if (!play.isConnected || off || now !== position || position === LAST) return stop();
+      move(position = Math.min(position + step, LAST));
+    }, calm ? 900 : 70);
   }
+  stop();
   const update = (T, text = temperatureText(T), why = "") => {
     off = why !== "";
     play.disabled = off;

@@ -80,6 +80,7 @@ const paint = () => new Promise((resolve) => requestAnimationFrame(() => setTime
 function render({ model, el }) {
   const data = model.get("data"), manifest = data.network, heads = manifest.heads, megabytes = Math.ceil((manifest.bytes * (model.send ? 1 : 4 / 3)) / 1e6);
   const fetchPart = model.send ? kernelParts(model) : scriptParts(manifest);
+  const opening = model.get("label"); // of the first example
   let photo = null, network = null, latest = 0, pointed = null, dragged = 0; // latest: the photograph asked for last
 
   const fileButton = (text, name, more) => {
@@ -90,7 +91,7 @@ function render({ model, el }) {
     return make("label", { class: "lab-button lab-file" }, input, text);
   };
   const thumbs = data.examples.map(({ name, url }, i) => make("button", { type: "button", class: "lab-example", "aria-pressed": false, title: name,
-    "data-control": `example-${i}`, onclick: () => open(blobOf(url), name, i) }, make("img", { src: url, alt: `Example: ${name}` })));
+    "data-control": `example-${i}`, onclick: () => open(blobOf(url), name, i, i === 0 ? cameWithPage() : []) }, make("img", { src: url, alt: `Example: ${name}` })));
   const message = make("p", { class: "lab-note", "data-shown": "message", role: "status" });
   const bar = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "Loading the network" });
   const head = choice("Classifier", "head", (value) => change(model, { head: Number(value), label: first(Number(value)) }));
@@ -115,7 +116,7 @@ function render({ model, el }) {
         if (event.key === "Escape") point(null);
         if (!(event.key in steps)) return;
         event.preventDefault();
-        const { h, w } = photo.maps[model.get("head")], [down, right] = pointed === null ? [0, 0] : steps[event.key], at = pointed ?? 0;
+        const { h, w } = photo.maps[model.get("head")], [down, right] = pointed === null ? [0, 0] : steps[event.key], at = pointed ?? middle(h, w);
         const row = Math.min(Math.max(Math.floor(at / w) + down, 0), h - 1), column = Math.min(Math.max((at % w) + right, 0), w - 1);
         point(row * w + column);
       } });
@@ -166,6 +167,12 @@ function render({ model, el }) {
     }
   }
 
+  /* Score maps of the first example: it is there without the network, and the same whenever it is opened. */
+  const cameWithPage = () => data.examples[0].maps.map((packed) => {
+    const { shape: [, , h, w], data: values } = unpack(packed);
+    return { h, w, values };
+  });
+
   async function open(blob, name, example = -1, maps = []) {
     const turn = ++latest, computed = maps.length > 0;
     setText(message, `Reading “${name}”.`);
@@ -193,10 +200,12 @@ function render({ model, el }) {
       return;
     }
     if (turn !== latest) return;
+    const another = photo !== null && photo.example !== example;
     photo = opened;
     pointed = null;
     thumbs.forEach((thumb, i) => setAttributes(thumb, { "aria-pressed": i === example }));
     if (!computed) change(model, { label: first(model.get("head")) });
+    else if (another) change(model, { label: opening });
     draw();
   }
 
@@ -234,8 +243,8 @@ function render({ model, el }) {
     paintMap(average.canvas, photo.image, scores, grid, low, high, model.get("view"));
     paintMap(csra.canvas, photo.image, attention, grid, 0, most, model.get("view"));
     const ends = (from, to) => (model.get("view") === "light" ? `${number(from, 2)} is dark, ${number(to, 2)} bright` : `${number(from, 2)} is blue, ${number(to, 2)} yellow`);
-    setText(average.sentence, `Scores of “${classes[c]}” on ${grid.h} × ${grid.w} places: ${ends(low, high)}. Their mean is the logit, ${number(plain)}: place ${places[0]} of ${total}.`);
-    setText(csra.sentence, `Attention at T = ${texts}: ${ends(0, most)}. Mean ${number(plain)} + residual ${number(residual)} = ${number(logit)}: place ${places[1]} of ${total}.`);
+    setText(average.sentence, `Scores of “${classes[c]}” on ${grid.h} × ${grid.w} places: ${ends(low, high)}. Their mean is the logit, ${number(plain)}: rank ${places[0]} of ${total}.`);
+    setText(csra.sentence, `Attention at T = ${texts}: ${ends(0, most)}. Mean ${number(plain)} + residual ${number(residual)} = ${number(logit)}: rank ${places[1]} of ${total}.`);
     setAttributes(average.canvas, { "aria-label": `${photo.name}. ${average.sentence.textContent}` });
     setAttributes(csra.canvas, { "aria-label": `${photo.name}. ${csra.sentence.textContent}`, "data-largest": most });
 
@@ -263,13 +272,13 @@ function render({ model, el }) {
       ring.style.left = `${(100 * ((place % grid.w) + 0.5)) / grid.w}%`;
       ring.style.top = `${(100 * (Math.floor(place / grid.w) + 0.5)) / grid.h}%`;
     }
-    if (place === null) setText(best, "Click a place of the image to see its best labels.");
+    if (place === null) setText(best, POINT);
     else {
       const here = classes.map((_, k) => of(k).reduce((sum, map) => sum + map[place], 0));
       setText(best, `Row ${Math.floor(place / grid.w) + 1}, column ${(place % grid.w) + 1}: ` +
         `${ranking(here).slice(0, 5).map((k) => `${classes[k]} ${number(here[k], 2)}`).join(", ")}.`);
     }
-    say(`${classes[c]}: place ${places[0]} by the average, place ${places[1]} by CSRA, of ${total}.`);
+    say(`${classes[c]}: rank ${places[0]} by the average, rank ${places[1]} by CSRA, of ${total}.`);
   }
 
   /* A file that is dropped, or pasted in a published page. */
@@ -292,10 +301,7 @@ function render({ model, el }) {
   if (el.closest("[data-explorer]")) document.addEventListener("paste", pasted);
 
   const start = data.examples[0];
-  open(blobOf(start.url), start.name, 0, start.maps.map((packed) => { // the first example is there without the network
-    const { shape: [, , h, w], data: values } = unpack(packed);
-    return { h, w, values };
-  }));
+  open(blobOf(start.url), start.name, 0, cameWithPage());
   const disconnect = connect(model, ["head", "label", "temperatures", "temperature", "lam", "view"], draw, el);
   return () => {
     disconnect();

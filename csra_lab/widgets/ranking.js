@@ -1,4 +1,4 @@
-/* Ranking explorer: one image, one slider, and the labels that change places. */
+/* Ranking explorer: one image, one slider, and the labels that change ranks. */
 
 const ROW_HEIGHT = 34, SHOWN = 7; // pixels of a row; rows of the ranking
 
@@ -20,6 +20,7 @@ function render({ model, el }) {
   const sentence = make("p", { class: "lab-sentence", "data-shown": "sentence" });
   const list = make("div", { class: "lab-race", role: "list", style: `height:${(SHOWN + 1.3) * ROW_HEIGHT}px` });
   const rows = new Map();
+  let settling = 0;
   const { say } = frame(el, "Ranking explorer",
     make("div", { class: "lab-columns" },
       make("div", {}, canvas, make("label", { class: "lab-note" }, seen, ` show where the network sees “${data.classes[followed]}”`)),
@@ -68,9 +69,11 @@ function render({ model, el }) {
       setText(row.place, String(order.indexOf(c) + 1));
       row.element.style.transform = `translateY(${(i === SHOWN ? SHOWN + 0.3 : i) * ROW_HEIGHT}px)`;
     });
+    clearTimeout(settling); // read aloud in the order that is seen; moved at once, the rows would jump
+    settling = setTimeout(() => list.replaceChildren(...[...shown, ...last].map((c) => rows.get(c).element)), 600);
     setText(sentence, place < first
-      ? `“${data.classes[followed]}” climbs from place ${first + 1} to place ${place + 1} of ${total}.`
-      : `“${data.classes[followed]}” is at place ${place + 1} of ${total}: averaged over the image, it is lost.`);
+      ? `“${data.classes[followed]}” climbs from rank ${first + 1} to rank ${place + 1} of ${total}.`
+      : `“${data.classes[followed]}” has rank ${place + 1} of ${total}: averaged over the image, it is lost.`);
     say(sentence.textContent);
   }
 

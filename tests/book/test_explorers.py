@@ -68,7 +68,7 @@ def test_attention_explorer(page, atlas):
         order = np.argsort(-logits, kind="stable")
         assert drive.number("logit") == pytest.approx(logits[c], abs=1e-3)
         assert drive.number("average") == pytest.approx(maps.mean(dim=2).sum(dim=0)[c].item(), abs=1e-3)
-        assert drive.shown("place") == f"{order.tolist().index(c) + 1} of {len(classes)}"
+        assert drive.shown("rank") == f"{order.tolist().index(c) + 1} of {len(classes)}"
         first = drive.texts(".lab-name")[:3]
         there = atlas.pictures["emoji-voc"][picture].targets
         assert first == [classes[k] + {1: " ●", 0: "", -1: " ?"}[there[k]] for k in order[:3]]
@@ -176,7 +176,7 @@ def test_a_page_opens_with_a_ranking_that_changes(html, browser, name, control):
     before = drive.texts(".lab-racer")
     assert "is lost" in drive.shown("sentence")
     drive.press(control, "End")
-    assert "climbs from place 14" in drive.shown("sentence")
+    assert "climbs from rank 14" in drive.shown("sentence")
     assert drive.texts(".lab-racer") != before
     inside = "root.querySelector('.lab-race').scrollHeight <= root.querySelector('.lab-race').clientHeight"
     assert drive.ask(inside)  # no row is cut

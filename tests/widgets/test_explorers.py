@@ -101,7 +101,7 @@ def test_attention_explorer(show, side):
         assert drive.number("average") == pytest.approx(average, abs=6e-4)
         assert drive.number("residual") == pytest.approx(logits[2] - average, abs=6e-4)
         assert drive.number("probability") == pytest.approx(1 / (1 + np.exp(-logits[2])), abs=6e-4)
-        assert drive.shown("place") == f"{order.tolist().index(2) + 1} of 5"
+        assert drive.shown("rank") == f"{order.tolist().index(2) + 1} of 5"
         marks = (" ●", "", " ?", " ●", "")
         assert drive.texts(".lab-name") == [HOSTILE[c] + marks[c] for c in order]
         chances = [number(text) for text in drive.texts(".lab-chance")]
@@ -142,7 +142,7 @@ def test_ranking_explorer_ranks_as_the_equations_do(show, slider):
             e.querySelector('.lab-name').textContent])"""
         )
         assert sorted(shown) == sorted([str(i + 1), HOSTILE[c]] for i, c in enumerate(order))
-        assert f"place {order.tolist().index(2) + 1}" in drive.shown("sentence").split(" to ")[-1]
+        assert f"rank {order.tolist().index(2) + 1}" in drive.shown("sentence").split(" to ")[-1]
 
     start = explorer.temperature if slider == "T" else math.inf
     check(start, explorer.lam)
@@ -203,6 +203,35 @@ def test_the_address_holds_what_is_seen_and_a_link_shows_it(show, browser):
     assert (again.shown("logit"), again.value("label"), again.shown("T")) == (logit, "3", "∞")
 
 
+@pytest.mark.parametrize("state", ['lam="x"', "picture=-1", "label=0.5", "temperature=[]", "heads={}", "lam=1e999", "lam=null"])
+def test_an_address_that_is_not_ours_opens_the_explorer_as_usual(show, state):
+    page = show(AttentionExplorer(data=data(model(1, [1.0])), label=1))
+    usual = Drive(page, "Attention explorer").shown("logit")
+    address = page.evaluate("location.href.split('#')[0]")
+    page.visit("about:blank")
+    page.visit(f"{address}#lab:1?{state}&view=light")
+    again = Drive(page, "Attention explorer")
+    assert (again.shown("logit"), again.value("view")) == (usual, "attention")
+
+
+def test_another_model_never_chooses_several_temperatures(show):
+    explorer = AttentionExplorer(data=data(model(1, [1.0]), model(2, [1.0, 2.0], name="two")), model=1, heads="trained")
+    drive = Drive(show(explorer), "Attention explorer")
+    assert drive.value("heads") == "trained"
+    drive.choose("model", "0")
+    assert drive.value("heads") == "one"
+    assert drive.ask("root.querySelector('[data-control=heads]').options[0].value") == "one"
+    assert not drive.ask("root.querySelector('[data-control=T]').disabled")
+
+
+def test_logits_of_one_class_of_many_are_not_shown_as_probabilities(show):
+    single = {**data(model(1, [1.0])), "multilabel": False}
+    drive = Drive(show(AttentionExplorer(data=single, label=2)), "Attention explorer")
+    row = "root.querySelector('.lab-rank[aria-pressed=true] .lab-chance').textContent"
+    assert number(drive.ask(row)) == pytest.approx(drive.number("logit"), abs=0.006)
+    assert "probability" not in drive.ask("root.textContent")
+
+
 def test_play_runs_T_from_0_to_infinity_and_a_hand_on_the_slider_stops_it(show):
     drive = Drive(show(TemperatureExplorer(temperature=5.0)), "Temperature explorer")
     drive.click("play-T")
@@ -214,6 +243,19 @@ def test_play_runs_T_from_0_to_infinity_and_a_hand_on_the_slider_stops_it(show):
     drive.press("T", "Home")
     drive.ask("new Promise((done) => setTimeout(done, 300))")
     assert drive.number("T") == 0
+
+
+def test_play_stops_when_another_control_sets_T(show):
+    drive = Drive(show(AttentionExplorer(data=data(model(1, [1.0])))), "Attention explorer")
+    name = "root.querySelector('[data-control=play-T]').ariaLabel"
+    rest = drive.ask(name)
+    drive.click("play-T")
+    drive.ask("new Promise((done) => setTimeout(done, 300))")
+    assert drive.ask(name) == "Stop"
+    drive.click("trained")
+    drive.ask("new Promise((done) => setTimeout(done, 300))")
+    drive.settle()
+    assert (drive.number("T"), drive.number("lam"), drive.ask(name)) == (1, 0.25, rest)
 
 
 def test_a_finger_drags_a_bar_and_not_the_page(show):
@@ -232,7 +274,7 @@ def test_a_click_in_the_ranking_chooses_the_label(show):
     drive.settle()
     chosen = drive.ask("root.querySelector('.lab-rank[aria-pressed=true] .lab-name').textContent")
     assert chosen == last
-    assert drive.shown("place") == "5 of 5"
+    assert drive.shown("rank") == "5 of 5"
 
 
 @pytest.mark.parametrize("scores", [[-0.6, 0.2, 2.6], [0.5, 2, -1, 2], [-1.5, -3], [1.2], [0, 0, 0]])

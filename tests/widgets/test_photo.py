@@ -160,6 +160,20 @@ def test_opens_on_the_first_example_without_the_network(drive):
     assert not [r for r in drive.browser.requests if "network" in r]
 
 
+def test_the_first_example_stays_what_it_was_when_it_is_opened_again(drive):
+    wait(drive, "a cup")
+    before = [shown_ranking(drive, key) for key in ("average", "csra")]
+    drive.click("example-0")
+    assert "came with the page" in wait(drive, "a cup")
+    assert [shown_ranking(drive, key) for key in ("average", "csra")] == before
+    assert not [r for r in drive.browser.requests if "network" in r]
+    drive.click("example-3")
+    wait(drive, "a rocket")
+    drive.click("example-0")
+    wait(drive, "a cup")
+    assert [shown_ranking(drive, key) for key in ("average", "csra")] == before  # the label too
+
+
 def test_a_chosen_photograph_under_every_classifier(drive):
     assert "Computed here in" in choose(drive, PHOTOGRAPHS[2])
     assert drive.ask("root.dataset.engine") in ("fused", "plain")
