@@ -31,9 +31,9 @@ def test_its_pictures_are_small_and_there_for_light_and_dark():
 
 
 def test_its_picture_of_the_idea_says_what_its_alternative_text_says():
-    (places,) = re.findall(r"of the cat climbs from (place \d+ to place \d+)", README)
+    (ranks,) = re.findall(r"of the cat climbs from (rank \d+ to rank \d+)", README)
     for theme in ("light", "dark"):
-        assert f"Egyptian cat goes from {places}" in (ROOT / f"pictures/idea-{theme}.svg").read_text("utf-8")
+        assert f"Egyptian cat goes from {ranks}" in (ROOT / f"pictures/idea-{theme}.svg").read_text("utf-8")
 
 
 @pytest.mark.parametrize("source", ["photographs", "emoji", "paperdoll"])

@@ -42,7 +42,7 @@ _STYLE = {
 def rank_change(
     before: Sequence[str], after: Sequence[str], *, follow: Sequence[str], titles: tuple[str, str], top: int = 6
 ) -> PageAxes:
-    """Two rankings side by side, with a line from each followed label's old place to its new one.
+    """Two rankings side by side, with a line from each followed label's old rank to its new one.
 
     Args:
         before, after: labels, best first. The first `top` of each are drawn, and what is followed wherever it is.
@@ -69,12 +69,12 @@ def rank_change(
     for written in ax.texts:
         written.set_in_layout(False)  # long labels may not squeeze the rest
     ax.set(xlim=(-1.8, 2.8), ylim=(lowest + 0.6, -0.7))
-    moves = "; ".join(f"{label} goes from place {a} to place {b}" for label, (a, b) in places.items())
+    moves = "; ".join(f"{label} goes from rank {a} to rank {b}" for label, (a, b) in places.items())
     return described(ax, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
 
 
 def _heights(top: int, followed: Sequence[int]) -> dict[int, float]:
-    """Which places of a ranking to draw, and at which row: the first `top`, and the followed, after a gap."""
+    """Which ranks of a ranking to draw, and at which row: the first `top`, and the followed, after a gap."""
     heights, row, last = {}, 0.0, 0
     for place in sorted({*range(1, top + 1), *followed}):
         row += 1 if place == last + 1 else 1.7

@@ -74,7 +74,7 @@ class Case:
     weights: torch.Tensor
 
     @property
-    def places(self) -> tuple[int, int]:
+    def ranks(self) -> tuple[int, int]:
         """Of the label among all labels, 1 the best, under the average and under CSRA."""
         return self.before.index(self.label) + 1, self.after.index(self.label) + 1
 
@@ -119,7 +119,7 @@ def gallery(cases: Mapping[str, Case], *, top: int | None = 4, method: str = "CS
         method: what is compared with the average, in words.
     """
     said = "; ".join(
-        f"{heading}: {case.label} is at place {case.places[0]} by the average and {case.places[1]} by {method}"
+        f"{heading}: {case.label} has rank {case.ranks[0]} by the average and {case.ranks[1]} by {method}"
         for heading, case in cases.items()
     )
     rows = "".join(_row(heading, case, top, method) for heading, case in cases.items())
@@ -157,13 +157,13 @@ def _images(case: Case, method: str) -> dict[str, Image.Image]:
 
 
 def _listed(order: list[str], named: list[str], label: str, top: int | None) -> str:
-    """Labels in a line; the one that is followed in bold, with its place where it is further down."""
+    """Labels in a line; the one that is followed in bold, with its rank where it is further down."""
     shown = named if top is None else order[:top]
     words = [f"<strong>{html.escape(n)}</strong>" if n == label else html.escape(n) for n in shown]
     if not words:
         words = ["names nothing"]
     if label not in shown:
-        words.append(f"… <strong>{html.escape(label)}</strong> at place {order.index(label) + 1}")
+        words.append(f"… <strong>{html.escape(label)}</strong>, rank {order.index(label) + 1}")
     return ", ".join(words).replace(", …", " …")
 
 

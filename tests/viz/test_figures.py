@@ -146,7 +146,7 @@ def test_references_inside_a_chart_resolve():
 
 def test_rank_change_shows_the_top_and_what_is_followed():
     words = drawn(charts()[-1]).split()
-    assert "h goes from place 8 to place 1" in charts()[-1].alt
+    assert "h goes from rank 8 to rank 1" in charts()[-1].alt
     assert "d" not in words[: words.index("after")]
 
 

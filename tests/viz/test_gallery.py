@@ -56,7 +56,7 @@ def test_before_and_after_are_the_mean_and_csra(photographs, model, temperature)
     assert case.logits == pytest.approx((mean[c].item(), expected[c].item()), abs=1e-4)
     assert case.after == [model.classes[i] for i in expected.argsort(descending=True)]
     assert case.named[1] == [model.classes[i] for i in expected.argsort(descending=True) if expected[i] >= 0]
-    assert case.places == (case.before.index("cup") + 1, case.after.index("cup") + 1)
+    assert case.ranks == (case.before.index("cup") + 1, case.after.index("cup") + 1)
     assert case.weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert 1.7 * (case.weights * case.scores).sum().item() == pytest.approx(case.logits[1], abs=1e-4)
 
