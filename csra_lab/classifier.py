@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from csra_lab._io import strict_json
 from csra_lab._io.notice import warn
+from csra_lab._io.validation import is_name
 from csra_lab.backbones import Backbone, Weights, best_weights, create_backbone, load_timm
 from csra_lab.datasets.imagenet_folder import imagenet_names
 from csra_lab.datasets.transforms import eval_transform, train_transform
@@ -86,8 +87,11 @@ class MultiLabelClassifier(
 
     def _assemble(self, backbone: Backbone, classes, head: HeadConfig | dict, mean, std) -> None:
         classes = tuple(classes)
-        if not classes or len(set(classes)) != len(classes):
-            raise ConfigError(f"a classifier needs distinct class names, one or more, not {reprlib.repr(classes)}.")
+        if not classes or len(set(classes)) != len(classes) or not all(map(is_name, classes)):
+            raise ConfigError(
+                "a classifier needs distinct class names, one or more, of letters and without control codes, "
+                f"not {reprlib.repr(classes)}."
+            )
         if not isinstance(head, HeadConfig):
             head = head_config(head["kind"], **{k: v for k, v in head.items() if k != "kind"})
         self.backbone = backbone
@@ -96,6 +100,8 @@ class MultiLabelClassifier(
         self.image_size = backbone.image_size
         self.mean = tuple(mean if mean is not None else backbone.mean)
         self.std = tuple(std if std is not None else backbone.std)
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ConfigError(f"mean and std must have three numbers each, not {self.mean} and {self.std}.")
         self._hub_mixin_config = self.config()
 
     def config(self) -> dict:
@@ -111,15 +117,15 @@ class MultiLabelClassifier(
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, C) logits."""
-        return self.head(self.backbone(images))
+        return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, d, h, w) feature map."""
-        return self.backbone(images)
+        return self.backbone(images.to(self.head.weight.dtype))
 
     def score_maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, heads, C, h, w): the classifier of every class at every location."""
-        return self.head.score_maps(self.backbone(images))
+        return self.head.score_maps(self.features(images))
 
     def attention(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, heads, C, h, w): weights of the locations, each map summing to 1."""
@@ -254,6 +260,8 @@ class MultiLabelClassifier(
         Raises:
             CsraError: not such a file, another class count, or another backbone.
         """
+        if classes is not None and len(classes) != num_classes:
+            raise ConfigError(f"{len(classes)} class names were given for num_classes = {num_classes}.")
         found = read_foreign_checkpoint(path)
         network = fitting_network(found, path, backbone=backbone, num_classes=num_classes, image_size=image_size)
         config = foreign_head(found, lam=lam, temperatures=temperatures)

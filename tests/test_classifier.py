@@ -525,6 +525,8 @@ def test_checkpoints_that_do_not_fit(tmp_path):
             assert tree(tmp_path) == before
 
     load(trunk | {key(0): one})  # good as it is
+    with pytest.raises(CsraError, match="2 class names were given for num_classes = 5"):
+        MultiLabelClassifier.from_checkpoint(path, backbone="test_resnet", num_classes=5, classes=["a", "b"])
     less = {k: v for k, v in trunk.items() if k != "layer3.0.conv2.weight"}
     with_nan = trunk | {"bn1.bias": torch.full_like(trunk["bn1.bias"], float("nan"))}
     for state, options, said in [

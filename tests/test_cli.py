@@ -126,6 +126,9 @@ def test_evaluate_measures_what_the_run_was_not_fitted_to(run, devkit, copy, tmp
     before = snapshot(run)
     assert "its test scores, which --out would replace" in refused(capsys, *command, "--out", run)
     assert "its test scores" in refused(capsys, "evaluate", copy, "--data", devkit, "--out", run)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run), "--data", str(devkit), "--ap", "voc11", "--out", str(run)])
+    assert "other test scores, which --out would replace" in capsys.readouterr().err
     assert "leave out --absent" in refused(capsys, *command, "--absent", "-1")
     assert snapshot(run) == before
 

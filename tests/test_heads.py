@@ -284,6 +284,21 @@ def test_gradients_of_each_image_alone_add_up():
     torch.testing.assert_close(each.sum(dim=0), head.weight.grad)
 
 
+def test_derivatives_along_a_direction_are_those_of_finite_steps():
+    """Forward mode, in which torch asks for the change of the logits when features or weights change along one."""
+    head, x = make("csra", {"num_heads": 2}), positive_features(3, D, 2, 3)
+    along_x, along_weight = torch.randn_like(x), torch.randn_like(head.weight)
+
+    def logits(features, weight):
+        return torch.func.functional_call(head, {"weight": weight}, (features,))
+
+    weight = head.weight.detach()
+    _, change = torch.func.jvp(logits, (x, weight), (along_x, along_weight))
+    step = 1e-6
+    ahead, behind = (logits(x + s * along_x, weight + s * along_weight) for s in (step, -step))
+    torch.testing.assert_close(change, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_no_image_gives_no_logits_and_no_gradient(layout):
     head = make("csra", {"num_heads": 2})

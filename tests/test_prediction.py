@@ -1,5 +1,7 @@
 """The model carries its preprocessing; prediction is batched, in order, in constant memory, and equal to evaluate."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -218,3 +220,12 @@ def test_with_fewer_inputs_than_processes_every_process_gets_all_scores(monkeypa
     monkeypatch.setattr("accelerate.utils.gather_object", gather)
     np.testing.assert_array_equal(predict_scores(network, inputs, rank=rank, world=2), alone)
     assert (shares[rank] is None) == (rank == 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_in_another_precision_predicts(dtype):
+    torch.manual_seed(0)
+    model = create_classifier("test_resnet", num_classes=3, image_size=32)
+    image = Image.new("RGB", (40, 30), "orange")
+    (plain,), (other,) = (list(iterate_predictions(m, [image])) for m in (model, copy.deepcopy(model).to(dtype)))
+    assert np.allclose(plain.probabilities, other.probabilities, atol=0.02)

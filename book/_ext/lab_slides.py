@@ -98,7 +98,8 @@ def figures_of(folder: Path) -> dict[str, tuple[str, str]]:
 
 def deck(title: str, slides: list[tuple[str, str, str]]) -> str:
     """One page of slides. Each has (name, markup, caption); the first sentence of the caption is its heading."""
-    parts = [f'<section id="title"><h1>{html.escape(title)}</h1><p>CSRA Lab. Arrow keys, a tap or a swipe turn the slides.</p></section>']
+    turn = "Arrow keys, a tap or a swipe turn the slides."
+    parts = [f'<section id="title"><h1>{html.escape(title)}</h1><p>CSRA Lab. {turn}</p></section>']
     for name, markup, caption in slides:
         first, _, rest = caption.partition(". ")
         heading, rest = html.escape(first.rstrip(".")), html.escape(rest)

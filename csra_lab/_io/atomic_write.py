@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 
 
 @contextlib.contextmanager
@@ -19,11 +19,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file or a folder under a temporary name beside it, and rename it when it is whole.
 
     Yields the temporary path, which does not exist yet. If the block fails or the process dies, `path` stays as it was.
+    A pipe or a device, such as /dev/stdout, is written to as it is.
 
     Raises:
-        CsraError: the disk is full or the folder cannot be written, with the path.
+        CsraError: the disk is full or the folder cannot be written, with the path; or a file is to replace a folder.
     """
     path = Path(path)
+    if _is_stream(path):
+        yield path
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -49,6 +53,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def check_file(path: str | Path, option: str) -> None:
+    """Refuse a folder where a file is to be written, before any work is done.
+
+    Raises:
+        ConfigError: it is one, with the option that named it.
+    """
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it, as in {option} {Path(path) / 'name'}.")
+
+
 def clear_leftovers(path: str | Path) -> None:
     """After a kill: remove what `atomic_write` left beside `path`, and put back a folder that had just stepped aside.
 
@@ -64,6 +78,8 @@ def clear_leftovers(path: str | Path) -> None:
 
 def _move(fresh: Path, path: Path, aside: Path) -> None:
     """Put `fresh` in the place of `path`. A folder cannot be replaced in one step, so the old one steps aside first."""
+    if path.is_dir() and not fresh.is_dir():
+        raise CsraError(f"{path} is a folder, which a file will not replace; name a file.")
     try:
         if path.is_dir():
             path.rename(aside)
@@ -72,6 +88,13 @@ def _move(fresh: Path, path: Path, aside: Path) -> None:
         if aside.exists() and not path.exists():
             aside.rename(path)
         raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a pipe or a device, or a name that the system gives to an open file."""
+    if path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",)):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _is_write_failure(error: Exception, scratch: Path) -> bool:

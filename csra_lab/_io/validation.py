@@ -34,6 +34,11 @@ def is_plain(name: str) -> bool:
     return bool(name.strip()) and not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
+def is_name(name: object) -> bool:
+    """Whether it is a text that `is_plain`."""
+    return isinstance(name, str) and is_plain(name)
+
+
 def _fits(value, kind) -> bool:
     outer, inner = typing.get_origin(kind), typing.get_args(kind)
     if outer is typing.Literal:

@@ -75,6 +75,8 @@ COMMANDS = {
 
 LISTINGS = ("runs", "models", "completion")
 """Commands that only print: who closes the pipe, as `head` does, has all that was wanted."""
+RESUMED = ("train", "grid")
+"""Commands that keep each whole epoch, and go on after it."""
 CLOSED_PIPE = 128 + 13
 """How a process ends that writes into a closed pipe: by the signal SIGPIPE, as a shell counts it."""
 
@@ -104,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP)
         sys.exit(0 if arguments else 2)
     only_prints = arguments[0] in LISTINGS or {"-h", "--help", "--list"} & set(arguments)
-    with errors_in_one_sentence(debug=debug, closed_pipe=0 if only_prints else CLOSED_PIPE), notices_as_lines():
+    goes_on, closed_pipe = arguments[0] in RESUMED, 0 if only_prints else CLOSED_PIPE
+    with errors_in_one_sentence(debug=debug, goes_on=goes_on, closed_pipe=closed_pipe), notices_as_lines():
         command = load_command(arguments[0])
         command(arguments[1:])
 
@@ -127,11 +130,12 @@ def load_command(name: str) -> Callable[[list[str]], object]:
 
 
 @contextmanager
-def errors_in_one_sentence(*, debug: bool, closed_pipe: int = CLOSED_PIPE) -> Iterator[None]:
+def errors_in_one_sentence(*, debug: bool, goes_on: bool = False, closed_pipe: int = CLOSED_PIPE) -> Iterator[None]:
     """End the process with one sentence on standard error where the reader can mend what is wrong.
 
     Args:
-        debug: also show what led to the error. closed_pipe: exit code where the reader of a pipe has gone.
+        debug: also show what led to the error. goes_on: the command keeps each whole epoch, and goes on after it.
+        closed_pipe: exit code where the reader of a pipe has gone.
     """
     try:
         yield
@@ -139,7 +143,7 @@ def errors_in_one_sentence(*, debug: bool, closed_pipe: int = CLOSED_PIPE) -> It
         sys.stdout = None
         sys.exit(closed_pipe)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last whole epoch.", file=sys.stderr)
+        print("\nstopped" + "; the same command goes on from the last whole epoch" * goes_on + ".", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         sentence = _sentence(error)

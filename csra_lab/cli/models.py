@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from csra_lab._io.atomic_write import check_file
 from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.output import as_json, as_table
@@ -72,6 +73,7 @@ def export_command(
     """
     if out.suffix not in EXPORTS:
         raise ConfigError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
+    check_file(out, "csra-lab export RUN")
     model = load_model(run)
     EXPORTS[out.suffix](model, out, with_resize=with_resize)
     size = model.image_size

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from csra_lab._io import strict_json
-from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.atomic_write import atomic_write, check_file
 from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.html import Page, thumbnail
@@ -64,7 +64,12 @@ def predict_command(
         raise ConfigError("name one or more photographs or folders.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold is a probability from 0 to 1, not {threshold}.")
+    for option, path in (("--csv", csv), ("--report", report)):
+        if path is not None:
+            check_file(path, option)
     files = find_images(images)  # a wrong path is said before a model is loaded
+    if attention is not None and any(attention.resolve() == file.parent.resolve() for file in files):
+        raise ConfigError(f"{attention} holds the images themselves; name another folder with --attention.")
     classifier = load_model(run).to(best_device())
     thresholds = _thresholds(run, classifier, threshold)
     if MODELS in model_folder(run).parents:  # of a run of their own, readers know what it knows

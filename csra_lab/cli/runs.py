@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.atomic_write import atomic_write, check_file
 from csra_lab.catalog import load_dataset
 from csra_lab.cli import run_group
 from csra_lab.cli.html import Page, curve, thumbnail
@@ -106,6 +106,7 @@ def report_command(
         out: The page; report.html in the run's folder if left out.
     """
     out = run / "report.html" if out is None else out
+    check_file(out, "--out")
     recipe, scored = read_recipe(run), read_evaluation(run)
     images = _test_set(recipe, data, scored)
     with atomic_write(out) as fresh:

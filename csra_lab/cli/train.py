@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from csra_lab.catalog import load_dataset
@@ -21,7 +22,7 @@ from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_ki
 from csra_lab.losses import Loss
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
 from csra_lab.training.evaluation import evaluate, score
-from csra_lab.training.run_folder import data_marks, is_trained_on, read_recipe, save_evaluation
+from csra_lab.training.run_folder import data_marks, is_trained_on, read_evaluation, read_recipe, save_evaluation
 
 HELD_OUT = "held-out"
 """Instead of a split: the part of the training split that a run was not fitted to."""
@@ -198,6 +199,12 @@ def evaluate_command(
             absent, unknown = absent or trained.absent, unknown or trained.unknown
         found = load_dataset(name, data, split, absent=absent, unknown=unknown)
     data_set = match_classes(model.classes, found)
+    if out is not None and (out / "scores.npz").exists() and (out / "recipe.json").exists():
+        there, usual = read_evaluation(out), (ap, threshold, top_k, difficult) == ("average", None, None, "ignore")
+        if not usual or there.ids != data_set.ids or not np.array_equal(there.targets, data_set.targets):
+            raise ConfigError(
+                f"{out} holds a run and other test scores, which --out would replace; name another folder."
+            )
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     model.to(scoring["device"])
     if server_format is not None:

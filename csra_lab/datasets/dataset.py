@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from csra_lab._io.validation import is_name
 from csra_lab.datasets.images import open_image, stored_size, turn_corners
 from csra_lab.errors import ConfigError, DataError
 
@@ -96,6 +98,12 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         for what, names in (("classes", self.classes), ("ids", self.ids)):
             if len(set(names)) != len(names):
                 raise ConfigError(f"{name} {split}: some {what} are listed twice; remove one of each.")
+        odd = next((c for c in self.classes if not is_name(c)), None)
+        if odd is not None or isinstance(classes, str):
+            raise ConfigError(
+                f"{name} {split}: classes must be a list of names without control codes, not "
+                f"{reprlib.repr(classes if odd is None else odd)}."
+            )
         if self.crops is not None and self.crops.shape != (len(self.ids), 4):
             raise ConfigError(
                 f"{name} {split}: crops have shape {self.crops.shape}; they must be ({len(self.ids)}, 4)."

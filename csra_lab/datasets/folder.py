@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from csra_lab._io.notice import warn
 from csra_lab.datasets.coco import read_instances
 from csra_lab.datasets.dataset import MultiLabelDataset, join_splits
 from csra_lab.datasets.label_table import load_table, table_files
@@ -159,8 +160,10 @@ def _instance_files(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(root.glob("annotations/*.json")):
         match = re.fullmatch(r"(?:instances_)?(.+?)(?:20\d\d)?", path.stem)
-        if match and not path.stem.startswith(("captions_", "person_keypoints_")):
-            found.setdefault(match[1], path)
+        if not match or path.stem.startswith(("captions_", "person_keypoints_")):
+            continue
+        if found.setdefault(match[1], path) != path:
+            warn(f"{found[match[1]]} is read, and {path.name}, of the same split, is not.")
     for path in sorted(root.glob("*/_annotations.coco.json")):
         found.setdefault(path.parent.name, path)
     for path in sorted(root.glob("*.json")):

@@ -32,8 +32,10 @@ def table_files(root: Path) -> dict[str, Path]:
     """Split -> file of every CSV or TSV file in a folder; of two names that differ in case the first."""
     files: dict[str, Path] = {}
     for path in sorted(Path(root).iterdir()) if Path(root).is_dir() else []:
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-            files.setdefault(path.stem, path)
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        if files.setdefault(path.stem, path) != path:
+            warn(f"{files[path.stem]} is read, and {path.name}, of the same split, is not.")
     return files
 
 
@@ -46,7 +48,7 @@ def load_table(
         DataError: the table is malformed (the line is named), or its labels read as if the convention were wrong.
     """
     header, rows = _read_rows(path)
-    _check_header(header, path)
+    _check_header(header, root, path)
     header, rows = _without_line_numbers(header, rows)
     if len(header) < 2 or not rows:
         raise DataError(f"{path} needs a header (image, then the classes) and a line for each image.")
@@ -97,10 +99,11 @@ def _delimiter(text: str) -> str:
     return ","
 
 
-def _check_header(header: list[str], path: Path) -> None:
+def _check_header(header: list[str], root: Path, path: Path) -> None:
     """Refuse a first line that is an image's: one image would be lost, and the classes would be named 0 and 1."""
     labels = len(header) > 1 and set(header[1:]) <= {"0", "1", "-1", "0.0", "1.0", "-1.0"}
-    if is_image_name(header[0]) or (labels and set(header[0]) & set("/\\")):
+    image = is_image_name(header[0]) or (labels and set(header[0]) & set("/\\"))
+    if image or (header[0] and _existing_paths(root, [header[0]])[0].is_file()):
         raise DataError(
             f"{path}, line 1: {','.join(header)[:60]!r} is an image's line where the header should stand; "
             "write the names of the columns above it, such as image,cat,dog."
@@ -159,6 +162,12 @@ def _odd_value(path: Path, number: int, name: str, value: str, convention: Label
 def _tag_separator(rows: Rows, convention: LabelConvention) -> str | None:
     """What separates the tags in the one column beside the images; None where that column holds 1 and 0."""
     cells = [row[1].strip() for _, row in rows if len(row) == 2]
+    lists = [cell for cell in cells if cell.startswith("[") and cell.endswith("]")]
+    if lists and len(lists) == len(rows):
+        raise DataError(
+            f"the labels are lists as Python writes them, such as {lists[0]!r:.60}; write the names alone, "
+            "separated by |, as in table.labels.map('|'.join) of pandas."
+        )
     if len(cells) != len(rows) or all(cell in convention.targets or _is_number(cell) or not cell for cell in cells):
         return None
     if any(cell.lower() in ("yes", "no", "true", "false") for cell in cells):

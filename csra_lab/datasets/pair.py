@@ -20,7 +20,9 @@ def check_pair(train: MultiLabelDataset, test: MultiLabelDataset | None) -> Mult
         return None
     test = match_classes(train.classes, test)
     shared = set(_items(train)) & set(_items(test))
-    if shared and train.split != test.split:
+    if shared and train.split == test.split:
+        warn(f"the test split is the training split, {test.split}: its scores say nothing about other images.")
+    elif shared:
         raise DataError(
             f"{len(shared):,} items are in {train.split} and in {test.split}, such as {min(shared)[0]}; a score on "
             "images that were trained on says nothing, so take them out of one."

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from csra_lab._io.notice import warn
 from csra_lab._io.validation import is_plain
 from csra_lab.datasets.dataset import MultiLabelDataset
 from csra_lab.datasets.images import walk_images
@@ -46,6 +47,14 @@ def load_yolo(root: Path, split: str, transform: Callable | None = None) -> Mult
     for row, name in enumerate(names):
         for column in _classes_in(labels / f"{os.path.splitext(name)[0]}.txt", len(classes)):
             targets[row, column] = 1
+    texts = [path for path in labels.rglob("*") if path.suffix.lower() == ".txt" and path.name != "classes.txt"]
+    read = {os.path.splitext(name)[0] + ".txt" for name in names}
+    unread = sorted({path.relative_to(labels).as_posix() for path in texts} - read)
+    if unread:
+        warn(
+            f"{labels}: {len(unread):,} of {len(texts):,} text files belong to no image and are not read, such as "
+            f"{unread[0]}; an image without a text file counts as one without objects."
+        )
     if not paths:
         raise DataError(f"{images} holds no image; put the images of {split} there.")
     return MultiLabelDataset(
@@ -61,10 +70,18 @@ def load_yolo(root: Path, split: str, transform: Callable | None = None) -> Mult
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+    naming = {}
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: (path.stem != "data", path.name)):
         names = _yaml_names(_read(path), path)
         if names:
-            return _checked(names, path)
+            naming[path] = _checked(names, path)
+    if naming:
+        (first, chosen), *others = naming.items()
+        if any(other != chosen for _, other in others):
+            warn(
+                f"the classes are those that {first} names; {', '.join(path.name for path, _ in others)} names others."
+            )
+        return chosen
     for path in (root / "classes.txt", root / "labels" / "classes.txt"):
         if path.is_file():
             return _checked([line.strip() for line in _read(path).rstrip().split("\n")], path)
@@ -137,7 +154,18 @@ def _unclear(text: str, path: Path) -> DataError:
 def _unquoted(name: str) -> str:
     if name.startswith("'"):
         return name[1:-1].replace("''", "'").strip()
-    return (re.sub(r"\\(.)", r"\1", name[1:-1]) if name.startswith('"') else name).strip()
+    return (_ESCAPE.sub(_escaped, name[1:-1]) if name.startswith('"') else name).strip()
+
+
+_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))")
+
+
+def _escaped(found: re.Match) -> str:
+    """What YAML means by a backslash and what follows, in double quotes; a control code is refused with the name."""
+    code = found[1] or found[2] or found[3]
+    if code:
+        return chr(min(int(code, 16), 0x10FFFF))
+    return {"t": "\t", "n": "\n", "_": "\N{NO-BREAK SPACE}"}.get(found[4], found[4])
 
 
 def _checked(names: list[str], path: Path) -> tuple[str, ...]:

@@ -159,6 +159,17 @@ class _PerImage(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, weight_tangent: Tensor | None, x_tangent: Tensor | None) -> Tensor:
+        weight, x = ctx.saved_tensors
+        parts = []
+        if weight_tangent is not None:
+            parts.append(weight_tangent.expand(x.shape[0], -1, -1) @ x)
+        if x_tangent is not None:
+            parts.append(weight.expand(x.shape[0], -1, -1) @ x_tangent)
+        return sum(parts[1:], parts[0])  # (B, R, N)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

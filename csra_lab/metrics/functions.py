@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -244,8 +244,8 @@ def check_ap(ap: str) -> None:
 
 def checked_threshold(threshold: float | None, top_k: int | None, num_classes: int) -> float | None:
     """The threshold that holds; a CsraError for one that is no probability, or a top_k that is no number of classes."""
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError(f"threshold must be a probability from 0 to 1, not {threshold}.")
+    if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+        raise ConfigError(f"threshold must be a probability from 0 to 1, not {threshold!r}.")
     if top_k is not None and (not isinstance(top_k, Integral) or not 1 <= top_k <= num_classes):
         raise ConfigError(f"top_k must be a whole number from 1 to the number of classes, {num_classes}, not {top_k}.")
     return 0.5 if threshold is None and top_k is None else threshold
@@ -270,7 +270,11 @@ def as_numpy(values: Any) -> NDArray:
 
 def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
     """Both as (N, C) arrays of finite floats and of int8, or a CsraError that says what is wrong."""
+    named = [list(table.columns) for table in (scores, targets) if hasattr(table, "columns")]
+    if len(named) == 2 and named[0] != named[1]:
+        raise ConfigError("the columns of scores and targets have other names, or another order; give both alike.")
     try:
+        targets = np.ma.filled(targets, -1) if np.ma.isMaskedArray(targets) else targets  # masked: not known
         scores, targets = as_numpy(scores), as_numpy(targets)
     except ValueError as error:  # rows of different lengths
         raise ConfigError("scores and targets must both be (images, classes), with rows of one length.") from error

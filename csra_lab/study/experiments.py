@@ -12,6 +12,7 @@ scores.npz         test logits of the rows that keep them (`split_bytes` of (see
 
 import dataclasses
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab.backbones import best_weights, create_backbone
 from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.errors import ConfigError
 from csra_lab.heads import ScoreMapHead, four_lines_head
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.recipes import Recipe
@@ -85,6 +87,9 @@ def run_plans(
         The folders of the records.
     """
     wanted = dict.fromkeys(s for plan in plans for s in plan.sources if sources is None or s in sources)
+    for plan in plans:
+        for name in (name for name in wanted if name in plan.sources):
+            check_record(out / plan.name / name, plan)
     folders = []
     for name in wanted:
         here = [plan for plan in plans if name in plan.sources]
@@ -190,6 +195,23 @@ def results_of(rows: Iterable[Row], sets: dict[str, MultiLabelDataset]) -> pd.Da
                 lines.append(line)
     columns = ["label", "split", "seed", *METRICS, "train_loss", "validation_mAP", "diverged"]
     return pd.DataFrame(lines).reindex(columns=columns)
+
+
+def check_record(folder: Path, plan: Plan) -> None:
+    """Refuse a folder in which something stands that is no record of this plan: it would be replaced.
+
+    Raises:
+        ConfigError: another plan's record, or other files.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        there = json.loads((folder / "run.json").read_text(encoding="utf-8"))["plan"]
+    except (OSError, ValueError, KeyError, TypeError):
+        there = None
+    if there != _json_types(dataclasses.asdict(plan)):
+        what = "something that is no record of a plan" if there is None else "the record of another plan of this name"
+        raise ConfigError(f"{folder} holds {what}, which would be replaced; name another folder with --out.")
 
 
 def write_record(

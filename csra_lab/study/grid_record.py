@@ -176,6 +176,10 @@ def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
         CsraError: not a record, or one of another grid or of other recipes.
     """
     if not (record / "run.json").is_file():
+        if record.is_dir() and any(record.iterdir()):
+            raise ConfigError(
+                f"{record} holds something that is no record, which would be replaced; name another folder."
+            )
         return None
     before = read_record(record)
     recorded = set(before.results.backbone + "-" + before.results.dataset)

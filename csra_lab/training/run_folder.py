@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import lzma
+import os
 import platform
 import struct
 import zipfile
@@ -33,6 +34,7 @@ from filelock import FileLock, Timeout
 from csra_lab._io import strict_json
 from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.notice import warn
 from csra_lab._io.provenance import code_version
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
@@ -69,6 +71,9 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
             f"{out} holds a run of this recipe on other data (other images, classes or labels than the "
             f"{len(train_set)} of {train_set.name} {train_set.split} here); choose another --out."
         )
+    before = json.loads(record.read_text(encoding="utf-8"))["train_set"].get("bytes")  # earlier runs have none
+    if before is not None and before != bytes_of(train_set):
+        warn(f"{out}: the image files have another size than when this run began; were they changed in between?")
     if is_finished(out):
         raise ConfigError(
             f"{out} holds this run already, finished; choose another --out, or `csra-lab evaluate {out}`."
@@ -79,6 +84,15 @@ def data_marks(train_set: MultiLabelDataset) -> dict[str, str]:
     """What tells training sets apart: their fingerprint, and a digest of the file names, which say what is held out."""
     names = "\n".join(image_names(train_set)).encode("utf-8", "surrogateescape")
     return {"fingerprint": train_set.fingerprint(), "names": hashlib.blake2b(names, digest_size=8).hexdigest()}
+
+
+def bytes_of(train_set: MultiLabelDataset) -> int:
+    """Size of the image files together; files that are not there count nothing."""
+    total = 0
+    for path in dict.fromkeys(train_set.paths):
+        with contextlib.suppress(OSError):
+            total += os.stat(path).st_size
+    return total
 
 
 def is_trained_on(folder: Path, marks: dict[str, str]) -> bool:
@@ -146,7 +160,7 @@ def differences(found: dict, wanted: dict) -> Iterator[tuple[str, object, object
 
 def write_recipe(out: Path, recipe: Recipe, train_set: MultiLabelDataset, device: torch.device, loss: Loss) -> None:
     """Write `recipe.json` into a new run folder, with the loss where it is not the recipe's but has read the labels."""
-    data = {"images": len(train_set), **data_marks(train_set)}
+    data = {"images": len(train_set), **data_marks(train_set), "bytes": bytes_of(train_set)}
     content = {"recipe": recipe.to_json(), "train_set": data, "environment": environment(device)}
     if loss != recipe.loss:
         content["loss"] = recipe.replace(loss=loss).to_json()["loss"]

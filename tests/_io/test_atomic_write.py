@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from csra_lab._io import atomic_write as atomic
-from csra_lab._io.atomic_write import atomic_write, clear_leftovers
+from csra_lab._io.atomic_write import atomic_write, check_file, clear_leftovers
 from csra_lab.errors import CsraError
 
 
@@ -272,3 +272,27 @@ def test_ctrl_c_between_two_renames_loses_nothing(tmp_path, monkeypatch, after):
     monkeypatch.undo()
     clear_leftovers(tmp_path / "other")
     assert tree(tmp_path / "other") == {"weights": "new" if after else "old"}
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    write_folder(tmp_path / "holiday", photo="taken once")
+    with pytest.raises(CsraError, match="holiday is a folder"), atomic_write(tmp_path / "holiday") as fresh:
+        fresh.write_text("a report")
+    assert tree(tmp_path) == {"holiday/photo": "taken once"}
+    with pytest.raises(CsraError, match="name a file in it, as in --csv"):
+        check_file(tmp_path / "holiday", "--csv")
+    check_file(tmp_path / "new.csv", "--csv")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(tmp_path / "pipe") as path:
+        path.write_text("rows")
+    assert os.read(reader, 100) == b"rows"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with atomic_write(os.devnull) as path:
+        path.write_text("nothing keeps this")
+    assert not os.path.isfile(os.devnull)

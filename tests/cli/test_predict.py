@@ -91,6 +91,17 @@ def test_the_report_is_one_page_that_needs_no_other_file(place, tmp_path, capsys
     assert page.rstrip().endswith("</body></html>")
 
 
+@pytest.mark.parametrize("option", ["--csv", "--report", "--attention"])
+def test_no_output_destroys_the_photographs(place, tmp_path, capsys, option):
+    photos = shutil.copytree(place / "images", tmp_path / "photos")
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    with pytest.raises(SystemExit) as exit_:
+        run(capsys, place / "model", photos, option, photos)
+    assert exit_.value.code == 2
+    assert "photos" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
 def test_a_run_that_is_not_there_is_not_sought_on_a_hub(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     for arguments in (

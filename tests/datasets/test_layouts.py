@@ -9,6 +9,8 @@ from PIL import Image
 
 from csra_lab._io.notice import CsraWarning
 from csra_lab.catalog import load_dataset
+from csra_lab.classifier import create_classifier
+from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.check import check_folder
 from csra_lab.datasets.folder import folder_splits
 from csra_lab.datasets.images import image_size, walk_images
@@ -79,6 +81,33 @@ def test_a_missing_header_is_noticed(tmp_path):
     (tmp_path / "a.csv").write_text("photos/0.png,1,0\nphotos/1.png,0,1\n")
     with pytest.raises(CsraError, match="write the names of the columns above it"):
         load_dataset("folder", tmp_path, "a")
+
+
+@pytest.mark.parametrize("text", ["0,0,1\n1,1,0\n2,1,1\n", "0,cat dog\n1,dog\n2,cat\n"])
+def test_a_missing_header_is_noticed_where_names_have_no_suffix(tmp_path, text):
+    images(tmp_path)
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(CsraError, match="write the names of the columns above it"):
+        load_dataset("folder", tmp_path, "a")
+
+
+def test_lists_as_pandas_writes_them_are_no_names(tmp_path):
+    (tmp_path / "a.csv").write_text("image,labels\n0.png,\"['dog', 'cat']\"\n1.png,[]\n")
+    with pytest.raises(CsraError, match="write the names alone, separated by"):
+        load_dataset("folder", tmp_path, "a")
+
+
+def test_which_of_two_files_of_a_split_is_read_is_said(tmp_path):
+    images(tmp_path / "photos")
+    (tmp_path / "train.csv").write_text(table())
+    (tmp_path / "train.tsv").write_text(table(mark="\t"))
+    with pytest.warns(CsraWarning, match=r"train\.csv is read, and train\.tsv, of the same split, is not"):
+        load_dataset("folder", tmp_path, "train")
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    for year in ("2014", "2017"):
+        (tmp_path / "coco" / "annotations" / f"instances_train{year}.json").write_text(coco())
+    with pytest.warns(CsraWarning, match=r"instances_train2014\.json is read, and instances_train2017\.json"):
+        folder_splits(tmp_path / "coco")
 
 
 def test_missing_splits_name_the_options(tmp_path):
@@ -199,6 +228,7 @@ def yolo_names(folder, text, file="data.yaml"):
         ("names: {1: dog, 0: cat}", ("cat", "dog")),
         ("names: ['hot dog, plain', \"[cat]\", it's]", ("hot dog, plain", "[cat]", "it's")),
         ("names: [\n  cat, # one\n  C#,\n]", ("cat", "C#")),
+        (r'names: ["\xC4rger", "\u732B", "\U0001F408", "on\/off\\"]', ("Ärger", "猫", "🐈", "on/off\\")),
         ("names:\n- 'it''s # one' # two\n- \"a \\\"b\\\"\"\nnc: 2", ("it's # one", 'a "b"')),
     ],
 )
@@ -214,11 +244,29 @@ def test_names_of_yolo_keep_their_numbers_and_quotes(tmp_path, names, expected):
         ("names: [cat, 'dog]", "cannot be read"),
         ("names:\n  -\n  - dog", "cannot be read"),
         ("names: [cat, '']", "must be distinct and not empty"),
+        (r'names: [cat, "a\tb"]', "must be distinct and not empty"),
     ],
 )
 def test_names_of_yolo_that_leave_a_class_unknown_are_refused(tmp_path, names, words):
     with pytest.raises(CsraError, match=words):
         yolo_names(tmp_path, names)
+
+
+def test_text_files_of_yolo_that_belong_to_no_image_are_told(tmp_path):
+    yolo_names(tmp_path, "names: [cat, dog]")
+    (tmp_path / "labels" / "train" / "1.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    load_dataset("folder", tmp_path, "train")
+    for name in ("x_0.txt", "2.TXT"):
+        (tmp_path / "labels" / "train" / name).write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.warns(CsraWarning, match=r"2 of 3 text files belong to no image and are not read, such as 2\.TXT"):
+        load_dataset("folder", tmp_path, "train")
+
+
+def test_data_yaml_names_the_classes_whatever_lies_beside_it(tmp_path):
+    yolo_names(tmp_path, "names: [cat, dog]")
+    (tmp_path / "a.yaml").write_text("names: [x, y]")
+    with pytest.warns(CsraWarning, match=r"data\.yaml names; a\.yaml names others"):
+        assert load_dataset("folder", tmp_path, "train").classes == ("cat", "dog")
 
 
 def test_a_blank_line_among_the_names_of_yolo_shifts_no_class(tmp_path):
@@ -252,6 +300,21 @@ def test_classes_and_images_that_do_not_fit(tmp_path):
     train, test = two_tables(tmp_path, table([ROWS[0], "4.png", "5.png"]))
     with pytest.raises(CsraError, match="1 items are in trainval and in test"):
         check_pair(train, test)
+
+
+def test_a_test_on_the_training_images_is_told(tmp_path):
+    (tmp_path / "trainval.csv").write_text(table())
+    train = load_dataset("folder", tmp_path, "trainval")
+    with pytest.warns(CsraWarning, match="the test split is the training split, trainval"):
+        check_pair(train, train)
+
+
+@pytest.mark.parametrize("classes", [("a", "b\n"), ("a", ""), ("a", 1), "ab"])
+def test_classes_that_no_file_could_hold_are_refused_at_once(classes):
+    with pytest.raises(CsraError, match="classes must be a list of names"):
+        MultiLabelDataset(name="n", split="s", classes=classes, ids=["i"], paths=["p"], targets=[[0, 1]])
+    with pytest.raises(CsraError, match="distinct class names"):
+        create_classifier("test_resnet", classes=("x", 2) if classes == "ab" else classes, image_size=32)
 
 
 def test_keys_tell_images_apart_by_their_path(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -373,3 +374,18 @@ def test_many_scores_in_several_threads_are_each_class_alone(ap):
     assert scores.size > 2**18
     alone = [average_precision(scores[:, [c]], targets[:, [c]], ap=ap)[0] for c in range(64)]
     assert average_precision(scores, targets, ap=ap).tolist() == alone
+
+
+def test_tables_with_other_columns_are_refused_and_masked_labels_are_not_known():
+    scores, targets = np.array([[0.9, 0.2], [0.1, 0.8], [0.6, 0.7]]), np.array([[1, 0], [0, 1], [1, 0]])
+    table = pd.DataFrame(scores, columns=["a", "b"])
+    with pytest.raises(CsraError, match="other names, or another order"):
+        multilabel_metrics(table, pd.DataFrame(targets, columns=["b", "a"]))
+    same = multilabel_metrics(table, pd.DataFrame(targets, columns=["a", "b"]))
+    assert same.mAP == multilabel_metrics(scores, targets).mAP
+    masked = np.ma.masked_array(targets, mask=[[0, 0], [0, 0], [0, 1]])
+    unknown = targets.copy()
+    unknown[2, 1] = -1
+    assert multilabel_metrics(scores, masked).mAP == multilabel_metrics(scores, unknown).mAP == 1
+    with pytest.raises(CsraError, match="threshold must be"):
+        multilabel_metrics(scores, targets, threshold="0.5")

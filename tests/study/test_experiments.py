@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from csra_lab.cli import main
-from csra_lab.errors import CsraError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.residual_attention import residual_max
 from csra_lab.significance import compare
 from csra_lab.study import experiments, plans
-from csra_lab.study.experiments import read_scores, run_plans
+from csra_lab.study.experiments import check_record, read_scores, run_plans
 from csra_lab.study.plans import PLANS, SOURCES, Entry, Plan, Source, get_plan
 from tests import toy
 
@@ -63,6 +63,17 @@ def records(tmp_path_factory):
     patch.undo()
     assert folders == [folder / "out" / "lines" / "toy", folder / "out" / "choice" / "toy"]
     return folders, said
+
+
+def test_a_record_of_another_plan_or_a_folder_of_other_files_is_never_replaced(records, tmp_path):
+    folder = records[0][0]
+    check_record(folder, LINES)
+    check_record(tmp_path / "none", LINES)
+    with pytest.raises(ConfigError, match="the record of another plan of this name"):
+        check_record(folder, dataclasses.replace(LINES, seeds=LINES.seeds + 1))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="something that is no record of a plan"):
+        check_record(tmp_path, LINES)
 
 
 def test_every_metric_comes_from_the_recorded_scores(records):

@@ -72,7 +72,7 @@ def images(name: str) -> tuple[MultiLabelDataset, FeatureMaps]:
     targets = np.tile(np.eye(3, dtype=np.int8), (10, 1))  # (30, 3)
     ids = [f"{name}-{i}" for i in range(30)]
     dataset = MultiLabelDataset(
-        name="tiny", split="test", classes="abc", ids=ids, paths=map(Path, ids), targets=targets
+        name="tiny", split="test", classes=tuple("abc"), ids=ids, paths=map(Path, ids), targets=targets
     )
     return dataset, FeatureMaps(torch.zeros(30, 1, 4, 2, 2).half(), targets)
 

@@ -203,7 +203,9 @@ def test_the_address_holds_what_is_seen_and_a_link_shows_it(show, browser):
     assert (again.shown("logit"), again.value("label"), again.shown("T")) == (logit, "3", "∞")
 
 
-@pytest.mark.parametrize("state", ['lam="x"', "picture=-1", "label=0.5", "temperature=[]", "heads={}", "lam=1e999", "lam=null"])
+@pytest.mark.parametrize(
+    "state", ['lam="x"', "picture=-1", "label=0.5", "temperature=[]", "heads={}", "lam=1e999", "lam=null"]
+)
 def test_an_address_that_is_not_ours_opens_the_explorer_as_usual(show, state):
     page = show(AttentionExplorer(data=data(model(1, [1.0])), label=1))
     usual = Drive(page, "Attention explorer").shown("logit")
