@@ -250,7 +250,7 @@ def heat_map(matrix: np.ndarray, names: Sequence[str], *, title: str, label: str
     empty = ~(np.asarray(matrix, dtype=float) > 0)  # NaN is not above 0
     sns.heatmap(
         matrix, mask=empty, cmap=COLOUR_MAP, norm=PowerNorm(0.5, 0, limit), square=True, cbar_kws=bar, ax=ax,
-        xticklabels=list(names), yticklabels=list(names),
+        xticklabels=list(names), yticklabels=list(names), linewidths=0.5, linecolor=GRID,
     )  # fmt: skip
     ax.tick_params(length=0, labelsize=_SMALL, labelcolor=INK)
     ax.tick_params(axis="x", rotation=90)
