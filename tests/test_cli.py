@@ -123,6 +123,13 @@ def test_evaluate_measures_what_the_run_was_not_fitted_to(run, devkit, copy, tmp
     main(["evaluate", str(run), *map(str, command[2:]), "--four-lines", "0.4", "--out", str(lines)])
     assert "four_lines" in output(capsys, "runs", "compare", out, lines)
 
+    recipe = json.loads((copy / "recipe.json").read_text())
+    for weights, said in ((run / "model", True), (tmp_path / "elsewhere.pth", False), ("hub", False)):
+        recipe["recipe"]["model"]["weights"] = str(weights)
+        (copy / "recipe.json").write_text(json.dumps(recipe))
+        main(["evaluate", str(copy), *map(str, command[2:])])
+        assert ("began with the weights of" in capsys.readouterr().err) == said
+
     before = snapshot(run)
     assert "its test scores, which --out would replace" in refused(capsys, *command, "--out", run)
     assert "its test scores" in refused(capsys, "evaluate", copy, "--data", devkit, "--out", run)

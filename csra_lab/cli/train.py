@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from csra_lab._io.notice import warn
 from csra_lab.catalog import load_dataset
 from csra_lab.cli.models import load_model, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
@@ -241,6 +242,13 @@ def _held_out(run: Path, recipe: Recipe | None, name: str, folder: Path | None) 
         raise ConfigError(
             f"{run} was trained on other images or labels than the {len(train_set)} of {name} {train_set.split} here, "
             "so it may have been fitted to what would be held out of them; name the same data."
+        )
+    began = Path(recipe.model.weights)
+    earlier = next((p for p in (began, *began.parents[:2]) if began.exists() and (p / "recipe.json").is_file()), None)
+    if earlier is not None and is_trained_on(earlier, data_marks(train_set)):
+        warn(
+            f"{run} began with the weights of {earlier}, which was trained on the same split: what {run.name} held out "
+            "was perhaps not new to it."
         )
     parts = split_off(recipe, train_set)
     held_out = parts.train_set.subset(parts.held_out)

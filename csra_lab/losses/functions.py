@@ -20,7 +20,8 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, C).
-        targets: (B, C) in {1, 0, -1}; entries of -1 add nothing.
+        targets: (B, C) in {1, 0, -1}; entries of -1 add nothing. Soft labels, as mixup makes, are not for these
+            losses: others than this one take all but 1 for absent.
 
     Returns:
         The sum over the known entries, divided by B * C.
