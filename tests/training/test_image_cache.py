@@ -39,7 +39,7 @@ def pictures(tmp_path_factory):
         Image.fromarray(pixels).save(paths[-1])
     targets = rng.integers(-1, 2, (len(paths), 3))
     ids = [p.stem for p in paths]
-    return MultiLabelDataset(name="noise", split="all", classes="abc", ids=ids, paths=paths, targets=targets)
+    return MultiLabelDataset(name="noise", split="all", classes=tuple("abc"), ids=ids, paths=paths, targets=targets)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,13 @@ def test_people_who_share_a_photograph_are_kept_as_their_crops(pictures):
     crops = np.array([[0, 0, 10, 20], [5.5, 3, 20, 30], [10, 10, 500, 500], [0, 0, 3, 3]])
     people = pictures.subset([1, 1, 1, 4])
     people = MultiLabelDataset(
-        name="people", split="all", classes="abc", ids="wxyz", paths=people.paths, targets=people.targets, crops=crops
+        name="people",
+        split="all",
+        classes=tuple("abc"),
+        ids="wxyz",
+        paths=people.paths,
+        targets=people.targets,
+        crops=crops,
     )
     kept = ImageCache(people)
     for i in range(4):
@@ -90,7 +96,7 @@ def test_a_picture_that_cannot_be_read_is_named(pictures, tmp_path):
     broken.write_bytes(b"not a picture")
     paths = [*pictures.paths, broken]
     with_it = MultiLabelDataset(
-        name="x", split="y", classes="a", ids=range(len(paths)), paths=paths, targets=np.zeros((len(paths), 1))
+        name="x", split="y", classes=("a",), ids=range(len(paths)), paths=paths, targets=np.zeros((len(paths), 1))
     )
     with pytest.raises(CsraError, match=r"broken\.png"):
         ImageCache(with_it)
