@@ -3,6 +3,7 @@
 import copy
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -304,15 +305,17 @@ def create_classifier(
         mean, std: input normalisation; None for the backbone's own.
 
     Raises:
-        CsraError: see `create_backbone` and `head_config`.
+        CsraError: a number of classes below 1; see `create_backbone` and `head_config`.
     """
     if (num_classes is None) == (classes is None):
         raise ConfigError("create_classifier needs either num_classes or classes.")
+    if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
+        raise ConfigError(f"num_classes must be a whole number from 1 on, not {num_classes!r}.")
     if isinstance(head, HeadConfig) and head_options:
         raise ConfigError(f"{', '.join(head_options)} would do nothing beside a head's config; change the config.")
     config = head if isinstance(head, HeadConfig) else head_config(head, **head_options)
     network = create_backbone(backbone, weights=weights, image_size=image_size)
-    classes = [f"class {i}" for i in range(num_classes or 0)] if classes is None else classes
+    classes = [f"class {i}" for i in range(int(num_classes or 0))] if classes is None else classes
     return MultiLabelClassifier._from_parts(network, classes, config, mean, std)
 
 

@@ -155,6 +155,11 @@ def _to_input(image: ImageInput, transform: Callable[[Image.Image], Tensor], siz
                 f"{tuple(image.shape)} of {image.dtype}."
             )
         return image.cpu()
+    if not isinstance(image, str | PathLike | Image.Image):
+        raise ConfigError(
+            f"an image is a path, a PIL image or a tensor that model.transform made, not {type(image).__name__}; "
+            "Image.fromarray of PIL takes arrays."
+        )
     return transform(upright_rgb(image) if isinstance(image, Image.Image) else open_image(image, min_side=2 * size))
 
 

@@ -74,7 +74,7 @@ def test_its_steps_are_its_parts():
         ({"num_classes": 2, "classes": ["a", "b"]}, "either num_classes or classes"),
         ({"classes": []}, "distinct class names"),
         ({"classes": ["a", "b", "a"]}, "distinct class names"),
-        ({"num_classes": 0}, "class names"),
+        ({"num_classes": 0}, "num_classes must be"),
         ({"num_classes": 3, "head": "attention"}, "'attention'"),
         ({"num_classes": 3, "lambda_": 0.1}, "lambda_"),
         ({"num_classes": 3, "num_heads": 3}, "for 3, pass temperatures"),

@@ -222,6 +222,17 @@ def test_with_fewer_inputs_than_processes_every_process_gets_all_scores(monkeypa
     assert (shares[rank] is None) == (rank == 1)
 
 
+def test_what_is_no_image_is_refused_with_what_is_one():
+    model = create_classifier("test_resnet", num_classes=3, image_size=32)
+    with pytest.raises(CsraError, match=r"not ndarray; Image\.fromarray of PIL takes arrays"):
+        list(iterate_predictions(model, [np.zeros((40, 30, 3), np.uint8)]))
+    for number in (3.0, 0, "3"):
+        with pytest.raises(CsraError, match="num_classes must be a whole number"):
+            create_classifier("test_resnet", num_classes=number, image_size=32)
+    with pytest.raises(CsraError, match="mean and std must have three numbers"):
+        create_classifier("test_resnet", num_classes=3, image_size=32, mean=(1, 2), std=(1, 1, 1))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_model_in_another_precision_predicts(dtype):
     torch.manual_seed(0)

@@ -65,11 +65,15 @@ def _layout(root: Path, split: str | None = None) -> tuple[str, list[str]]:
     Args:
         split: which the layout should have; one of the usual names if left out.
     """
+    usual = ("trainval", "train", "test", *VALIDATION_NAMES)
     if (root / "ImageSets" / "Main").is_dir():
+        unread = [path.name for name, path in table_files(root).items() if name in usual]
+        if unread:
+            warn(f"{root} has ImageSets/Main and is read as VOC's layout; {', '.join(unread)} beside it is not read.")
         return "VOC", devkit_splits(root)
     found = {"CSV": [*table_files(root)], "COCO": [*_instance_files(root)], "YOLO": [*yolo_folders(root)]}
     layouts = [(name, sorted(splits)) for name, splits in found.items() if splits]
-    wanted = ("trainval", "train", "test", *VALIDATION_NAMES) if split is None else (split,)
+    wanted = usual if split is None else (split,)
     fitting = [each for each in layouts if any(_parts(name, each[1]) for name in wanted)]
     return next(iter(fitting or layouts), ("none", []))
 

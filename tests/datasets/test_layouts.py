@@ -108,6 +108,9 @@ def test_which_of_two_files_of_a_split_is_read_is_said(tmp_path):
         (tmp_path / "coco" / "annotations" / f"instances_train{year}.json").write_text(coco())
     with pytest.warns(CsraWarning, match=r"instances_train2014\.json is read, and instances_train2017\.json"):
         folder_splits(tmp_path / "coco")
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    with pytest.warns(CsraWarning, match=r"read as VOC's layout; train\.csv beside it is not read"):
+        folder_splits(tmp_path)
 
 
 def test_missing_splits_name_the_options(tmp_path):
