@@ -18,7 +18,7 @@ from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import MultiLabelDataset, write_voc_predictions
 from csra_lab.datasets.pair import match_classes
 from csra_lab.datasets.voc import check_voc_predictions
-from csra_lab.errors import ConfigError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
 from csra_lab.losses import Loss
 from csra_lab.recipes import RECIPES, DataConfig, ModelConfig, OptimisationConfig, Recipe, RunConfig, get_recipe
@@ -200,9 +200,9 @@ def evaluate_command(
             absent, unknown = absent or trained.absent, unknown or trained.unknown
         found = load_dataset(name, data, split, absent=absent, unknown=unknown)
     data_set = match_classes(model.classes, found)
-    if out is not None and (out / "scores.npz").exists() and (out / "recipe.json").exists():
-        there, usual = read_evaluation(out), (ap, threshold, top_k, difficult) == ("average", None, None, "ignore")
-        if not usual or there.ids != data_set.ids or not np.array_equal(there.targets, data_set.targets):
+    if out is not None and (out / "recipe.json").exists():
+        usual = (ap, threshold, top_k, difficult) == ("average", None, None, "ignore")
+        if not usual or not _are_its_test_items(out, data_set):
             raise ConfigError(
                 f"{out} holds a run and other test scores, which --out would replace; name another folder."
             )
@@ -227,6 +227,15 @@ def evaluate_command(
         print(as_json({"dataset": data_set.name, "split": split, **measured, **metrics.to_dict()}))
     else:
         print(metrics_table(metrics, f"{data_set.name} {split}, {len(data_set)} images"))
+
+
+def _are_its_test_items(run: Path, dataset: MultiLabelDataset) -> bool:
+    """Whether a run's own test scores are of these images and labels; those that are not there or torn may be anew."""
+    try:
+        there = read_evaluation(run)
+    except CsraError:
+        return True
+    return there.ids == dataset.ids and np.array_equal(there.targets, dataset.targets)
 
 
 def _held_out(run: Path, recipe: Recipe | None, name: str, folder: Path | None) -> MultiLabelDataset:

@@ -70,22 +70,25 @@ def load_yolo(root: Path, split: str, transform: Callable | None = None) -> Mult
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    naming = {}
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: (path.stem != "data", path.name)):
+    files = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: (path.stem != "data", path.name))
+    for i, path in enumerate(files):
         names = _yaml_names(_read(path), path)
         if names:
-            naming[path] = _checked(names, path)
-    if naming:
-        (first, chosen), *others = naming.items()
-        if any(other != chosen for _, other in others):
-            warn(
-                f"the classes are those that {first} names; {', '.join(path.name for path, _ in others)} names others."
-            )
-        return chosen
+            others = [other.name for other in files[i + 1 :] if _names_others(other, names)]
+            if others:
+                warn(f"the classes are those that {path} names; {', '.join(others)} names others.")
+            return _checked(names, path)
     for path in (root / "classes.txt", root / "labels" / "classes.txt"):
         if path.is_file():
             return _checked([line.strip() for line in _read(path).rstrip().split("\n")], path)
     raise DataError(f"{root} names no classes; write data.yaml with names: [cat, dog], or classes.txt with one a line.")
+
+
+def _names_others(path: Path, names: list[str]) -> bool:
+    try:
+        return _yaml_names(_read(path), path) not in ([], names)
+    except DataError:
+        return False
 
 
 def _read(path: Path) -> str:

@@ -296,3 +296,6 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     with atomic_write(os.devnull) as path:
         path.write_text("nothing keeps this")
     assert not os.path.isfile(os.devnull)
+    with atomic_write(tmp_path / "plain") as path:
+        assert path != tmp_path / "plain"
+        path.write_text("x")
