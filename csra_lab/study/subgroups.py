@@ -97,7 +97,7 @@ def parts_of_mAP(
 ) -> NDArray[np.float64]:
     """The part of the mAP that each group of positives gives. The parts add up to the mAP.
 
-    The average precision of a class is the mean, over its positives, of the precision at the place of each
+    The average precision of a class is the mean, over its positives, of the precision at the rank of each
     (scikit-learn's definition). So a sum over some of its positives is their part of it.
 
     Args:

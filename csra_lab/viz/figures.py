@@ -100,7 +100,7 @@ def lines(
     Args:
         series: name -> values. bounds: name of a curve -> values drawn thin above it in the same colour.
         log: the axes with a logarithmic scale: "", "x", "y" or "xy".
-        ranks: places, 1 at the top, on a logarithmic scale.
+        ranks: the values are ranks, 1 at the top, on a logarithmic scale.
         joined: False for values of single things, such as classes: a marker for each, and no line between them.
         ax: where to draw; axes of its own if left out.
     """

@@ -49,7 +49,7 @@ class AttentionExplorer(MapExplorer):
     Its other traits are those of `MapExplorer`.
 
     Attributes:
-        label: place of the label looked at. view: "attention", "light" (the image lit by the
+        label: number, from 0, of the label looked at. view: "attention", "light" (the image lit by the
             attention), "scores" or "picture".
         heads: "one", or for a model of several heads "trained" or "head-1", ...; or "2", "4", "6", "8": the paper's
             temperatures on one classifier.
@@ -63,12 +63,12 @@ class AttentionExplorer(MapExplorer):
 
 
 class RankingExplorer(MapExplorer):
-    """One image, one slider, and the labels that change places: the four lines in their simplest form.
+    """One image, one slider, and the labels whose ranks change: the four lines in their simplest form.
 
     Its other traits are those of `MapExplorer`; it shows the first picture and the first model.
 
     Attributes:
-        label: place of the label that is followed. slider: "lam" for lambda at T = infinity, or "T" at a fixed lambda.
+        label: number, from 0, of the label that is followed. slider: "lam" for lambda at T = infinity, or "T" at a fixed lambda.
     """
 
     title = "Ranking explorer"

@@ -26,7 +26,7 @@ class PhotoExplorer(Explorer):
 
     Attributes:
         data: the network's plan, the heads and the examples; see `explore_photograph`.
-        head: place of the classifier. label: place of the label looked at.
+        head: number of the classifier, from 0. label: number of the label looked at.
         temperature: a number from 0, or "inf" (JSON has no infinity; `math.inf` is taken too). lam: lambda.
         temperatures: of a classifier with several heads: "one" for the slider's, or "trained" for its own.
         view: "maps", "light" (the image lit by the maps) or "image".
