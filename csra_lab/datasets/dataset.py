@@ -1,6 +1,6 @@
 """What every data set of the lab is: images, classes, and an integer target matrix in {1, 0, -1}.
 
-A reader (voc.py, wider.py, coco.py, label_table.py ...) makes one `MultiLabelDataset`. Nothing here knows a file format.
+A reader (voc.py, wider.py, coco.py, yolo.py ...) makes one `MultiLabelDataset`. Nothing here knows a file format.
 """
 
 from __future__ import annotations

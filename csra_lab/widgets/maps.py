@@ -68,7 +68,8 @@ class RankingExplorer(MapExplorer):
     Its other traits are those of `MapExplorer`; it shows the first picture and the first model.
 
     Attributes:
-        label: number, from 0, of the label that is followed. slider: "lam" for lambda at T = infinity, or "T" at a fixed lambda.
+        label: number, from 0, of the label that is followed.
+        slider: "lam" for lambda at T = infinity, or "T" at a fixed lambda.
     """
 
     title = "Ranking explorer"
