@@ -52,8 +52,8 @@ class GroupQueriesConfig(ClassQueriesConfig):
 class ClassQueries(ScoreMapHead):
     """Each class's learned query attends to the locations, and a linear classifier reads what it took from there.
 
-    With features f_k = P x_k, a query q and, in each of n attention heads, A_k = softmax_k(W_q q . W_k f_k / sqrt(d / n))
-    for d = width,
+    With features f_k = P x_k, a query q and, in each of n attention heads,
+    A_k = softmax_k(W_q q . W_k f_k / sqrt(width / n)):
 
         u = LN(q + W_o sum_k A_k W_v f_k)
         v = LN(u + W_2 relu(W_1 u))
