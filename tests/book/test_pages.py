@@ -133,3 +133,34 @@ def test_prints_white_with_solutions_open_and_nothing_to_click(html, browser):
     assert browser.evaluate("Math.max(...[...document.querySelectorAll('pre')].map((e) => e.scrollWidth))") <= 680
     browser.evaluate("dispatchEvent(new Event('afterprint'))")
     assert browser.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_a_phone_opens_figures_larger_and_solutions_by_their_titles(html, browser):
+    browser.visit(f"{html.as_uri()}/four_lines.html", width=390, height=844)
+    assert browser.evaluate("document.querySelectorAll('.solution .admonition-title a').length") == 0
+    before = browser.evaluate(
+        "document.querySelector('.lab-enlarge').previousElementSibling.getBoundingClientRect().width"
+    )
+    browser.evaluate("document.querySelector('.lab-enlarge').click()")
+    assert browser.evaluate("document.querySelector('dialog.lab-zoom .lab-row').getBoundingClientRect().width") > before
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+SEEN = """(() => {
+  const control = document.querySelector('.lab-explorer [data-control=CONTROL]');
+  document.documentElement.style.scrollBehavior = 'auto'; // at once, where readers see it move
+  scrollTo(0, 0);
+  control.focus();
+  const { left, top, width, height } = control.getBoundingClientRect();
+  const found = document.elementFromPoint(left + width / 2, top + height / 2);
+  return found === control || control.contains(found);
+})()"""
+
+
+def test_what_has_the_focus_is_not_behind_the_image_that_stays(html, browser):
+    """Also where the screen is low, as it is when a page is zoomed to 400 %."""
+    for width, height in ((390, 844), (320, 256)):
+        browser.visit(f"{html.as_uri()}/explorer.html", width=width, height=height)
+        for control in ("label", "T", "lam", "view", "trained"):
+            seen = browser.evaluate(SEEN.replace("CONTROL", control))
+            assert seen, (width, height, control)
