@@ -8,6 +8,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,9 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         """The explorer as HTML that needs nothing else."""
         state = json.dumps({name: getattr(self, name) for name in sorted(self._own_traits())}, allow_nan=False)
-        esm = str(self._esm)
+        esm = _compact(str(self._esm))
         key = hashlib.blake2b((esm + state).encode(), digest_size=6).hexdigest()
-        page = PAGE.replace("%KEY%", key).replace("%NAME%", type(self).title).replace("%CSS%", CSS)
+        page = PAGE.replace("%KEY%", key).replace("%NAME%", type(self).title).replace("%CSS%", _compact(CSS))
         before, state_and_rest = page.split("%STATE%")
         between, after = state_and_rest.split("%ESM%")
         return before + _inside_script(state) + between + _inside_script(json.dumps(esm)) + after
@@ -93,6 +94,11 @@ def as_temperature(value: float | str) -> float | str:
     if not number >= 0:
         raise ConfigError(f"a temperature must be a number from 0 to infinity, not {value}.")
     return "inf" if number == float("inf") else number
+
+
+def _compact(code: str) -> str:
+    """JavaScript or CSS less indents and comments that have lines of their own: a page holds it once an explorer."""
+    return re.sub(r"^ +", "", re.sub(r"^ */\*(?:(?!\*/).)*\*/\n", "", code, flags=re.M | re.S), flags=re.M)
 
 
 def _inside_script(text: str) -> str:
