@@ -178,7 +178,7 @@ def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
     if not (record / "run.json").is_file():
         if record.is_dir() and any(record.iterdir()):
             raise ConfigError(
-                f"{record} holds something that is no record, which would be replaced; name another folder."
+                f"{record} holds other files, which would be replaced; name another folder with --record."
             )
         return None
     before = read_record(record)

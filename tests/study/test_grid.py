@@ -317,6 +317,13 @@ def test_a_record_of_other_recipes_or_items_is_not_written_over(filled, data, tm
     assert {path.name: path.read_bytes() for path in record.iterdir()} == held
 
 
+def test_a_folder_of_other_files_does_not_become_a_record(data, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="other files, which would be replaced; name another folder with --record"):
+        runner(tmp_path / "runs", data, record=tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
 def test_a_record_holds_runs_of_one_kind_alone(filled, data, tmp_path):
     """One pretraining, one lambda of the four lines, one training set; and as many seeds as it ever had."""
     record = shutil.copytree(filled[0] / "record", tmp_path / "record")
