@@ -93,7 +93,7 @@ def _move(fresh: Path, path: Path, aside: Path) -> None:
 def _is_stream(path: Path) -> bool:
     """Whether it is a pipe or a device, or a name that the system gives to an open file."""
     system = path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",)) and path.parts[1:3] != ("dev", "shm")
-    return path.exists() and (system or not path.is_file()) and not path.is_file() and not path.is_dir()
+    return path.exists() and not path.is_dir() and (system or not path.is_file())
 
 
 def _is_write_failure(error: Exception, scratch: Path) -> bool:

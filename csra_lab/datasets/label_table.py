@@ -103,7 +103,8 @@ def _check_header(header: list[str], root: Path, path: Path) -> None:
     """Refuse a first line that is an image's: one image would be lost, and the classes would be named 0 and 1."""
     labels = len(header) > 1 and set(header[1:]) <= {"0", "1", "-1", "0.0", "1.0", "-1.0"}
     image = is_image_name(header[0]) or (labels and set(header[0]) & set("/\\"))
-    if image or (header[0] and _existing_paths(root, [header[0]])[0].is_file()):
+    may_be = header[0] and (labels or len(header) == 2)  # a column "image" beside classes may stand over image.jpg
+    if image or (may_be and _existing_paths(root, [header[0]])[0].is_file()):
         raise DataError(
             f"{path}, line 1: {','.join(header)[:60]!r} is an image's line where the header should stand; "
             "write the names of the columns above it, such as image,cat,dog."

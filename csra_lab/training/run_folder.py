@@ -56,7 +56,8 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
             raise ConfigError(f"{out} exists and is not a run; choose another --out.")
         return
     try:
-        found = dict(json.loads(record.read_text(encoding="utf-8"))["recipe"])
+        content = json.loads(record.read_text(encoding="utf-8"))
+        found = dict(content["recipe"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{record} does not hold a recipe; choose another --out, or delete that folder.") from error
     for name, there, here in differences(found, recipe.to_json()):
@@ -71,7 +72,7 @@ def check_run_folder(out: Path, recipe: Recipe, train_set: MultiLabelDataset) ->
             f"{out} holds a run of this recipe on other data (other images, classes or labels than the "
             f"{len(train_set)} of {train_set.name} {train_set.split} here); choose another --out."
         )
-    before = json.loads(record.read_text(encoding="utf-8"))["train_set"].get("bytes")  # earlier runs have none
+    before = content["train_set"].get("bytes")  # earlier runs have none
     if before is not None and before != bytes_of(train_set):
         warn(f"{out}: the image files have another size than when this run began; were they changed in between?")
     if is_finished(out):

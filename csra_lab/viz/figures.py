@@ -48,8 +48,8 @@ def rank_change(
         before, after: labels, best first. The first `top` of each are drawn, and what is followed wherever it is.
         follow: labels to draw in colour. titles: what the two rankings are.
     """
-    places = {label: (before.index(label) + 1, after.index(label) + 1) for label in follow}
-    heights = [_heights(top, [p[side] for p in places.values()]) for side in (0, 1)]  # place -> row, for both rankings
+    ranks = {label: (before.index(label) + 1, after.index(label) + 1) for label in follow}
+    heights = [_heights(top, [p[side] for p in ranks.values()]) for side in (0, 1)]  # rank -> row, for both rankings
     lowest = max(max(h.values()) for h in heights)
     ax = page_axes(0.27 * (lowest + 1.4))
     ax.fixed_width = 3.0
@@ -57,28 +57,28 @@ def rank_change(
     for side, ranking in enumerate((before, after)):
         align = ("right", "left")[side]
         ax.text(side, 0, titles[side], ha=align, va="center", color=INK, weight="bold", fontsize=11)
-        for place, row in heights[side].items():
-            label = ranking[place - 1]
-            text = f"{label}  {place}" if side == 0 else f"{place}  {label}"
+        for rank, row in heights[side].items():
+            label = ranking[rank - 1]
+            text = f"{label}  {rank}" if side == 0 else f"{rank}  {label}"
             colour, weight = (SERIES[follow.index(label) % 4], "bold") if label in follow else (MUTED, "normal")
             ax.text(side, row, text, ha=align, va="center", color=colour, weight=weight, fontsize=11)
-            if place - 1 not in heights[side] and place > 1:
+            if rank - 1 not in heights[side] and rank > 1:
                 ax.text(side, row - 0.85, "⋮", ha=align, va="center", color=MUTED, fontsize=11)
-    for i, (start, end) in enumerate(places.values()):
+    for i, (start, end) in enumerate(ranks.values()):
         ax.plot([0.15, 0.85], [heights[0][start], heights[1][end]], color=SERIES[i % 4], lw=2.5, ls=DASHES[i % 4])
     for written in ax.texts:
         written.set_in_layout(False)  # long labels may not squeeze the rest
     ax.set(xlim=(-1.8, 2.8), ylim=(lowest + 0.6, -0.7))
-    moves = "; ".join(f"{label} goes from rank {a} to rank {b}" for label, (a, b) in places.items())
+    moves = "; ".join(f"{label} goes from rank {a} to rank {b}" for label, (a, b) in ranks.items())
     return described(ax, f"Two rankings of labels, {titles[0]} and {titles[1]}: {moves}.")
 
 
 def _heights(top: int, followed: Sequence[int]) -> dict[int, float]:
     """Which ranks of a ranking to draw, and at which row: the first `top`, and the followed, after a gap."""
     heights, row, last = {}, 0.0, 0
-    for place in sorted({*range(1, top + 1), *followed}):
-        row += 1 if place == last + 1 else 1.7
-        heights[place], last = row, place
+    for rank in sorted({*range(1, top + 1), *followed}):
+        row += 1 if rank == last + 1 else 1.7
+        heights[rank], last = row, rank
     return heights
 
 

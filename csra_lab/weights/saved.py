@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from csra_lab._io.validation import is_plain
+from csra_lab._io.validation import is_name
 from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.weights.sources import hub_access
 
@@ -61,7 +61,7 @@ def _config_problem(config) -> str:
         return f"image_size must be a whole number, not {size!r}"
     if not isinstance(config["backbone"], str):
         return f"backbone must be a name, not {config['backbone']!r}"
-    if not isinstance(classes, list) or not all(isinstance(name, str) and is_plain(name) for name in classes):
+    if not isinstance(classes, list) or not all(map(is_name, classes)):
         return f"classes must be a list of names without control characters, not {reprlib.repr(classes)}"
     if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
         return f"head must name its kind, and is {head!r}"

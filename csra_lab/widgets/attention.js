@@ -95,25 +95,15 @@ function render({ model, el }) {
   } }, "as it was trained");
 
   const canvas = make("canvas", { class: "lab-canvas", role: "application", tabindex: 0, "data-control": "place",
-    "aria-roledescription": "image with a map of places", onkeydown: (event) => {
-      const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-      if (event.key === "Escape") point(null);
-      if (!(event.key in steps)) return;
-      event.preventDefault();
-      const { h, w } = current.map, [down, right] = steps[event.key], at = pointed ?? middle(h, w);
-      const row = Math.floor(at / w) + (pointed === null ? 0 : down), column = (at % w) + (pointed === null ? 0 : right);
-      point(Math.min(Math.max(row, 0), h - 1) * w + Math.min(Math.max(column, 0), w - 1));
-    }, onclick: (event) => {
-      const box = canvas.getBoundingClientRect(), { h, w } = current.map;
-      const row = Math.floor((h * (event.clientY - box.top)) / box.height), column = Math.floor((w * (event.clientX - box.left)) / box.width);
-      point(Math.min(row, h - 1) * w + Math.min(column, w - 1));
-    } });
+    "aria-roledescription": "image with a map of places", onclick: (event) => point(placeClicked(event, canvas, current.map)),
+    onkeydown: (event) => point(placeByKey(event, pointed, current.map)) });
   const ring = make("span", { class: "lab-ring", hidden: true });
   const legend = make("p", { class: "lab-note" });
   const best = make("p", { class: "lab-note", "data-shown": "best", "aria-live": "polite" }, POINT);
   const thumbs = make("div", { class: "lab-thumbs" });
   let pointed = null, pinned = null, current = null; // the place clicked; the settings kept as A; what is drawn now
   function point(place) {
+    if (place === undefined) return;
     pointed = place;
     draw();
   }
@@ -133,7 +123,8 @@ function render({ model, el }) {
     return there.reduce((a, b) => (mean(map.of(0, b)) > mean(map.of(0, a)) ? b : a));
   }
   const parts = numbers([
-    ["average", "average part"], ["residual", "residual part"], ["logit", "logit"], ...(named ? [] : [["probability", "probability"]]), ["rank", "rank"],
+    ["average", "average part"], ["residual", "residual part"], ["logit", "logit"],
+    ...(named ? [] : [["probability", "probability"]]), ["rank", "rank"],
   ]);
   const rows = Array.from({ length: Math.min(ROWS, data.classes.length) }, () => {
     const row = { place: make("span", { class: "lab-place" }), name: make("span", { class: "lab-name" }),

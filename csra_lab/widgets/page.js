@@ -32,7 +32,6 @@ const number = (value, digits = 3) => {
   return text.replace(/^-(?=.*[1-9])/, "−").replace(/^-/, ""); // a true minus, and no −0
 };
 const POINT = "Tap a place of the image, or choose it with the arrow keys, to see its best labels.";
-const middle = (h, w) => Math.floor(h / 2) * w + Math.floor(w / 2); // the place where the arrow keys begin
 const percent = (value) => (Number.isNaN(value) ? "–" : `${(100 * value).toFixed(1)} %`);
 
 /* The root of an explorer, with a quiet line for screen readers: say(text) speaks when the reader pauses. */
@@ -97,6 +96,25 @@ function connect(model, traits, draw, el) {
     cancelAnimationFrame(waiting);
     clearTimeout(writing);
   };
+}
+
+/* The place of a map that a click on its canvas means. */
+function placeClicked(event, canvas, { h, w }) {
+  const box = canvas.getBoundingClientRect();
+  const at = (share, places) => Math.min(Math.max(Math.floor(share * places), 0), places - 1);
+  return at((event.clientY - box.top) / box.height, h) * w + at((event.clientX - box.left) / box.width, w);
+}
+
+/* The place that a key leads to from another, or from none: the arrows begin in the middle, and Escape leaves (null).
+   undefined for a key that means nothing here. */
+function placeByKey(event, place, { h, w }) {
+  if (event.key === "Escape") return null;
+  const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+  if (!step) return undefined;
+  event.preventDefault();
+  if (place === null) return Math.floor(h / 2) * w + Math.floor(w / 2);
+  const row = Math.floor(place / w) + step[0], column = (place % w) + step[1];
+  return Math.min(Math.max(row, 0), h - 1) * w + Math.min(Math.max(column, 0), w - 1);
 }
 
 function change(model, values) {

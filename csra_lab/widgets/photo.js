@@ -107,19 +107,8 @@ function render({ model, el }) {
   /* One side: the image with its map, a sentence, and the labels ranked first. */
   const side = (key, title) => {
     const canvas = make("canvas", { class: "lab-canvas", role: "application", tabindex: 0, "data-control": `place-${key}`,
-      "aria-roledescription": "image with a map of places", onclick: (event) => {
-        const box = canvas.getBoundingClientRect(), { h, w } = photo.maps[model.get("head")];
-        const at = (share, places) => Math.min(Math.max(Math.floor(share * places), 0), places - 1);
-        point(at((event.clientY - box.top) / box.height, h) * w + at((event.clientX - box.left) / box.width, w));
-      }, onkeydown: (event) => {
-        const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-        if (event.key === "Escape") point(null);
-        if (!(event.key in steps)) return;
-        event.preventDefault();
-        const { h, w } = photo.maps[model.get("head")], [down, right] = pointed === null ? [0, 0] : steps[event.key], at = pointed ?? middle(h, w);
-        const row = Math.min(Math.max(Math.floor(at / w) + down, 0), h - 1), column = Math.min(Math.max((at % w) + right, 0), w - 1);
-        point(row * w + column);
-      } });
+      "aria-roledescription": "image with a map of places", onclick: (event) => point(placeClicked(event, canvas, photo.maps[model.get("head")])),
+      onkeydown: (event) => point(placeByKey(event, pointed, photo.maps[model.get("head")])) });
     const ring = make("span", { class: "lab-ring", hidden: true }), sentence = make("p", { class: "lab-note", "data-shown": `${key}-sentence` });
     const rows = Array.from({ length: SHOWN }, () => {
       const row = { place: make("span", { class: "lab-place" }), name: make("span", { class: "lab-name" }), score: make("span", { class: "lab-chance" }), label: 0 };
@@ -145,6 +134,7 @@ function render({ model, el }) {
     make("div", { class: "lab-sides" }, average.ranking, csra.ranking));
 
   function point(place) {
+    if (place === undefined) return;
     pointed = place;
     draw();
   }

@@ -296,6 +296,17 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     with atomic_write(os.devnull) as path:
         path.write_text("nothing keeps this")
     assert not os.path.isfile(os.devnull)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="this system has no names for open files")
+def test_what_the_output_is_directed_to_is_written_and_not_replaced(tmp_path):
+    """As `--csv /dev/stdout > rows.csv` has it: the name is the system's, and the file behind it is open."""
+    with open(tmp_path / "rows.csv", "w") as file, atomic_write(f"/dev/fd/{file.fileno()}") as path:
+        path.write_text("rows")
+    assert tree(tmp_path) == {"rows.csv": "rows"}
+
+
+def test_an_ordinary_file_is_written_beside_its_place(tmp_path):
     with atomic_write(tmp_path / "plain") as path:
         assert path != tmp_path / "plain"
         path.write_text("x")
