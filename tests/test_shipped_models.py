@@ -19,7 +19,6 @@ from csra_lab.study.experiments import read_scores
 from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
 from csra_lab.thresholds import choose_thresholds, read_thresholds
 from csra_lab.training.evaluation import predict_image
-from csra_lab.training.run_folder import from_logits
 
 RUNS = Path(__file__).resolve().parents[1] / "data" / "runs" / "four-lines"
 COCO = RUNS.parent / "coco"
@@ -77,14 +76,11 @@ def test_a_photograph_is_named_right_after_installation(cat, capsys):
 
 
 def test_the_coco_card_says_what_its_record_gives():
-    with np.load(COCO / "scores.npz", allow_pickle=False) as kept:
-        scores, targets, classes = (
-            from_logits(kept["CSRA on val"]),
-            kept["targets val"],
-            tuple(kept["classes"].tolist()),
-        )
-        held_out, held_out_targets = from_logits(kept["CSRA on held-out"]), kept["targets held-out"]
-        average = from_logits(kept["average pooling on val"])
+    kept, truth = read_scores(COCO)
+    (scores,), (average,), targets = kept["CSRA", "val"], kept["average pooling", "val"], truth["targets", "val"]
+    (held_out,), held_out_targets = kept["CSRA", "held-out"], truth["targets", "held-out"]
+    with np.load(COCO / "scores.npz", allow_pickle=False) as content:
+        classes = tuple(content["classes"].tolist())
     thresholds = read_thresholds(MODELS / "coco", classes)
     np.testing.assert_array_equal(thresholds, choose_thresholds(held_out, held_out_targets).round(4))
     named, true = scores >= thresholds, targets == 1

@@ -129,6 +129,14 @@ def gain(backbone: str, head: str = "csra") -> Claim:
     return Claim.difference(f"{backbone}-{head}", f"{backbone}-avg")
 
 
+def mean_gain(backbones: Sequence[str], head: str = "csra") -> Claim:
+    """Is a head better than average pooling on these backbones on average, each counting once?"""
+    share = 1 / len(backbones)
+    signed = ((head, share), ("avg", -share))
+    terms = tuple((f"{backbone}-{label}", weight) for backbone in backbones for label, weight in signed)
+    return Claim(f"{head} - avg, averaged over {len(backbones)} backbones", terms)
+
+
 def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Claim, Claim]]:
     """The course's conclusion for each pair of backbones: is the mAP the same, and is CSRA's gain the same?"""
     return {

@@ -21,11 +21,10 @@ def parameter_groups(parameters: Iterable[nn.Parameter], peak_lr: float, plan: O
 
 
 def build_optimizer(groups: list[dict], plan: OptimisationConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; on a GPU one kernel updates all weights."""
-    fused = groups[0]["params"][0].is_cuda
+    """SGD or AdamW, whose steps are fused: torch's fastest, on a CPU too."""
     if plan.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=plan.momentum, fused=fused)
-    return torch.optim.AdamW(groups, betas=(plan.momentum, 0.999), fused=fused)
+        return torch.optim.SGD(groups, momentum=plan.momentum, fused=True)
+    return torch.optim.AdamW(groups, betas=(plan.momentum, 0.999), fused=True)
 
 
 def model_optimizer(recipe: Recipe, model: MultiLabelClassifier) -> torch.optim.Optimizer:

@@ -22,7 +22,7 @@ from csra_lab.study import grid as module
 from csra_lab.study import grid_runner
 from csra_lab.study.grid import GRIDS, HEADS, Run, drawn_grid, paper_grid
 from csra_lab.study.grid_draws import KEY, UNIT, pack_draws, write_draws
-from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, read_record
+from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, mean_gain, read_record
 from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
 from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
@@ -114,7 +114,7 @@ def test_intervals_are_those_of_the_scores(filled, data, mean_over):
     """Recorded draws, and `measure_claims` on all scores: the same to the rounding of the draws."""
     record = read_record(filled[0] / "record")
     test_set = load_dataset(EMOJI, data[EMOJI], "test").subset(range(24))
-    claims = [gain("test_vit"), *backbone_claims(TOY.backbones)["test_resnet", "test_vit"]]
+    claims = [gain("test_vit"), mean_gain(TOY.backbones), *backbone_claims(TOY.backbones)["test_resnet", "test_vit"]]
     scores = {
         f"{b}-{h}": np.stack([read_evaluation(filled[0] / Run(b, EMOJI, h, seed).name).scores for seed in range(2)])
         for b in TOY.backbones
@@ -455,6 +455,7 @@ def test_four_lines_are_scored_on_the_run_with_average_pooling(filled, data, tmp
     assert record.cells(seeds=2) == []
     assert record.mAP("test_resnet", EMOJI, "lines") != record.mAP("test_resnet", EMOJI, "avg")
     assert gain("b", "lines").terms == (("b-lines", 1.0), ("b-avg", -1.0))
+    assert mean_gain(["b"], "lines").terms == gain("b", "lines").terms
 
     def elsewhere(without: str | None) -> GridRunner:
         """Where only a copy of the record is, without the rows of one head."""
