@@ -28,13 +28,13 @@ def grid_command(
 
     Args:
         name: small (drawn sets, a CPU), course (drawn sets, a GPU), drawn-start (from drawn sets to photographs, a
-            CPU), photographs (from ImageNet, a CPU), or paper (a GPU). The last three need --data. Paper if --data is
-            given, else small.
+            CPU), photographs (from ImageNet, a CPU), photographs-448 (the same at 448 pixels), or paper (a GPU). All
+            but the first two need --data. Paper if --data is given, else small.
         data: A data set and its folder, one after the other, such as --data voc2007 VOCdevkit wider WIDER. Of the
             paper's sets, or of voc2012 and coco2014, those named alone are run.
         out: Folder of the runs.
         record: Folder of the record; OUT/NAME/record if left out. data/runs/grid/NAME shows it in the book.
-        weights: Folder of ImageNet weight files that the grid of photographs names; left out, they are downloaded.
+        weights: Folder of ImageNet weight files that the grids of photographs name; left out, they are downloaded.
         backbones: Only these, such as resnet18 vitb16.
         seeds: Runs of each cell.
         minutes: Start no run that would end later than this from now.

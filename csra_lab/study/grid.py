@@ -15,8 +15,8 @@ from csra_lab.recipes import PAPER_BACKBONES, RECIPES, VOC2012_PHOTOGRAPH_CLASSE
 
 BACKBONES = {"resnet18": "ResNet18", "resnet101": "ResNet-101", "vitb16": "ViT-B16"}
 TITLES = BACKBONES | {
-    "lite0": "EfficientNet-Lite0", "lite1": "EfficientNet-Lite1", "mobilenetv2": "MobileNetV2",
-    "resnet18layer3": "ResNet18 to layer3",
+    "lite0": "EfficientNet-Lite0", "lite1": "EfficientNet-Lite1", "lite2": "EfficientNet-Lite2",
+    "mobilenetv2": "MobileNetV2", "resnet18layer3": "ResNet18 to layer3",
 }  # fmt: skip
 """Of all backbones that a grid has, for figures and tables."""
 HEADS = ("avg", "csra")
@@ -30,6 +30,11 @@ PHOTOGRAPHS: dict[str, dict] = {
     "coco2014": {"epochs": 2, "train_split": "train", "test_split": "val", "classes": ()},
 }
 """How the grids on real images read them, and for how many epochs."""
+WEIGHT_FILES = {
+    "mobilenetv2": "mobilenetv2_100-torch-float.safetensors",
+    "resnet18layer3": "resnet18-stages1to3-float.safetensors",
+}
+"""Files with ImageNet weights, in a folder that the runner is told; of the others timm or a package has them."""
 OWN_RATES = {
     ("lite0", "coco2014"): {"backbone_lr": 1e-4, "head_lr": 1e-2},
     ("resnet18layer3", "voc2012"): {"backbone_lr": 1e-5, "head_lr": 0.3},
@@ -169,15 +174,12 @@ def paper_grid(datasets: Sequence[str] = ("voc2007", "wider"), *, seeds: int = 3
     return Grid("paper", "the paper's settings, from ImageNet weights", recipes, seeds)
 
 
-def photographs_grid() -> Grid:
-    """Whole networks with ImageNet weights on photographs of VOC2012 and on COCO's sample, small enough for a CPU."""
-    networks: dict[str, dict] = {
-        "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 224},
-        "lite1": {"backbone": "tf_efficientnet_lite1", "weights": "installed", "image_size": 240},
-        "mobilenetv2": {"backbone": "mobilenetv2_100", "weights": "hub", "image_size": 224},
-        "resnet18layer3": {"backbone": "resnet18-layer3", "weights": "hub", "image_size": 224, "precision": "bf16"},
-    }
-    why = "whole networks with ImageNet weights on real images, for a CPU"
+def photographs_grid(name: str, why: str, networks: Mapping[str, Mapping]) -> Grid:
+    """Whole networks with ImageNet weights on photographs of VOC2012 and on COCO's sample.
+
+    Args:
+        networks: short name -> fields of its recipes.
+    """
     start = RECIPES["voc2012-lite0-csra"].replace(why=why, cost="", expected="", validation_fraction=0.0, workers=0)
     recipes = {
         (backbone, dataset): start.replace(
@@ -190,11 +192,7 @@ def photographs_grid() -> Grid:
         for dataset, settings in PHOTOGRAPHS.items()
         for backbone, network in networks.items()
     }
-    files = {
-        "mobilenetv2": "mobilenetv2_100-torch-float.safetensors",
-        "resnet18layer3": "resnet18-stages1to3-float.safetensors",
-    }
-    return Grid("photographs", why, recipes, weight_files=files, four_lines=0.2)
+    return Grid(name, why, recipes, weight_files=WEIGHT_FILES, four_lines=0.2)
 
 
 GRIDS = {
@@ -212,7 +210,20 @@ GRIDS = {
         "drawn-start", "from drawn pretraining to real images, for a CPU", image_size=96, scenes=2500,
         pretraining_epochs=4, sets=PHOTOGRAPHS, batch_size=16, precision="bf16",
     ),
-    "photographs": photographs_grid(),
+    "photographs": photographs_grid(
+        "photographs", "whole networks with ImageNet weights on real images, for a CPU", {
+            "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 224},
+            "lite1": {"backbone": "tf_efficientnet_lite1", "weights": "installed", "image_size": 240},
+            "lite2": {"backbone": "tf_efficientnet_lite2", "weights": "installed", "image_size": 224},
+            "mobilenetv2": {"backbone": "mobilenetv2_100", "weights": "hub", "image_size": 224},
+            "resnet18layer3": {"backbone": "resnet18-layer3", "weights": "hub", "image_size": 224, "precision": "bf16"},
+        },
+    ),
+    "photographs-448": photographs_grid(
+        "photographs-448", "a network with ImageNet weights on real images, at twice the width and height", {
+            "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 448},
+        },
+    ),
     "paper": paper_grid(),
 }  # fmt: skip
 

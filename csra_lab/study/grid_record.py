@@ -2,7 +2,7 @@
 
 run.json        the grid, its recipes, the test sets, and every version and device that a run had
 results.csv     a line for each run: all metrics, training images, seconds; the head "lines" trained for none of them
-classes.csv     a line for each run and class: average precision
+classes.csv     a line for each run: average precision of each class, in a column each (earlier: a line for each class)
 history.csv     a line for each run and epoch, pretraining too
 draws.npz       see `grid_draws`
 """
@@ -41,7 +41,8 @@ class GridRecord:
     """A record as it was read.
 
     Attributes:
-        about: the content of run.json. results, classes, history: the tables.
+        about: the content of run.json. results, history: the tables.
+        classes: a line for each run and class that its test items have: `AP`, a fraction.
         draws: run's name, or "NAME, positives" -> (1 + R,) fractions. The earliest records have none by positives.
     """
 
@@ -148,6 +149,39 @@ def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Cla
     }
 
 
+def side_by_side(records: Mapping[str, GridRecord]) -> GridRecord:
+    """Records of several grids as one, for claims across them: backbone "lite0" of the record "448" is "lite0@448".
+
+    Raises:
+        DataError: they were scored on other items of one data set.
+    """
+    first, *others = records.values()
+    sets = dict(first.about["test_sets"])
+    for record in others:
+        for dataset, items in record.about["test_sets"].items():
+            if sets.setdefault(dataset, items) != items:
+                raise DataError(f"the grids {first.name} and {record.name} have scores of other items of {dataset}.")
+
+    def joined(table: str) -> pd.DataFrame:
+        parts = {name: getattr(record, table) for name, record in records.items()}
+        return pd.concat([part.assign(backbone=part.backbone + f"@{name}") for name, part in parts.items()])
+
+    draws: dict[str, NDArray[np.float64]] = {}
+    for name, record in records.items():
+        for run, drawn in record.draws.items():
+            backbone, rest = run.split("-", 1)
+            draws[f"{backbone}@{name}-{rest}"] = drawn
+    about = {
+        "grid": " and ".join(record.name for record in records.values()),
+        "backbones": [
+            f"{backbone}@{name}" for name, record in records.items() for backbone in record.about["backbones"]
+        ],
+        "datasets": list(sets),
+        "test_sets": sets,
+    }
+    return GridRecord(about, joined("results"), joined("classes"), joined("history"), draws)
+
+
 def write_record(
     grid: Grid, runs: Sequence[Run], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
@@ -172,7 +206,8 @@ def write_record(
         strict_json.write(folder / "run.json", now.about, indent=1)
         results = now.results.sort_values(KEY)
         results.to_csv(folder / "results.csv", index=False)
-        now.classes.to_csv(folder / "classes.csv", index=False, float_format="%.4f")
+        wide = now.classes.pivot(index=KEY, columns="class", values="AP").reset_index()
+        wide.to_csv(folder / "classes.csv", index=False, float_format="%.4f")
         now.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
         write_arrays(folder / DRAWS, pack_draws(results, now.draws))
 
@@ -225,6 +260,8 @@ def read_record(folder: Path) -> GridRecord:
             f"{folder} holds no record of a grid of this version ({error}); delete it if its runs are still there, "
             "which `csra-lab grid` then records again, or name another folder with --record."
         ) from error
+    if "AP" not in classes:
+        classes = classes.melt(KEY, var_name="class", value_name="AP").dropna(ignore_index=True)
     return GridRecord(about, results, classes, history, draws)
 
 

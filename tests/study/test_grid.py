@@ -22,7 +22,7 @@ from csra_lab.study import grid as module
 from csra_lab.study import grid_runner
 from csra_lab.study.grid import GRIDS, HEADS, Run, drawn_grid, paper_grid
 from csra_lab.study.grid_draws import KEY, UNIT, pack_draws, write_draws
-from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, mean_gain, read_record
+from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, mean_gain, read_record, side_by_side
 from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
 from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
@@ -95,7 +95,9 @@ def test_both_heads_start_from_the_same_pretraining_and_differ_in_the_head_alone
 def test_the_record_says_what_the_runs_said(filled):
     record = read_record(filled[0] / "record")
     assert len(record.results) == 8
-    assert len(record.classes) == 8 * 20
+    occurring = sum(n > 0 for n in record.about["test_sets"][EMOJI]["positives"].values())
+    assert len(record.classes) == 8 * occurring
+    assert 0 < occurring < 20  # of a class without positives there is no average precision
     assert set(record.history.dataset) == {"pretraining", EMOJI}
     for run in TOY.runs():
         metrics = json.loads((filled[0] / run.name / "metrics.json").read_text())
@@ -107,6 +109,36 @@ def test_the_record_says_what_the_runs_said(filled):
     assert str(filled[0]) not in text  # no path of this machine
     assert record.seeds("test_vit", "emoji-voc", "csra") == [0, 1]
     assert 0 < record.about["test_sets"][EMOJI]["chance_mAP"] < 1
+
+
+def test_a_record_with_a_line_for_each_class_is_still_read(filled, tmp_path):
+    """As earlier versions wrote them."""
+    key = ["backbone", "dataset", "head", "seed", "class"]
+    now = read_record(filled[0] / "record").classes.set_index(key).sort_index()
+    shutil.copytree(filled[0] / "record", tmp_path / "record")
+    now.reset_index().to_csv(tmp_path / "record" / "classes.csv", index=False)
+    pd.testing.assert_frame_equal(read_record(tmp_path / "record").classes.set_index(key).sort_index(), now)
+    metrics = json.loads((filled[0] / "test_vit-emoji-voc-csra-1" / "metrics.json").read_text())
+    kept = now.loc["test_vit", "emoji-voc", "csra", 1].AP.reindex(metrics["classes"])
+    assert kept.to_numpy(float) == pytest.approx(np.array(metrics["per_class_AP"], float), abs=1e-4, nan_ok=True)
+
+
+def test_claims_across_grids_are_those_of_one(filled):
+    """A record beside itself: the gains are its own, and they do not differ between the two."""
+    record = read_record(filled[0] / "record")
+    both = side_by_side({"small": record, "large": record})
+    for mean_over in ("classes", "positives"):
+        alone = record.measure(gain("test_vit"), EMOJI, mean_over=mean_over)
+        for name in ("small", "large"):
+            found = both.measure(gain(f"test_vit@{name}"), EMOJI, mean_over=mean_over)
+            assert (found.difference, found.lower, found.upper) == (alone.difference, alone.lower, alone.upper)
+        _, more = backbone_claims(["test_vit@small", "test_vit@large"])["test_vit@small", "test_vit@large"]
+        same = both.measure(more, EMOJI, mean_over=mean_over)
+        assert same.lower == same.difference == same.upper == 0
+    assert both.cells(seeds=2) == [(f"{b}@{name}", EMOJI) for name in ("small", "large") for b in TOY.backbones]
+    other = {**record.about, "test_sets": {EMOJI: {**record.about["test_sets"][EMOJI], "items": 23}}}
+    with pytest.raises(DataError, match="other items of emoji-voc"):
+        side_by_side({"small": record, "large": dataclasses.replace(record, about=other)})
 
 
 @pytest.mark.parametrize("mean_over", ["classes", "positives"])
@@ -272,7 +304,7 @@ def test_a_record_is_gone_on_with_where_its_runs_are_not(filled, data, tmp_path)
         assert np.array_equal(after.draws[name], before.draws[name])
     kept = [table[table.backbone == "test_vit"].reset_index(drop=True) for table in (before.results, after.results)]
     pd.testing.assert_frame_equal(*kept)
-    assert len(after.classes) == len(after.results) * 20
+    assert len(after.classes) == len(before.classes) / len(before.results) * len(after.results)
     assert not after.history.duplicated(["backbone", "dataset", "head", "seed", "epoch"]).any()
     assert after.about["runs"] == 8
 
