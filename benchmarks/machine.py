@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from csra_lab.device import keep_freed_memory
 from csra_lab.training.run_folder import environment
 
 RESULTS = Path(__file__).with_name("results")
@@ -79,6 +80,7 @@ def peak_memory(step: Callable[[], object], device: torch.device | str = "cpu") 
     On a CPU it is the high-water mark of the process, which Linux can reset: whatever a library takes is in it. Call
     it in a process of `frugal`, where freed memory goes back at once and no step lives on what an earlier one left.
     """
+    keep_freed_memory(False)
     step()  # libraries keep what they set up on first use
     gc.collect()
     if torch.device(device).type == "cuda":

@@ -1,6 +1,7 @@
 """Where and how networks run: device, memory format, precision and reading threads. Every door asks here."""
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -19,6 +20,31 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def keep_freed_memory(wanted: bool = True) -> bool:
+    """Let GNU's C library keep what this process frees, for the next layer or batch; whether it could be told to.
+
+    By itself it gives each large map of a network back and asks for another in the next layer, and the system clears
+    every page of that first. Kept, the most that was in use stays with the process until it ends. Once memory has been
+    full, the library goes its own way again.
+
+    Args:
+        wanted: False for the library's own way; what is free then goes back at once.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        tell, trim = library.mallopt, library.malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library; Windows
+        return False
+    # Numbers of malloc.h. Pieces that may be mapped each by itself, and go back when freed; bytes that are free at the
+    # end before these go back, -1 for never.
+    mmap_max, trim_threshold = -4, -1
+    told = {mmap_max: 0, trim_threshold: -1} if wanted else {mmap_max: 1 << 16, trim_threshold: 1 << 17}
+    could = all(tell(which, value) for which, value in told.items())
+    if not wanted:
+        trim(0)
+    return could
+
+
 def is_convolutional(module: nn.Module) -> bool:
     """Whether `channels_last` memory makes a network faster: it has convolutions besides a cut into patches."""
     return any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in module.modules())
@@ -27,9 +53,11 @@ def is_convolutional(module: nn.Module) -> bool:
 def for_inference(module: Module) -> Module:
     """The module in evaluation mode, a convolutional one with its weights in `channels_last` memory.
 
-    Values stay the same. The module itself is changed and returned.
+    Values stay the same. The module itself is changed and returned. See also `keep_freed_memory`.
     """
     module.eval()
+    if best_device() == "cpu":
+        keep_freed_memory()
     return module.to(memory_format=torch.channels_last) if is_convolutional(module) else module
 
 
@@ -67,8 +95,9 @@ def restore_random_state(device: torch.device | str) -> contextlib.AbstractConte
 
 @contextlib.contextmanager
 def training_settings(device: torch.device) -> Iterator[None]:
-    """Faster convolutions and products on a GPU; torch's settings and random generators are then as they were."""
+    """Faster training on either device; torch's settings and random generators are then as they were."""
     if device.type != "cuda":
+        keep_freed_memory()
         with restore_random_state(device):
             yield
         return

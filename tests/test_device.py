@@ -1,4 +1,8 @@
-"""Full memory ends in a sentence that names the batch that would have fitted."""
+"""Freed memory is kept for the next batch; full memory ends in a sentence that names a batch that would have fitted."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,3 +78,40 @@ def test_training_names_the_parts_that_keep_its_batches(tmp_path, monkeypatch):
         train(recipe, data, None, tmp_path / "run", progress=False)
     result = train(recipe.replace(accumulate=4), data, None, tmp_path / "other", progress=False)
     assert np.isfinite(result.history.train_loss).all()
+
+
+HELD = """
+import os
+import torch
+from csra_lab.device import for_inference, keep_freed_memory, training_settings
+
+SIZE = 256 * 1024**2
+
+def kept():
+    def held():
+        return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before = held()
+    torch.ones(SIZE // 4)
+    return round((held() - before) / SIZE)
+
+assert keep_freed_memory(False), "cannot be told"
+print(kept())
+for_inference(torch.nn.Conv2d(3, 8, 3))
+print(kept())
+keep_freed_memory(False)
+print(kept())
+with training_settings(torch.device("cpu")):
+    print(kept())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says what a process holds")
+def test_freed_memory_is_kept_for_the_next_batch():
+    """By both doors, and not otherwise: a layer would wait for pages that the system clears first.
+
+    In a process of its own: where memory was full before, the C library takes large pieces from elsewhere.
+    """
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=False)
+    if "cannot be told" in done.stderr:
+        pytest.skip("this C library cannot be told to keep memory")
+    assert done.stdout.split() == ["0", "1", "0", "1"], done.stderr
