@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -15,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from csra_lab import MultiLabelClassifier, create_classifier, multilabel_metrics
-from csra_lab.cli import main
+from csra_lab.cli import ENDING, main
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.recipes import RECIPES
 from csra_lab.training.evaluation import evaluate
@@ -432,14 +433,38 @@ def test_fields_with_impossible_values(devkit, tmp_path, capsys):
     assert exit_.value.code == 2
 
 
-def test_ctrl_c_says_that_the_run_can_go_on(devkit, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_a_stopped_run_says_that_it_can_go_on(devkit, tmp_path, capsys, monkeypatch, number):
+    """By Ctrl-C, and by the signals of schedulers, containers and closed terminals."""
     from csra_lab.training import loop as training
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training.Trainer, "step", interrupt)
+    monkeypatch.setattr(training.Trainer, "step", lambda trainer: signal.raise_signal(number))
     with pytest.raises(SystemExit) as exit_:
         main(["train", "voc2012-lite0-csra", "--data", str(devkit), "--out", str(tmp_path / "x"), *TOY, "--quiet"])
-    assert exit_.value.code == 130
+    assert exit_.value.code == 128 + number
     assert "goes on" in capsys.readouterr().err
+    assert {signal.getsignal(each) for each in ENDING} == {signal.SIG_DFL}
+
+
+def test_a_signal_that_is_ignored_stays_so(capsys, monkeypatch):
+    """As under `nohup`, which a closed terminal is not to end."""
+    if not hasattr(signal, "SIGHUP"):
+        pytest.skip("this system has no SIGHUP")
+    monkeypatch.setattr("csra_lab.cli.load_command", lambda name: lambda _: signal.raise_signal(signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        main(["models"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stopped_prediction_leaves_no_half_table(run, devkit, tmp_path, monkeypatch):
+    """Neither the table, nor the hidden file that was to become it."""
+    from csra_lab.cli import predict
+
+    monkeypatch.setattr(predict._Csv, "add", lambda table, found: signal.raise_signal(signal.SIGTERM))
+    photo = next((devkit / "VOC2012" / "JPEGImages").iterdir())
+    with pytest.raises(SystemExit) as exit_:
+        main(["predict", str(run), str(photo), "--csv", str(tmp_path / "table.csv")])
+    assert exit_.value.code == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())

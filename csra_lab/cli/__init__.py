@@ -7,7 +7,9 @@ command is given, so that help, the version and a mistyped command need neither 
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,6 +81,8 @@ RESUMED = ("train", "grid")
 """Commands that keep each whole epoch, and go on after it."""
 CLOSED_PIPE = 128 + 13
 """How a process ends that writes into a closed pipe: by the signal SIGPIPE, as a shell counts it."""
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""By which schedulers, containers and a closed terminal end a process."""
 
 HELP = "\n".join([
     "usage: csra-lab [--version] [--traceback] COMMAND ...",
@@ -91,8 +95,8 @@ HELP = "\n".join([
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; the process ends with 0, with 2 after bad input, with 130 after Ctrl-C, and
-    with 141 where a closed pipe stopped its work."""
+    """Run the command line; the process ends with 0, with 2 after bad input, with 130 after Ctrl-C, with 141 where a
+    closed pipe stopped its work, and with 128 and the number of a signal that asked it to end."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = bool(os.environ.get("CSRA_LAB_DEBUG"))
     if arguments[:1] == ["--traceback"]:
@@ -107,9 +111,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0 if arguments else 2)
     only_prints = arguments[0] in LISTINGS or {"-h", "--help", "--list"} & set(arguments)
     goes_on, closed_pipe = arguments[0] in RESUMED, 0 if only_prints else CLOSED_PIPE
-    with errors_in_one_sentence(debug=debug, goes_on=goes_on, closed_pipe=closed_pipe), notices_as_lines():
+    sentences = errors_in_one_sentence(debug=debug, goes_on=goes_on, closed_pipe=closed_pipe)
+    with sentences, asked_to_end_like_ctrl_c(), notices_as_lines():
         command = load_command(arguments[0])
         command(arguments[1:])
+
+
+class AskedToEnd(KeyboardInterrupt):
+    """One of `ENDING`; its number is the first argument."""
+
+
+@contextmanager
+def asked_to_end_like_ctrl_c() -> Iterator[None]:
+    """Clean up after SIGTERM and SIGHUP as after Ctrl-C; by themselves they leave files half written.
+
+    One that means something else already, as under `nohup`, stays so; and all do outside the main thread.
+    """
+
+    def end(number, frame):
+        raise AskedToEnd(number)
+
+    mine = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        mine = []
+    try:
+        for number in mine:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def load_command(name: str) -> Callable[[list[str]], object]:
@@ -142,9 +173,9 @@ def errors_in_one_sentence(*, debug: bool, goes_on: bool = False, closed_pipe: i
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         sys.stdout = None
         sys.exit(closed_pipe)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nstopped" + "; the same command goes on from the last whole epoch" * goes_on + ".", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (stop.args[0] if isinstance(stop, AskedToEnd) else signal.SIGINT))
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:
