@@ -149,39 +149,6 @@ def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Cla
     }
 
 
-def side_by_side(records: Mapping[str, GridRecord]) -> GridRecord:
-    """Records of several grids as one, for claims across them: backbone "lite0" of the record "448" is "lite0@448".
-
-    Raises:
-        DataError: they were scored on other items of one data set.
-    """
-    first, *others = records.values()
-    sets = dict(first.about["test_sets"])
-    for record in others:
-        for dataset, items in record.about["test_sets"].items():
-            if sets.setdefault(dataset, items) != items:
-                raise DataError(f"the grids {first.name} and {record.name} have scores of other items of {dataset}.")
-
-    def joined(table: str) -> pd.DataFrame:
-        parts = {name: getattr(record, table) for name, record in records.items()}
-        return pd.concat([part.assign(backbone=part.backbone + f"@{name}") for name, part in parts.items()])
-
-    draws: dict[str, NDArray[np.float64]] = {}
-    for name, record in records.items():
-        for run, drawn in record.draws.items():
-            backbone, rest = run.split("-", 1)
-            draws[f"{backbone}@{name}-{rest}"] = drawn
-    about = {
-        "grid": " and ".join(record.name for record in records.values()),
-        "backbones": [
-            f"{backbone}@{name}" for name, record in records.items() for backbone in record.about["backbones"]
-        ],
-        "datasets": list(sets),
-        "test_sets": sets,
-    }
-    return GridRecord(about, joined("results"), joined("classes"), joined("history"), draws)
-
-
 def write_record(
     grid: Grid, runs: Sequence[Run], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
