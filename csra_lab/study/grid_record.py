@@ -289,7 +289,7 @@ def _joined(before: GridRecord, now: GridRecord) -> GridRecord:
         key: before.about.get(key, {}) | now.about[key] for key in ("recipes", "train_sets", "test_sets")
     }
     for key in ("backbones", "datasets", "environments"):
-        about[key] = _distinct([*before.about[key], *now.about[key]])
+        about[key] = _distinct([*now.about[key], *before.about[key]])  # in the order of the grid
     about["seeds"] = max(before.about["seeds"], now.about["seeds"])
     about["runs"] = len(about["recipes"]) * len(HEADS) * about["seeds"]
     return GridRecord(about, rows("results"), rows("classes"), rows("history"), {**before.draws, **now.draws})
