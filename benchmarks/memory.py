@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 import torch
 from growth import training_step
 from machine import Ceilings, ceilings, options, report
-from torch import Tensor, nn
+from torch import Tensor
+from training_step import output_sizes
 
-from csra_lab.classifier import MultiLabelClassifier, create_classifier
+from csra_lab.classifier import create_classifier
 from csra_lab.cost import model_cost
 from csra_lab.device import for_inference, keep_freed_memory, to_device
 
@@ -33,19 +34,6 @@ CPU = (
     ("resnet18", 224, 16),
 )
 TINY = (("test_efficientnet", 64, 2),)
-
-
-@torch.no_grad()
-def map_bytes(backbone: str, pixels: int, images: int) -> list[int]:
-    """Bytes of the output of each convolution for a batch, counted on shapes alone."""
-    found: list[int] = []
-    with torch.device("meta"):
-        model: MultiLabelClassifier = create_classifier(backbone, num_classes=20, image_size=pixels).eval()
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(lambda _, __, output: found.append(4 * output.numel()))
-        model(torch.empty(images, 3, pixels, pixels))
-    return found
 
 
 def seconds_of_new_memory(size: int) -> float:
@@ -86,7 +74,7 @@ def rows_of(setting: tuple[str, int, int], top: Ceilings, new_memory: float, rep
     backbone, pixels, images = setting
     one = {"pixels": pixels, "images": images}
     work = images * model_cost(backbone, num_classes=20, image_size=pixels).multiply_adds
-    maps = map_bytes(backbone, **one)
+    maps = [4 * images * size for size in output_sizes(backbone, pixels)]  # bytes
     rows = []
     for part, times in (("scoring", 1), ("training", 3)):
         step = scoring_step(backbone, **one) if part == "scoring" else training_step(backbone, **one, classes=20)

@@ -143,21 +143,21 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, images, targe
 
 
 @torch.no_grad()
-def activations(backbone: str, image_size: int) -> int:
-    """Numbers that the convolutions of a network put out for one image, counted on shapes alone."""
-    total = 0
-
-    def count(_, __, output) -> None:
-        nonlocal total
-        total += output.numel()
-
+def output_sizes(backbone: str, image_size: int) -> list[int]:
+    """How many numbers each convolution and linear layer puts out for one image, counted on shapes alone."""
+    sizes: list[int] = []
     with torch.device("meta"):
         model: MultiLabelClassifier = create_classifier(backbone, num_classes=20, image_size=image_size).eval()
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(count)
+                module.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
         model(torch.empty(1, 3, image_size, image_size))
-    return total
+    return sizes
+
+
+def activations(backbone: str, image_size: int) -> int:
+    """Numbers that the convolutions of a network put out for one image."""
+    return sum(output_sizes(backbone, image_size))
 
 
 def predict(recipe: Recipe, way: str, top: Ceilings, ours_top: Ceilings, device: torch.device) -> float:

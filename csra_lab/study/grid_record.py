@@ -42,7 +42,7 @@ class GridRecord:
 
     Attributes:
         about: the content of run.json. results, history: the tables.
-        classes: a line for each run and class that its test items have: `AP`, a fraction.
+        classes: a line for each run and class: `AP`, a fraction, NaN where a class has no positives.
         draws: run's name, or "NAME, positives" -> (1 + R,) fractions. The earliest records have none by positives.
     """
 
@@ -222,13 +222,16 @@ def read_record(folder: Path) -> GridRecord:
         cells = {f"{row.backbone}-{row.dataset}" for row in results.itertuples()}
         if not set(_ABOUT) <= set(about) or not cells <= set(about["recipes"]):
             raise ValueError("run.json lacks a part")
+        if "AP" not in classes:
+            classes = classes.melt(KEY, var_name="class", value_name="AP")
+            known = {name: items["positives"] for name, items in about["test_sets"].items()}
+            theirs = [name in known[dataset] for dataset, name in zip(classes.dataset, classes["class"], strict=True)]
+            classes = classes[theirs].reset_index(drop=True)
     except (*TORN, IndexError) as error:
         raise DataError(
             f"{folder} holds no record of a grid of this version ({error}); delete it if its runs are still there, "
             "which `csra-lab grid` then records again, or name another folder with --record."
         ) from error
-    if "AP" not in classes:
-        classes = classes.melt(KEY, var_name="class", value_name="AP").dropna(ignore_index=True)
     return GridRecord(about, results, classes, history, draws)
 
 
