@@ -25,6 +25,15 @@ torchmetrics `Metric`, which adds up over processes. Only that last file needs t
 """
 
 from csra_lab.metrics.accumulate import MultilabelMetrics
-from csra_lab.metrics.functions import AveragePrecision, MetricValues, average_precision, multilabel_metrics
+from csra_lab.metrics.functions import (
+    AveragePrecision,
+    MetricValues,
+    average_precision,
+    chance_average_precision,
+    multilabel_metrics,
+)
 
-__all__ = ["AveragePrecision", "MetricValues", "MultilabelMetrics", "average_precision", "multilabel_metrics"]
+__all__ = [
+    "AveragePrecision", "MetricValues", "MultilabelMetrics", "average_precision", "chance_average_precision",
+    "multilabel_metrics",
+]  # fmt: skip

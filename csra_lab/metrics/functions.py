@@ -169,6 +169,34 @@ def average_precision(
         return np.array(list(threads.map(partial(_class_AP, ap=ap), *columns)))
 
 
+def chance_average_precision(targets: ArrayLike) -> NDArray[np.float64]:
+    """What average precision is for each class, by the definition "average", in the mean over all orders of the images.
+
+    The i-th image of a random order is one of the P positives of N with probability P / N. Then the first i images hold
+    1 + (i - 1) (P - 1) / (N - 1) positives in the mean. So this is (1/N) sum_i (1 + (i - 1) (P - 1) / (N - 1)) / i. It
+    is more than the share P / N, which equal scores have.
+
+    Args:
+        targets: (N, C) of 1, 0 and -1 (ignore).
+
+    Returns:
+        (C,) average precisions from 0 to 1; NaN where a class has no positive.
+
+    Raises:
+        CsraError: targets that are not (N, C), no images, or a target other than 1, 0 and -1.
+    """
+    _, targets = checked(np.zeros(np.shape(targets)), targets)
+    return np.array([_class_chance(int((t == 1).sum()), int((t != -1).sum())) for t in targets.T])
+
+
+def _class_chance(positives: int, known: int) -> float:
+    """Of one class. Other positives before the i-th image are those of a draw without replacement."""
+    if not positives:
+        return np.nan
+    before = np.arange(known)  # i - 1
+    return float(np.mean((1 + before * (positives - 1) / max(known - 1, 1)) / (before + 1)))
+
+
 def _class_AP(scores: NDArray, targets: NDArray, ap: AveragePrecision) -> float:
     """AP of one class, from (N,) scores and targets. Precision is needed at the positives only, the worst first."""
     positive = np.sort(scores[targets == 1])

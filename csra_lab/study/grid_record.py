@@ -25,6 +25,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, DataError, MissingFile
+from csra_lab.metrics import chance_average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import MeanOver, critical_t
 from csra_lab.study.experiments import METRICS
@@ -149,6 +150,39 @@ def backbone_claims(backbones: Sequence[str]) -> dict[tuple[str, str], tuple[Cla
     }
 
 
+def side_by_side(records: Mapping[str, GridRecord]) -> GridRecord:
+    """Records of several grids as one, for claims across them: backbone "lite0" of the record "448" is "lite0@448".
+
+    Raises:
+        DataError: they were scored on other items of one data set.
+    """
+    first, *others = records.values()
+    sets = dict(first.about["test_sets"])
+    for record in others:
+        for dataset, items in record.about["test_sets"].items():
+            if _others(sets.setdefault(dataset, items), items):
+                raise DataError(f"the grids {first.name} and {record.name} have scores of other items of {dataset}.")
+
+    def joined(table: str) -> pd.DataFrame:
+        parts = {name: getattr(record, table) for name, record in records.items()}
+        return pd.concat([part.assign(backbone=part.backbone + f"@{name}") for name, part in parts.items()])
+
+    draws: dict[str, NDArray[np.float64]] = {}
+    for name, record in records.items():
+        for run, drawn in record.draws.items():
+            backbone, rest = run.split("-", 1)
+            draws[f"{backbone}@{name}-{rest}"] = drawn
+    about = {
+        "grid": " and ".join(record.name for record in records.values()),
+        "backbones": [
+            f"{backbone}@{name}" for name, record in records.items() for backbone in record.about["backbones"]
+        ],
+        "datasets": list(sets),
+        "test_sets": sets,
+    }
+    return GridRecord(about, joined("results"), joined("classes"), joined("history"), draws)
+
+
 def write_record(
     grid: Grid, runs: Sequence[Run], out: Path, record: Path, test_sets: Mapping[str, MultiLabelDataset]
 ) -> None:
@@ -165,7 +199,7 @@ def write_record(
     if before is not None:
         for what, held in (("scores of", "test_sets"), ("runs trained on", "train_sets")):
             there = before.about.get(held, {})  # earlier records have no training sets
-            for name in (name for name, data in now.about[held].items() if there.get(name, data) != data):
+            for name in (name for name, data in now.about[held].items() if _others(there.get(name, data), data)):
                 raise DataError(f"{record} holds {what} other items of {name}; name another folder with --record.")
         now = _joined(before, now)
     with atomic_write(record) as folder:
@@ -317,9 +351,12 @@ def _history(history: pd.DataFrame, key: Mapping) -> pd.DataFrame:
     ]
 
 
+def _others(one: Mapping, other: Mapping) -> bool:
+    """Whether two records are of other items of a data set, or of the same with other labels."""
+    return one["fingerprint"] != other["fingerprint"]
+
+
 def _test_set(dataset: MultiLabelDataset) -> dict:
-    known = dataset.targets >= 0
-    shares = (dataset.targets == 1).sum(axis=0) / np.maximum(known.sum(axis=0), 1)  # (C,)
     return {
         "name": dataset.name,
         "split": dataset.split,
@@ -327,5 +364,5 @@ def _test_set(dataset: MultiLabelDataset) -> dict:
         "units": len(set(dataset.keys)),
         "fingerprint": dataset.fingerprint(),
         "positives": {name: int(n) for name, n in zip(dataset.classes, dataset.positives(), strict=True)},
-        "chance_mAP": round(float(shares[dataset.positives() > 0].mean()), 6),
+        "chance_mAP": round(float(np.nanmean(chance_average_precision(dataset.targets))), 6),
     }

@@ -1,5 +1,6 @@
 """Every number against a slow literal loop written from its definition, and against other people's code."""
 
+import itertools
 import json
 import math
 
@@ -14,7 +15,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from torchmetrics.functional.classification import binary_average_precision
 
 from csra_lab.errors import CsraError
-from csra_lab.metrics import average_precision, multilabel_metrics
+from csra_lab.metrics import average_precision, chance_average_precision, multilabel_metrics
 
 DEFINITIONS = ["average", "voc11", "envelope"]
 FRACTIONS = ["mAP", "CP", "CR", "CF1", "CF1_macro", "OP", "OR", "OF1"]
@@ -185,6 +186,20 @@ def test_all_positives_last_is_the_least_there_is():
 def test_equal_scores_give_the_share_of_positives(ap):
     targets = np.array([[1, 0, 0, 1, 0, -1]]).T
     assert average_precision(np.full((6, 1), 0.3), targets, ap=ap)[0] == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize("positives", range(1, 7))
+def test_chance_is_the_mean_over_all_orders(positives):
+    targets = np.array([[1] * positives + [0] * (6 - positives) + [-1]]).T
+    orders = (np.array([[*order, 3]]).T for order in itertools.permutations(range(6)))
+    by_hand = np.mean([average_precision(order, targets)[0] for order in orders])
+    assert chance_average_precision(targets)[0] == pytest.approx(by_hand)
+
+
+def test_chance_of_one_image_and_of_a_class_without_positives():
+    assert chance_average_precision([[1, 0, -1]]) == pytest.approx([1, np.nan, np.nan], nan_ok=True)
+    with pytest.raises(CsraError, match="must be 1, 0 or -1"):
+        chance_average_precision([[2]])
 
 
 @pytest.mark.parametrize("ap", DEFINITIONS)

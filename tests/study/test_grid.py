@@ -22,7 +22,7 @@ from csra_lab.study import grid as module
 from csra_lab.study import grid_runner
 from csra_lab.study.grid import GRIDS, HEADS, Run, drawn_grid, paper_grid
 from csra_lab.study.grid_draws import KEY, UNIT, pack_draws, write_draws
-from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, mean_gain, read_record
+from csra_lab.study.grid_record import backbone_claims, earlier_record, gain, mean_gain, read_record, side_by_side
 from csra_lab.study.grid_runner import GridRunner, finished
 from csra_lab.study.pretraining import FIRST, load_scenes
 from csra_lab.synthetic.emoji_voc import IMAGES, labels_of, picture, prepare_emoji_voc, scene
@@ -119,6 +119,24 @@ def test_a_record_with_a_line_for_each_class_is_still_read(filled, tmp_path):
     metrics = json.loads((filled[0] / "test_vit-emoji-voc-csra-1" / "metrics.json").read_text())
     kept = now.loc["test_vit", "emoji-voc", "csra", 1].AP.reindex(metrics["classes"])
     assert kept.to_numpy(float) == pytest.approx(np.array(metrics["per_class_AP"], float), abs=1e-4, nan_ok=True)
+
+
+def test_claims_across_grids_are_those_of_one(filled):
+    """A record beside itself: the gains are its own, and they do not differ between the two."""
+    record = read_record(filled[0] / "record")
+    both = side_by_side({"small": record, "large": record})
+    for mean_over in ("classes", "positives"):
+        alone = record.measure(gain("test_vit"), EMOJI, mean_over=mean_over)
+        for name in ("small", "large"):
+            found = both.measure(gain(f"test_vit@{name}"), EMOJI, mean_over=mean_over)
+            assert (found.difference, found.lower, found.upper) == (alone.difference, alone.lower, alone.upper)
+        _, more = backbone_claims(["test_vit@small", "test_vit@large"])["test_vit@small", "test_vit@large"]
+        same = both.measure(more, EMOJI, mean_over=mean_over)
+        assert same.lower == same.difference == same.upper == 0
+    assert both.cells(seeds=2) == [(f"{b}@{name}", EMOJI) for name in ("small", "large") for b in TOY.backbones]
+    other = {**record.about, "test_sets": {EMOJI: {**record.about["test_sets"][EMOJI], "fingerprint": "another"}}}
+    with pytest.raises(DataError, match="other items of emoji-voc"):
+        side_by_side({"small": record, "large": dataclasses.replace(record, about=other)})
 
 
 @pytest.mark.parametrize("mean_over", ["classes", "positives"])
