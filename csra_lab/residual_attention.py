@@ -184,7 +184,7 @@ def gap_to_max(scores: Tensor, temperature: float) -> Tensor:
 
 
 def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) -> Tensor:
-    """The largest `gap_to_max` that scores with this margin and this number of locations can have. It is attained.
+    """The largest `gap_to_max` of scores with this many locations and this margin or a larger one. It is attained.
 
     Let n = N - 1, and let W be Lambert's function, W(x) exp(W(x)) = x. The worst scores have one best location and n
     others that all lie the same distance d below it, with T d = max(T m, 1 + W(n/e)). Hence
@@ -196,7 +196,7 @@ def gap_bound(margin: Tensor | float, num_locations: int, temperature: float) ->
     term is largest at x_k = max(T m, 1 + g), so the worst g solves n (x - g) exp(-x) = g at that x.
 
     Args:
-        margin: (...) best minus second-best score, >= 0.
+        margin: (...) best minus second-best score, or less than that; >= 0.
         num_locations: N.
         temperature: T in (0, inf].
 
