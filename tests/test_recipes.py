@@ -177,8 +177,17 @@ def test_what_a_change_makes_useless_goes_back_to_its_default():
 
 
 def test_unknown_labels_of_the_data_are_not_those_of_the_loss():
-    recipe = recipe_of_the_command_line("folder-lite0-csra", "--unknown", "0", "--loss.unknown", "ignore")
-    assert (recipe.data.unknown, recipe.loss.unknown) == ("0", "ignore")
+    recipe = recipe_of_the_command_line("folder-lite0-csra", "--unknown", "0", "--loss.unknown", "negative")
+    assert (recipe.data.unknown, recipe.loss.unknown) == ("0", "negative")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--loss", "asl")])
+@pytest.mark.parametrize("name", ["folder-lite0-csra", "folder-lite0-avg"])
+def test_labels_that_a_reader_calls_unknown_pull_at_nothing(name, arguments):
+    recipe = recipe_of_the_command_line(name, "--unknown", "0", *arguments)
+    logits = torch.zeros(1, 2, requires_grad=True)
+    recipe.loss(logits, torch.tensor([[1.0, -1.0]])).backward()
+    assert logits.grad[0, 0] != 0 == logits.grad[0, 1]
 
 
 def test_the_command_line_sets_fields_of_every_part():

@@ -11,6 +11,7 @@ import difflib
 from typing import Any
 
 from csra_lab.errors import ConfigError
+from csra_lab.losses import BCE
 from csra_lab.recipes.config import Recipe, average_twin
 
 VOC2012_PHOTOGRAPH_CLASSES = (
@@ -192,7 +193,13 @@ _VOC2012_LITE0 = Recipe.of(
 )
 
 _FOLDER_LITE0 = _VOC2012_LITE0.replace(
-    name="folder-lite0-csra", dataset="folder", classes=(), epochs=5, why="images of your own", cost=""
+    name="folder-lite0-csra",
+    dataset="folder",
+    classes=(),
+    epochs=5,
+    why="images of your own",
+    cost="",
+    loss=BCE(),  # who says that labels are unknown does not want them for absent
 )
 
 _EMOJI_LITE0 = _VOC2012_LITE0.replace(
