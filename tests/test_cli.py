@@ -433,6 +433,17 @@ def test_fields_with_impossible_values(devkit, tmp_path, capsys):
     assert exit_.value.code == 2
 
 
+@pytest.fixture
+def a_terminals_signals():
+    """Python's own handlers: tests that are run under `nohup`, or in the background, begin with some signals ignored."""
+    own = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(ENDING, signal.SIG_DFL)
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("a_terminals_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
 def test_a_stopped_run_says_that_it_can_go_on(devkit, tmp_path, capsys, monkeypatch, number):
     """By Ctrl-C, and by the signals of schedulers, containers and closed terminals."""
