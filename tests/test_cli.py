@@ -435,7 +435,7 @@ def test_fields_with_impossible_values(devkit, tmp_path, capsys):
 
 @pytest.fixture
 def a_terminals_signals():
-    """Python's own handlers: tests that are run under `nohup`, or in the background, begin with some signals ignored."""
+    """Python's own handlers: under `nohup`, or in the background, a process begins with some signals ignored."""
     own = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(ENDING, signal.SIG_DFL)
     before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
