@@ -46,6 +46,8 @@ def run_train(arguments: list[str]) -> None:
     from csra_lab.training.loop import train  # it takes seconds to import, and bad input has been told by now
 
     labelled = test_set if (test_set.targets >= 0).any() else None
+    if labelled is None:
+        warn(f"{test_set.name} {test_set.split} has no labels, so the run ends without a test score.")
     result = train(recipe, train_set, labelled, **options)
     if not int(os.environ.get("RANK", 0)):
         if result.metrics is not None:

@@ -100,9 +100,10 @@ def _parts(split: str, splits: list[str]) -> list[str]:
 
 def _no_split(root: Path, split: str, splits: list[str]) -> str:
     if not splits:
+        below = sorted(main.parents[1].name for main in root.glob("*/ImageSets/Main"))
         return (
             f"{root} holds neither CSV files (trainval.csv, test.csv) nor VOC's ImageSets/Main, COCO's annotations or "
-            "YOLO's labels; make one of them, in this very folder."
+            f"YOLO's labels; {f'name {below[0]} in it' if below else 'make one of them, in this very folder'}."
         )
     if len(splits) == 1:
         return (

@@ -16,7 +16,7 @@ from csra_lab.recipes import PAPER_BACKBONES, RECIPES, VOC2012_PHOTOGRAPH_CLASSE
 BACKBONES = {"resnet18": "ResNet18", "resnet101": "ResNet-101", "vitb16": "ViT-B16"}
 TITLES = BACKBONES | {
     "lite0": "EfficientNet-Lite0", "lite1": "EfficientNet-Lite1", "lite2": "EfficientNet-Lite2",
-    "mobilenetv2": "MobileNetV2", "resnet18layer3": "ResNet18 to layer3",
+    "lite3": "EfficientNet-Lite3", "mobilenetv2": "MobileNetV2", "resnet18layer3": "ResNet18 to layer3",
 }  # fmt: skip
 """Of all backbones that a grid has, for figures and tables."""
 HEADS = ("avg", "csra")
@@ -31,6 +31,7 @@ PHOTOGRAPHS: dict[str, dict] = {
 }
 """How the grids on real images read them, and for how many epochs."""
 WEIGHT_FILES = {
+    "lite3": "tf_efficientnet_lite3-int8.safetensors",
     "mobilenetv2": "mobilenetv2_100-torch-float.safetensors",
     "resnet18layer3": "resnet18-stages1to3-float.safetensors",
 }
@@ -215,6 +216,7 @@ GRIDS = {
             "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 224},
             "lite1": {"backbone": "tf_efficientnet_lite1", "weights": "installed", "image_size": 240},
             "lite2": {"backbone": "tf_efficientnet_lite2", "weights": "installed", "image_size": 224},
+            "lite3": {"backbone": "tf_efficientnet_lite3", "weights": "hub", "image_size": 224},
             "mobilenetv2": {"backbone": "mobilenetv2_100", "weights": "hub", "image_size": 224},
             "resnet18layer3": {"backbone": "resnet18-layer3", "weights": "hub", "image_size": 224, "precision": "bf16"},
         },

@@ -152,9 +152,10 @@ def _counted(targets: np.ndarray, difficult: Literal["ignore", "negative"]) -> n
 def check_labels(dataset: MultiLabelDataset) -> None:
     """Raise a CsraError for a set without a known label."""
     if not (dataset.targets >= 0).any():
+        server = "; for VOC's server, --server-format FOLDER" * dataset.name.startswith("voc")
         raise DataError(
             f"{dataset.name} {dataset.split} has no labels to measure against; "
-            "use another split, or `csra-lab predict`."
+            f"use another split, or `csra-lab predict`{server}."
         )
 
 

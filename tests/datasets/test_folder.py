@@ -62,6 +62,12 @@ def test_devkit_folders_load_with_their_own_classes(tmp_path):
     assert not errors(root) or all("fewer" in e for e in errors(root))
 
 
+def test_the_folder_above_a_devkit_names_it(tmp_path):
+    toy.write_devkit(tmp_path)
+    (message,) = errors(tmp_path / "VOCdevkit")
+    assert message.endswith("name VOC2012 in it.")
+
+
 def test_a_faultless_folder_has_no_finding_but_fine(own, capsys):
     assert {f.level for f in check_folder(own)} == {"fine"}
     main(["data", "check", str(own)])

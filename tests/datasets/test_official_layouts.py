@@ -107,6 +107,15 @@ def voc2012(root):
     return unpack_voc(root, "2012", {"train": train, "val": val, "trainval": sorted(train + val)}, 2), train, val
 
 
+def voc2012_test(root):
+    """VOC2012test.tar, unpacked into the same folder: photographs and their list, without labels. The ids."""
+    ids, base, rng = [f"2008_{i:06d}" for i in (1, 11, 13)], root / "VOCdevkit" / "VOC2012", np.random.default_rng(4)
+    for image_id in ids:
+        photograph(base / "JPEGImages" / f"{image_id}.jpg", rng, (48, 36))
+    (base / "ImageSets" / "Main" / "test.txt").write_text("".join(f"{i}\n" for i in ids))
+    return ids
+
+
 def wider(root):
     """wider_attribute_image.tgz and wider_attribute_annotation.zip. People of each part: how many."""
     rng, people = np.random.default_rng(3), {}
@@ -167,6 +176,24 @@ def test_voc2012_has_no_test_labels_and_trains_on_its_own_lists(tmp_path):
     boxes = load_dataset("voc2012", tmp_path, "val").boxes(0)
     assert len(boxes) == 3  # the parts of a person are no objects
     assert (boxes[0].xmin, boxes[0].ymin, boxes[0].xmax, boxes[0].ymax) == (2, 3, 30, 20)
+
+
+def test_voc2012_with_its_test_photographs_goes_to_the_server(tmp_path, capsys):
+    """The paper's command trains on the whole trainval and measures nothing; `evaluate` writes what is submitted."""
+    _, train, val = voc2012(tmp_path)
+    test, devkit, run = voc2012_test(tmp_path), str(tmp_path / "VOCdevkit"), tmp_path / "run"
+    main(["train", "resnet101-csra_voc12-448px", "--data", devkit, "--out", str(run), *TOY])
+    assert "voc2012 test has no labels, so the run ends without a test score" in capsys.readouterr().err
+    assert not (run / "metrics.json").exists()
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run), "--data", devkit])
+    assert "for VOC's server, --server-format FOLDER" in capsys.readouterr().err
+    assert list(load_dataset("voc2012", tmp_path, "trainval").ids) == sorted(train + val)
+    main(["evaluate", str(run), "--data", devkit, "--server-format", str(tmp_path / "submission")])
+    folder = tmp_path / "submission" / "results" / "VOC2012" / "Main"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(f"comp2_cls_test_{c}.txt" for c in VOC_CLASSES)
+    assert [line.split()[0] for line in (folder / "comp2_cls_test_cat.txt").read_text().splitlines()] == test
+    assert str(folder) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", ["vitb16-csra_wider-224px", "resnet18-avg_wider-224px"])
