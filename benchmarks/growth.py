@@ -51,9 +51,13 @@ def training_step(
     compiled=False,
     fused=False,
     heads: int | None = None,
+    mixed=autocast,
     **head,
 ) -> Callable[[], None]:
-    """Forward, backward and SGD with momentum on one batch; `head`: options of `create_classifier`."""
+    """Forward, backward and SGD with momentum on one batch; `head`: options of `create_classifier`.
+
+    `mixed`: (device, dtype) -> the context of the forward pass.
+    """
     options = head if heads is None else {**head, "num_heads": heads}
     model = create_classifier(backbone, num_classes=classes, image_size=pixels, **options).to(device).train()
     if model.backbone.convolutional:
@@ -64,7 +68,7 @@ def training_step(
     network = torch.compile(model) if compiled else model
 
     def step() -> None:
-        with autocast(device, dtype):
+        with mixed(device, dtype):
             logits = network(batch)
         binary_cross_entropy(logits, targets).backward()
         optimizer.step()

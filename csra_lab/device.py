@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from csra_lab.errors import CsraError
 
@@ -73,9 +75,32 @@ def multiplies_in_bfloat16() -> bool:
     return any(check() for check in (getattr(torch.cpu, name, None) for name in checks) if check is not None)
 
 
-def autocast(device: torch.device | str, dtype: torch.dtype | None):
-    """Mixed precision in `dtype`, or none."""
-    return torch.autocast(torch.device(device).type, dtype) if dtype else contextlib.nullcontext()
+class _DepthwiseInFloat32(TorchFunctionMode):
+    """Depthwise convolutions of a CPU in single precision, whatever autocast says of the others."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        groups = kwargs.get("groups", args[6] if len(args) > 6 else 1) if func is F.conv2d else 1
+        if groups == 1 or groups != args[0].shape[1]:
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device | str, dtype: torch.dtype | None) -> Iterator[None]:
+    """Mixed precision in `dtype`, or none.
+
+    Where gradients are wanted, a CPU computes depthwise convolutions in single precision: in bfloat16 their gradients
+    take longer than all else together.
+    """
+    kind = torch.device(device).type
+    if dtype is None:
+        yield
+        return
+    slow = kind == "cpu" and torch.is_grad_enabled()
+    with torch.autocast(kind, dtype), _DepthwiseInFloat32() if slow else contextlib.nullcontext():
+        yield
 
 
 def working_type(precision: str, device: torch.device) -> torch.dtype | None:

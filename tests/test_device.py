@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from csra_lab import create_classifier
 from csra_lab.cli import _sentence
-from csra_lab.device import fit_in_memory, is_memory_error
+from csra_lab.device import autocast, fit_in_memory, is_memory_error
 from csra_lab.errors import CsraError
 from csra_lab.recipes import get_recipe
 from csra_lab.training.evaluation import predict_scores
@@ -78,6 +79,24 @@ def test_training_names_the_parts_that_keep_its_batches(tmp_path, monkeypatch):
         train(recipe, data, None, tmp_path / "run", progress=False)
     result = train(recipe.replace(accumulate=4), data, None, tmp_path / "other", progress=False)
     assert np.isfinite(result.history.train_loss).all()
+
+
+def test_depthwise_convolutions_train_in_single_precision_on_a_cpu():
+    """Their gradient in bfloat16 is slow. All others multiply in bfloat16, and so does everything without gradients."""
+    depthwise, grouped, pointwise = (nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 1))
+    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with autocast("cpu", torch.bfloat16):
+        outputs = [layer(x) for layer in (depthwise, grouped, pointwise)]
+        assert F.conv2d(x, depthwise.weight, groups=8).dtype == torch.float32
+    assert [each.dtype for each in outputs] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    assert torch.equal(outputs[0], depthwise(x.float()))
+    (found,) = torch.autograd.grad(outputs[0].sum(), depthwise.weight)
+    (expected,) = torch.autograd.grad(depthwise(x.float()).sum(), depthwise.weight)
+    assert torch.equal(found, expected)
+    with torch.no_grad(), autocast("cpu", torch.bfloat16):
+        assert depthwise(x).dtype == torch.bfloat16
+    with autocast("cpu", None):
+        assert pointwise(x.float()).dtype == torch.float32
 
 
 HELD = """

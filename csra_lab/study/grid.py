@@ -216,7 +216,7 @@ GRIDS = {
             "lite0": {"backbone": "tf_efficientnet_lite0", "weights": "installed", "image_size": 224},
             "lite1": {"backbone": "tf_efficientnet_lite1", "weights": "installed", "image_size": 240},
             "lite2": {"backbone": "tf_efficientnet_lite2", "weights": "installed", "image_size": 224},
-            "lite3": {"backbone": "tf_efficientnet_lite3", "weights": "hub", "image_size": 224},
+            "lite3": {"backbone": "tf_efficientnet_lite3", "weights": "hub", "image_size": 224, "precision": "bf16"},
             "mobilenetv2": {"backbone": "mobilenetv2_100", "weights": "hub", "image_size": 224},
             "resnet18layer3": {"backbone": "resnet18-layer3", "weights": "hub", "image_size": 224, "precision": "bf16"},
         },
