@@ -21,11 +21,11 @@ import torch
 from growth import training_step
 from machine import Ceilings, ceilings, options, report, take_turns
 from torch import nn
+from training_step import activations
 
 from csra_lab.classifier import create_classifier
 from csra_lab.cost import model_cost
 from csra_lab.device import keep_freed_memory
-from training_step import activations
 
 # backbone, pixels, images
 CPU = (

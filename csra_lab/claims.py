@@ -29,10 +29,17 @@ class Claim:
     Attributes:
         name: what is asked, for a table: "CSRA - average pooling".
         terms: label of a method -> its weight; the weights add up to 0.
+
+    Raises:
+        CsraError: they do not.
     """
 
     name: str
     terms: tuple[tuple[str, float], ...]
+
+    def __post_init__(self):
+        if abs(sum(weight for _, weight in self.terms)) > 1e-9:
+            raise ConfigError(f"the weights of a claim must add up to 0, and those of {self.name!r} do not.")
 
     @classmethod
     def difference(cls, b: str, a: str) -> "Claim":

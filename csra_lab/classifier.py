@@ -56,8 +56,8 @@ class MultiLabelClassifier(
         image_size: side of the square input in pixels.
         mean, std: input normalisation per channel; None for the backbone's own.
 
-    `save_pretrained`, `from_pretrained` and `push_to_hub` come from huggingface_hub: a safetensors file with the
-    weights and a `config.json` with exactly these arguments. The weights start random; see `create_classifier`.
+    `save_pretrained` and `push_to_hub` come from huggingface_hub: they write a safetensors file with the weights and a
+    `config.json` with exactly these arguments. The weights start random; see `create_classifier`.
     """
 
     backbone: Backbone
@@ -87,10 +87,11 @@ class MultiLabelClassifier(
         return model
 
     def _assemble(self, backbone: Backbone, classes, head: HeadConfig | dict, mean, std) -> None:
-        classes = tuple(classes)
-        if not classes or len(set(classes)) != len(classes) or not all(map(is_name, classes)):
+        text = isinstance(classes, str)  # whose letters are no class names
+        classes = (classes,) if text else tuple(classes)
+        if text or not classes or len(set(classes)) != len(classes) or not all(map(is_name, classes)):
             raise ConfigError(
-                "a classifier needs distinct class names, one or more, of letters and without control codes, "
+                "a classifier needs a list of distinct class names, one or more, of letters and without control codes, "
                 f"not {reprlib.repr(classes)}."
             )
         if not isinstance(head, HeadConfig):
@@ -130,7 +131,7 @@ class MultiLabelClassifier(
 
     def attention(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, heads, C, h, w): weights of the locations, each map summing to 1."""
-        return self.head.attention(self.backbone(images))
+        return self.head.attention(self.features(images))
 
     @property
     def device(self) -> torch.device:
@@ -169,10 +170,15 @@ class MultiLabelClassifier(
         leave the other as it is.
 
         Raises:
-            CsraError: the head has another number of classes.
+            CsraError: the head has another number of classes, or reads features of another size.
         """
         if head.num_classes != len(self.classes):
             raise ConfigError(f"this classifier has {len(self.classes)} classes and the new head {head.num_classes}.")
+        if head.in_features != self.backbone.num_features:
+            raise ConfigError(
+                f"{self.backbone.name} has features of size {self.backbone.num_features}, and the new head reads "
+                f"{head.in_features}."
+            )
         model = copy.copy(self)
         model._modules = {**self._modules, "backbone": shared_copy(self.backbone), "head": head}
         model._hub_mixin_config = model.config()
@@ -256,7 +262,8 @@ class MultiLabelClassifier(
             num_classes: C. lam: the residual's weight, which checkpoints do not hold. classes: names, if you have them.
             temperatures: None for the paper's list for the number of heads found.
             image_size: None for the backbone's own; position embeddings are interpolated to it.
-            mean, std: None for what each layout means: ResNets there read plain 0..1 pixels, ViTs mean = std = 0.5.
+            mean, std: input normalisation; None for what the checkpoint means. Convolutional networks with the authors'
+                head read plain 0..1 pixels; all others are normalised as timm's network of that name.
 
         Raises:
             CsraError: not such a file, another class count, or another backbone.
@@ -266,10 +273,10 @@ class MultiLabelClassifier(
         found = read_foreign_checkpoint(path)
         network = fitting_network(found, path, backbone=backbone, num_classes=num_classes, image_size=image_size)
         config = foreign_head(found, lam=lam, temperatures=temperatures)
-        if mean is None and std is None:
-            mean, std = foreign_pixels(found, network)
-            if mean is not None and found.layout == "mmpretrain":
-                warn(f"{path}: {PIXELS_NOTE}")
+        meant = foreign_pixels(found, network)
+        if mean is None and std is None and None not in meant and found.layout == "mmpretrain":
+            warn(f"{path}: {PIXELS_NOTE}")
+        mean, std = meant[0] if mean is None else mean, meant[1] if std is None else std
         classes = classes if classes is not None else [f"class {i}" for i in range(num_classes)]
         model = cls._from_parts(network, classes, config, mean, std)
         load_backbone(network, found, path)
@@ -325,6 +332,8 @@ def imagenet_classifier(
     """A pretrained network with its own ImageNet classifier as an average-pooling head, so that it gives score maps.
 
     That works where the network's logits are a linear function of the mean feature, which is checked on random input.
+    ImageNet's logits were trained for a softmax: the sigmoids that `predict` gives of them rank the classes, and are no
+    probabilities.
 
     Args:
         backbone: timm's name.

@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import average_precision
+from csra_lab.metrics.functions import check_absent_of
 from csra_lab.modes import evaluating
 
 LAMS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -141,8 +142,11 @@ def choose_lam(
         lams: lambdas to try.
 
     Raises:
-        CsraError: no images, no positive among them, or what `add_four_lines` raises.
+        CsraError: no images, no lambda, no positive among them, targets of which none is known to be absent, or what
+            `add_four_lines` raises.
     """
+    if not len(lams):
+        raise ConfigError("there is no lambda to choose; name one or more in lams.")
     four, means, maxima, targets = None, [], [], []
     device = next(model.parameters()).device
     with evaluating(model):
@@ -159,6 +163,7 @@ def choose_lam(
     mean, best, truth = (torch.cat(parts).numpy() for parts in (means, maxima, targets))
     if not (truth == 1).any():
         raise ConfigError("no held-out image has a positive label, so no lambda is better than another.")
+    check_absent_of(truth)
     mAPs = [float(np.nanmean(average_precision(mean + lam * best, truth))) for lam in lams]
     lam = min(lam for lam, mAP in zip(lams, mAPs, strict=True) if mAP == max(mAPs))
     return LamChoice(float(lam), tuple(map(float, lams)), tuple(mAPs), len(truth))

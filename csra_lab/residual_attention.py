@@ -110,14 +110,14 @@ def residual_max(scores: Tensor, lam: float) -> Tensor:
         lam: weight of the maximum.
 
     Returns:
-        (B, C) logits.
+        (B, C) logits; half-precision scores give float32, see `csra_logits`.
 
     Raises:
         CsraError: scores of another shape.
     """
     if scores.ndim not in (3, 4):
         raise ConfigError(f"residual_max needs scores of shape (B, C, N) or (B, C, h, w), not {tuple(scores.shape)}.")
-    scores = scores.flatten(2)
+    scores = at_least_float32(scores).flatten(2)
     average = scores.mean(dim=2)
     maximum = scores.amax(dim=2)
     return average + lam * maximum
@@ -259,7 +259,7 @@ def _take_heads(scores: Tensor, heads: list[int]) -> Tensor:
 
 def for_heads(temperatures: Temperatures, heads: int) -> list[float]:
     """The temperatures as a list of numbers, one for each head."""
-    if isinstance(temperatures, Tensor):
+    if hasattr(temperatures, "flatten"):  # a tensor, or an array of NumPy
         temperatures = temperatures.flatten().tolist()
     values = [float(t) for t in temperatures] if isinstance(temperatures, Sequence) else [float(temperatures)]
     _check_temperatures(values)

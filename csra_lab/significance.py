@@ -32,8 +32,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from csra_lab._io.validation import check_choice
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import average_precision
+from csra_lab.metrics.functions import check_absent_of, checked
 
 MeanOver = Literal["classes", "positives"]
 """What a mean of average precisions is over: classes, each counting once; or positives, where rare ones count less."""
@@ -136,7 +138,7 @@ def compare(
     Raises:
         CsraError: fewer than 2 seeds, pairs of unequal numbers, and what `draw_images` and `weighted_mAP` raise.
     """
-    (a, seen_a), (b, seen_b) = _checked(a, targets, "a"), _checked(b, targets, "b")
+    (a, truth, seen_a), (b, _, seen_b) = _checked(a, targets, "a"), _checked(b, targets, "b")
     if min(len(a), len(b)) < 2:
         few = f"a holds {len(a)} and b {len(b)} runs, and one run cannot show how far seeds move mAP"
         raise ConfigError(f"{few}: train 5 seeds, at least 2, or look at the images alone with bootstrap_mAP.")
@@ -146,7 +148,7 @@ def compare(
     num_images = a.shape[1]
     weights = draw_images(num_images, groups=groups, resamples=resamples, seed=seed)
     units = num_images if groups is None else len(np.unique(np.asarray(groups)))
-    drawn_a, drawn_b = (_weighted(arrays, np.asarray(targets), weights) for arrays in (a, b))  # (Sa, R), (Sb, R)
+    drawn_a, drawn_b = (_weighted(arrays, truth, weights) for arrays in (a, b))  # (Sa, R), (Sb, R)
 
     # What is independent over seeds: the pairs' differences, or each side by itself. (S,), (S, R)
     sides = [(seen_b - seen_a, drawn_b - drawn_a)] if paired_seeds else [(seen_a, drawn_a), (seen_b, drawn_b)]
@@ -229,9 +231,9 @@ def bootstrap_mAP(
 
     Shapes and errors are theirs: (S, N, C) scores give (S, R) mAPs, and (N, C) scores give (R,).
     """
-    arrays, _ = _checked(scores, targets, "scores")
+    arrays, truth, _ = _checked(scores, targets, "scores")
     weights = draw_images(arrays.shape[1], groups=groups, resamples=resamples, seed=seed)
-    mAPs = _weighted(arrays, np.asarray(targets), weights)  # (S, R)
+    mAPs = _weighted(arrays, truth, weights)  # (S, R)
     return mAPs if np.ndim(scores) == 3 else mAPs[0]
 
 
@@ -247,14 +249,17 @@ def draw_images(
         seed: the same seed gives the same draws.
 
     Raises:
-        CsraError: groups of another number, fewer than 2 images or groups, fewer than 2 draws.
+        CsraError: groups of another number or not known, fewer than 2 images or groups, fewer than 2 draws.
     """
     _check_whole("resamples", resamples, minimum=2)
     members = np.arange(num_images)  # (N,) the group of each image
     if groups is not None:
         if np.shape(groups) != (num_images,):
             raise ConfigError(f"groups must hold one id for each of {num_images} images, not shape {np.shape(groups)}.")
-        members = np.unique(np.asarray(groups), return_inverse=True)[1]
+        ids = np.asarray(groups)
+        if ids.dtype.kind == "f" and np.isnan(ids).any():
+            raise ConfigError("groups must say of every image which group it is in, and some are NaN.")
+        members = np.unique(ids, return_inverse=True)[1]
     num_groups = int(members.max(initial=-1)) + 1
     if num_groups < 2:
         raise ConfigError(
@@ -287,13 +292,17 @@ def weighted_mAP(
         (S, R) mAPs, fractions; (R,) for a single array.
 
     Raises:
-        CsraError: arrays that do not fit, scores that are not finite, no positive target in the data or in a draw.
+        CsraError: arrays that do not fit, scores that are not finite, no positive target in the data or in a draw,
+            targets of which none is known to be absent, or another `mean_over`.
     """
-    (arrays, _), weights = _checked(scores, targets, "scores"), np.asarray(weights)
+    check_choice("mean_over", mean_over, MEANS)
+    (arrays, truth, _), weights = _checked(scores, targets, "scores"), np.asarray(weights)
     num_images = arrays.shape[1]
     if weights.ndim != 2 or weights.shape[1] != num_images or weights.dtype.kind not in "iu" or (weights < 0).any():
         raise ConfigError(f"weights must be whole numbers from 0, (draws, {num_images} images), not {weights.shape}.")
-    mAPs = _weighted(arrays, np.asarray(targets), weights, mean_over)
+    if int(weights.max(initial=0)) * num_images > np.iinfo(np.int32).max:
+        raise ConfigError(f"a weight of {weights.max()} is too large to count {num_images} images with.")
+    mAPs = _weighted(arrays, truth, weights, mean_over)
     return mAPs if np.ndim(scores) == 3 else mAPs[0]
 
 
@@ -344,24 +353,32 @@ def _precision_sum(block: NDArray[np.int32], ranking: tuple[NDArray[np.intp], ..
     return np.einsum("sr,sr->r", hits, found / np.maximum(seen, 1))
 
 
-def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray, NDArray]:
-    """Scores as (S, N, C) float64 and their (S,) plain mAPs, or one sentence that says what is wrong."""
+def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray, NDArray[np.int8], NDArray]:
+    """Scores as (S, N, C) float64, targets as (N, C), and the (S,) plain mAPs, or one sentence that says what is wrong.
+
+    Targets that are masked are not known, as in `average_precision`.
+    """
     try:
-        arrays = np.asarray(scores, dtype=np.float64)
+        dimensions = np.ndim(scores)  # type: ignore[arg-type]  # a tensor has its own
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name} must be numbers, and as many of them for each seed.") from error
-    arrays = arrays[None] if arrays.ndim == 2 else arrays
-    if arrays.ndim != 3 or not arrays.size:
-        raise ConfigError(f"{name} must be (seeds, images, classes) with at least one of each, not {arrays.shape}.")
-    per_class = np.empty((len(arrays), arrays.shape[2]))
-    for s, each in enumerate(arrays):
+    if dimensions not in (2, 3) or not len(scores):  # type: ignore[arg-type]
+        shape = np.shape(scores)  # type: ignore[arg-type]
+        raise ConfigError(f"{name} must be (seeds, images, classes) with at least one of each, not {shape}.")
+    runs, mAPs, truth = [], [], None
+    for s, run in enumerate(scores if dimensions == 3 else [scores]):  # type: ignore[arg-type, var-annotated]
         try:
-            per_class[s] = average_precision(each, targets)
+            array, truth = checked(run, targets)
+            per_class = average_precision(array, truth)
         except CsraError as error:
             raise ConfigError(f"{name}[{s}]: {error}") from error
-    if np.isnan(per_class).all():
-        raise ConfigError("no target is 1, so there is nothing to find; check the class names and the annotations.")
-    return arrays, np.nanmean(per_class, axis=1)
+        if np.isnan(per_class).all():
+            raise ConfigError("no target is 1, so there is nothing to find; check the class names and the annotations.")
+        runs.append(array)
+        mAPs.append(np.nanmean(per_class))
+    assert truth is not None  # there is at least one run
+    check_absent_of(truth)
+    return np.stack(runs).astype(np.float64, copy=False), truth, np.array(mAPs)
 
 
 def _check_whole(name: str, value: int, *, minimum: int) -> None:

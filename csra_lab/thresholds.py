@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from csra_lab._io import strict_json
 from csra_lab.errors import ConfigError, DataError
-from csra_lab.metrics.functions import check_probabilities, checked
+from csra_lab.metrics.functions import check_absent_of, check_probabilities, checked
 
 THRESHOLDS_FILE = "thresholds.json"
 MIN_POSITIVES = 10
@@ -26,13 +26,16 @@ def choose_thresholds(
         min_positives: classes with fewer take the threshold with the largest F1 over all classes' entries together.
 
     Returns:
-        (C,) thresholds, each halfway between two scores that were seen; a label is named from it on (>=).
+        (C,) thresholds, each halfway between two scores that were seen, or between the lowest and 0; a label is named
+        from it on (>=).
 
     Raises:
-        CsraError: shapes that differ, scores that are no probabilities, or no positive at all.
+        CsraError: shapes that differ, scores that are no probabilities, no positive at all, or targets of which none is
+            known to be absent.
     """
     scores, targets = checked(scores, targets)
     check_probabilities(scores, None)
+    check_absent_of(targets)
     scores = scores.astype(np.float64)
     if not (targets == 1).any():
         raise ConfigError("no target is 1, so there is no F1 to choose thresholds by.")
@@ -54,8 +57,14 @@ def _best_threshold(scores: NDArray, targets: NDArray) -> float:
 
 
 def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[str, ...], *, about: str) -> None:
-    """Write (C,) thresholds beside a saved model; `about` says what they were chosen on."""
+    """Write (C,) thresholds beside a saved model; `about` says what they were chosen on.
+
+    Raises:
+        CsraError: not one probability for each class.
+    """
     values = np.asarray(thresholds, dtype=np.float64)  # (C,)
+    if values.shape != (len(classes),) or not ((values >= 0) & (values <= 1)).all():
+        raise ConfigError(f"thresholds must be one probability for each of {len(classes)} classes, not {values}.")
     content = {"about": about, "thresholds": {c: float(t) for c, t in zip(classes, values, strict=True)}}
     strict_json.write(Path(folder) / THRESHOLDS_FILE, content, indent=1)
 

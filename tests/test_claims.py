@@ -105,6 +105,10 @@ def test_wrong_input_is_one_sentence(methods):
     scores, targets = methods
     with pytest.raises(CsraError, match="'z', which has no scores"):
         measure_claims([Claim.difference("z", "a")], scores, targets)
+    with pytest.raises(CsraError, match="must add up to 0"):
+        Claim("a alone", (("a", 1.0),))
+    with pytest.raises(CsraError, match="mean_over must be"):
+        measure_claims([Claim.difference("b", "a")], scores, targets, mean_over="positive")
     with pytest.raises(CsraError, match="as many runs"):
         measure_claims([Claim.difference("b", "a")], scores | {"b": scores["b"][:2]}, targets)
     with pytest.raises(CsraError, match="at least 2"):

@@ -65,6 +65,7 @@ def test_its_steps_are_its_parts():
     assert torch.equal(model.attention(images), model.head.attention(features))
     assert torch.equal(model(images), model.head(features))
     torch.testing.assert_close(model.attention(images).sum((3, 4)), torch.ones(2, 2, 3))
+    assert model.bfloat16().attention(images).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,7 @@ def test_its_steps_are_its_parts():
         ({}, "either num_classes or classes"),
         ({"num_classes": 2, "classes": ["a", "b"]}, "either num_classes or classes"),
         ({"classes": []}, "distinct class names"),
+        ({"classes": "cat"}, "list of distinct class names"),
         ({"classes": ["a", "b", "a"]}, "distinct class names"),
         ({"num_classes": 0}, "num_classes must be"),
         ({"num_classes": 3, "head": "attention"}, "'attention'"),
@@ -434,6 +436,8 @@ def test_resnets_of_other_code(tmp_path, resnet18, layout, heads, wrapping):
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     assert not model.training
     assert (model.mean, model.std) == ((0, 0, 0), (1, 1, 1))  # they read plain pixels
+    shifted = MultiLabelClassifier.from_checkpoint(path, backbone="resnet18", num_classes=5, mean=(0.5,) * 3)
+    assert (shifted.mean, shifted.std) == ((0.5,) * 3, (1, 1, 1))  # what is not named is as the layout has it
     assert model.head.num_heads == heads
     model.save_pretrained(tmp_path / "ours")
     assert torch.equal(MultiLabelClassifier.from_pretrained(tmp_path / "ours")(images), model(images))
@@ -568,10 +572,12 @@ def test_a_classifier_of_the_class_token_has_no_score_maps(tmp_path):
         MultiLabelClassifier.from_checkpoint(tmp_path / "vit.pth", backbone="test_vit", num_classes=3)
 
 
-def test_a_head_of_another_class_count_is_refused():
+def test_a_head_that_does_not_fit_is_refused():
     model = create_classifier("test_resnet", num_classes=3, image_size=64)
     with pytest.raises(CsraError, match="3 classes and the new head 4"):
         model.with_head(CSRA(model.backbone.num_features, 4))
+    with pytest.raises(CsraError, match="features of size .*, and the new head reads 7"):
+        model.with_head(CSRA(7, 3))
 
 
 def test_a_head_alone_is_not_saved_over_a_backbone_that_was_trained(tmp_path):

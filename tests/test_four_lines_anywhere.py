@@ -10,6 +10,7 @@ import torchvision.models as tv
 import transformers as hf
 from torch import nn
 
+from csra_lab import create_classifier
 from csra_lab.errors import CsraError
 from csra_lab.four_lines_anywhere import LAMS, FourLines, add_four_lines, choose_lam
 from csra_lab.metrics import average_precision
@@ -274,11 +275,23 @@ def test_choose_lam_is_the_literal_search():
     assert again.mAPs == pytest.approx(choice.mAPs)
 
 
+@torch.no_grad()
+def test_the_labs_own_average_pooling_is_taken():
+    model = create_classifier("test_resnet", num_classes=CLASSES, image_size=64, head="average").eval()
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(add_four_lines(model, 0.3)(images), model.with_four_lines(0.3)(images))
+
+
 def test_choose_lam_without_images_or_positives():
     with pytest.raises(CsraError, match="no held-out images"):
         choose_lam(small(), [])
     with pytest.raises(CsraError, match="no held-out image has a positive"):
         choose_lam(small(), [(torch.randn(2, 3, 20, 20), torch.zeros(2, CLASSES))])
+    with pytest.raises(CsraError, match="no lambda to choose"):
+        choose_lam(small(), held_out(), lams=())
+    minus = [(images, 2 * (labels == 1).int() - 1) for images, labels in held_out()]
+    with pytest.raises(CsraError, match="no target is 0"):
+        choose_lam(small(), minus)
 
 
 def test_modules_that_were_frozen_stay_frozen():

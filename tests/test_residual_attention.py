@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -408,6 +409,13 @@ def test_the_gradient_that_reaches_each_location(temperature):
     torch.testing.assert_close(scores.grad.flatten(), 1 / 12 + 0.3 * weights * (1 + moved))
 
 
+def test_the_four_lines_of_half_precision_do_not_tie():
+    scores = torch.randn(5000, 1, 49).bfloat16()
+    logits = residual_max(scores, 0.1)
+    assert torch.equal(logits, csra_logits(scores[:, None], math.inf, 0.1))
+    assert len(logits.unique()) > 4900
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -430,6 +438,8 @@ def test_temperatures_that_are_none(temperature):
 
 @pytest.mark.parametrize("lam", [0, 0.1])
 def test_shapes_and_counts_are_named(lam):
+    scores = torch.randn(2, 2, 3, 4)
+    assert torch.equal(csra_logits(scores, np.array([1, INF]), lam), csra_logits(scores, [1.0, INF], lam))
     with pytest.raises(CsraError, match=r"\(2, 3, 4\)"):
         csra_logits(torch.randn(2, 3, 4), [1.0], lam)
     with pytest.raises(CsraError, match=r"3 temperatures.*2 heads"):

@@ -5,7 +5,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from csra_lab.errors import CsraError
@@ -356,3 +358,40 @@ def test_quantiles_of_t_are_those_of_closed_forms_and_of_its_density(comparisons
         constant = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(math.pi * freedom) / 2
         density = np.exp(constant - (freedom + 1) / 2 * np.log1p((t + x) ** 2 / freedom))
         assert 2 * np.trapezoid(density, x) == pytest.approx(alpha, rel=1e-5)
+
+
+def test_targets_mean_the_same_as_for_average_precision():
+    """Masked ones are not known, tables must have the same columns, and tensors may need gradients."""
+    rng = np.random.default_rng(0)
+    scores, targets = rng.random((2, 60, 3)), (rng.random((60, 3)) < 0.4).astype(int)
+    masked = np.ma.masked_array(targets, mask=rng.random((60, 3)) < 0.3)
+    unknown, once = masked.filled(-1), np.ones((1, 60), int)
+    assert (weighted_mAP(scores, masked, once) == weighted_mAP(scores, unknown, once)).all()
+    assert (weighted_mAP(scores, masked, once) != weighted_mAP(scores, targets, once)).all()
+    assert compare(scores, scores[::-1], masked).to_dict() == compare(scores, scores[::-1], unknown).to_dict()
+    tensor = torch.from_numpy(scores).requires_grad_()
+    assert (bootstrap_mAP(tensor, targets, resamples=5) == bootstrap_mAP(scores, targets, resamples=5)).all()
+    tables = pd.DataFrame(scores[0], columns=list("abc")), pd.DataFrame(targets, columns=list("abc"))
+    assert weighted_mAP(*tables, once) == weighted_mAP(scores[0], targets, once)
+    with pytest.raises(CsraError, match="other names"):
+        weighted_mAP(tables[0], tables[1][["b", "a", "c"]], once)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean_over": "class"}, "mean_over must be classes or positives, not 'class'"),
+        ({"weights": np.full((1, 60), 10**9)}, "too large to count 60 images"),
+        ({"targets": -1}, "no target is 0"),
+    ],
+)
+def test_what_would_mean_something_else_is_refused(change, message):
+    scores = np.random.default_rng(0).random((60, 3))
+    targets = np.where(scores > 0.5, 1, change.pop("targets", 0))
+    with pytest.raises(CsraError, match=message):
+        weighted_mAP(scores, targets, **{"weights": np.ones((1, 60), int)} | change)
+
+
+def test_groups_that_are_not_known_are_refused():
+    with pytest.raises(CsraError, match="some are NaN"):
+        draw_images(3, groups=[1.0, np.nan, 2.0])

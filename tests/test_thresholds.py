@@ -76,6 +76,13 @@ def test_wrong_arrays_are_refused(scores, targets, words):
         choose_thresholds(scores, targets)
 
 
+def test_what_would_not_be_read_is_not_written(tmp_path):
+    for thresholds in ([0.5], [0.5, 2.0], [0.5, np.nan]):
+        with pytest.raises(CsraError, match="one probability for each of 2 classes"):
+            write_thresholds(tmp_path, thresholds, ("a", "b"), about="")
+    assert not list(tmp_path.iterdir())
+
+
 def test_thresholds_far_from_a_half_are_not_rounded(tmp_path):
     thresholds = [1.28e-5, 1 - 1e-9, 1 / 3]
     write_thresholds(tmp_path, thresholds, ("a", "b", "c"), about="a test")

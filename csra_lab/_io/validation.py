@@ -5,6 +5,7 @@ import reprlib
 import types
 import typing
 import unicodedata
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 from csra_lab.errors import ConfigError
@@ -27,6 +28,12 @@ def check_types(instance, what: str) -> None:
         value = getattr(instance, field.name)
         if not _fits(value, kinds[field.name]):
             raise ConfigError(f"{what}: {field.name} must be {_words(kinds[field.name])}, not {reprlib.repr(value)}.")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise a CsraError for a value that is none of the choices: a misspelt word must not mean another one."""
+    if value not in choices:
+        raise ConfigError(f"{name} must be {' or '.join(choices)}, not {value!r}.")
 
 
 def is_plain(name: str) -> bool:

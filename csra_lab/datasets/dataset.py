@@ -215,7 +215,7 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         """The items at `indices`, in that order (integers, or a boolean mask of length N).
 
         Raises:
-            CsraError: an index that there is not, or a mask of another length.
+            CsraError: an index that there is not or is no whole number, or a mask of another length.
         """
         index = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
         if index.dtype == bool:
@@ -224,6 +224,8 @@ class MultiLabelDataset(torch.utils.data.Dataset):
                     f"The mask has shape {index.shape}, but {self.name} {self.split} has {len(self)} items."
                 )
             index = np.flatnonzero(index)
+        if index.size and (index.ndim != 1 or index.dtype.kind not in "iu"):
+            raise ConfigError(f"Items are chosen by a list of whole numbers or a mask, not by {reprlib.repr(indices)}.")
         index = index.astype(np.int64)
         outside = index[(index < -len(self)) | (index >= len(self))]
         if outside.size:

@@ -3,11 +3,12 @@
 Every head is a classifier of each location followed by a way to pool the scores, and all share one interface:
 
     head.score_maps(x) -> (B, heads, C, h, w)    the classifiers at every location
-    head.attention(x) -> (B, heads, C, h, w)     how each location weighs in the pooled score; sums to 1
+    head.attention(x) -> (B, heads, C, h, w)     where the head looks; sums to 1
     head(x) -> (B, C)                            logits
 
 `x` is a feature map (B, d, h, w), or tokens (B, N, d); for tokens N stands where h, w stand above. Each head has a
-frozen config that holds exactly its own options; `HEADS` maps a head's name to both.
+frozen config that holds exactly its own options; `HEADS` maps a head's name to both. CSRA's attention is Eq. 2's alone;
+how much a location counts in its logit, the mean included, is `residual_attention.logit_weights`.
 """
 
 from csra_lab.heads.base import ScoreMapHead

@@ -106,8 +106,11 @@ def create_head(kind: str, in_features: int, num_classes: int, /, **options) -> 
 
 
 def config_kind(config: HeadConfig) -> str:
-    """The name of the head that a config makes."""
-    return next(kind for kind, (cls, _) in HEADS.items() if cls is type(config))
+    """The name of the head that a config makes. A CsraError for anything else."""
+    kind = next((kind for kind, (cls, _) in HEADS.items() if cls is type(config)), None)
+    if kind is None:
+        raise ConfigError(f"a head must be one of {', '.join(HEADS)} or the config of one, not {config!r}.")
+    return kind
 
 
 def head_kind(head: ScoreMapHead) -> str:

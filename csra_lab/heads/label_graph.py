@@ -70,6 +70,9 @@ class LabelGraph(ScoreMapHead):
         return config.embedding
 
     def read_labels(self, targets: ArrayLike) -> None:
+        """Make the graph from the (N, C) targets of a training set. A CsraError for another number of classes."""
+        if np.ndim(targets) != 2 or np.shape(targets)[1] != self.num_classes:
+            raise ConfigError(f"the labels must be (images, {self.num_classes} classes), not {np.shape(targets)}.")
         graph = label_graph(np.asarray(targets), threshold=self.config.threshold, share=self.config.share)
         self.graph.copy_(torch.from_numpy(graph))
 

@@ -62,7 +62,7 @@ class AveragePooling(ScoreMapHead):
     config: AverageConfig
 
     def pool(self, scores: Tensor) -> Tensor:
-        return scores.mean(dim=-1)[:, 0]
+        return scores[:, 0].mean(dim=-1)
 
     def weigh(self, scores: Tensor) -> Tensor:
         return torch.full_like(scores, 1 / scores.shape[-1])

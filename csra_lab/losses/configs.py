@@ -7,7 +7,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from csra_lab._io.validation import check_types
+from csra_lab._io.validation import check_choice, check_types
 from csra_lab.errors import ConfigError
 from csra_lab.losses.functions import (
     Unknown,
@@ -42,8 +42,7 @@ class Loss:
     unknown: Unknown = "ignore"
 
     def __post_init__(self) -> None:
-        if self.unknown not in get_args(Unknown):
-            raise ConfigError(f"unknown must be {' or '.join(get_args(Unknown))}, not {self.unknown!r}.")
+        check_choice("unknown", self.unknown, get_args(Unknown))
         check_types(self, f"loss {type(self).__name__}")
         for name, (low, high) in self.LIMITS.items():
             value = getattr(self, name)

@@ -1,4 +1,8 @@
-"""The losses as pure functions: sums over the known entries divided by B * C, but for the two-way loss."""
+"""The losses as pure functions: sums over the known entries divided by B * C, but for the two-way loss.
+
+Logits and targets of different shapes raise a CsraError. The values of the targets are not looked at, which would take
+time in every step; a batch without images gives no number.
+"""
 
 from typing import Literal, get_args
 
@@ -6,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from csra_lab._io.validation import check_choice
 from csra_lab.errors import ConfigError
 
 Unknown = Literal["ignore", "negative"]
@@ -26,6 +31,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         The sum over the known entries, divided by B * C.
     """
+    _check_shapes(logits, targets)
     known = targets >= 0
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets.clamp(min=0).float(), reduction="none")
     return (losses * known).sum() / logits.numel()
@@ -100,6 +106,7 @@ def partial_binary_cross_entropy(
         logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         alpha, beta, gamma: of the factor. An image of which nothing is known adds nothing.
     """
+    _check_shapes(logits, targets)
     known = targets >= 0
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets.clamp(min=0).float(), reduction="none")
     share = known.float().mean(dim=1)  # (B,)
@@ -212,6 +219,7 @@ def two_way_loss(logits: Tensor, targets: Tensor, *, t_positive: float = 4.0, t_
         logits: (B, C). targets: (B, C), as of `binary_cross_entropy`.
         t_positive, t_negative: temperatures, > 0.
     """
+    _check_shapes(logits, targets)
     logits = logits.float()
     # (B, C) filled so that what does not belong vanishes in the sum
     negatives = torch.where(targets == 0, logits / t_negative, _FAR)
@@ -226,9 +234,19 @@ def two_way_loss(logits: Tensor, targets: Tensor, *, t_positive: float = 4.0, t_
 
 def fill_unknown(targets: Tensor, unknown: Unknown) -> Tensor:
     """(B, C) targets in which -1 stays ("ignore") or becomes 0 ("negative")."""
+    check_choice("unknown", unknown, get_args(Unknown))
     return targets.clamp(min=0) if unknown == "negative" else targets
+
+
+def _check_shapes(logits: Tensor, targets: Tensor) -> None:
+    """Refuse targets that would be stretched to the logits' shape: every one would count for several entries."""
+    if logits.shape != targets.shape:
+        raise ConfigError(
+            f"logits and targets must both be (images, classes), not {tuple(logits.shape)} and {tuple(targets.shape)}."
+        )
 
 
 def _sum_of_known(positive: Tensor, negative: Tensor, targets: Tensor) -> Tensor:
     """Log-likelihoods of every entry as a positive and as a negative -> minus the sum of the true ones over B * C."""
+    _check_shapes(positive, targets)
     return -(torch.where(targets == 1, positive, negative) * (targets >= 0)).sum() / targets.numel()

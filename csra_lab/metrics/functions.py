@@ -88,8 +88,8 @@ def multilabel_metrics(
         The metrics, fractions from 0 to 1.
 
     Raises:
-        CsraError: shapes that do not fit, no images, no positive at all, a score that is no probability, a target other
-            than 1, 0 and -1, or an option out of range.
+        CsraError: shapes that do not fit, no images, no positive at all, ten images or more of which -1 is said and 0
+            never, a score that is no probability, a target other than 1, 0 and -1, or an option out of range.
     """
     scores, targets = checked(scores, targets, classes)
     check_probabilities(scores, classes)
@@ -100,7 +100,7 @@ def multilabel_metrics(
     counts = ((predicted & positive).sum(axis=0), predicted.sum(axis=0), positive.sum(axis=0))
     if not counts[2].any():
         raise ConfigError(NOTHING_TO_FIND)
-    check_absent(int(counts[2].sum()), int((targets == 0).sum()), int((targets == -1).sum()), num_images)
+    check_absent_of(targets)
     per_class = average_precision(scores, targets, ap=ap)
     return metric_values(
         *counts, per_class, num_images=num_images, threshold=threshold, top_k=top_k, ap=ap, classes=classes
@@ -137,7 +137,7 @@ def metric_values(
         per_class_AP=per_class_AP,
         excluded_classes=tuple(excluded) if classes is None else tuple(classes[c] for c in excluded),
         threshold=None if threshold is None else float(threshold),
-        top_k=top_k,
+        top_k=None if top_k is None else int(top_k),
         ap=ap,
         num_images=num_images,
         classes=None if classes is None else tuple(classes),
@@ -148,6 +148,8 @@ def average_precision(
     scores: ArrayLike, targets: ArrayLike, *, ap: AveragePrecision = "average"
 ) -> NDArray[np.float64]:
     """Average precision of every class, by one of the three definitions of `csra_lab.metrics`.
+
+    Where no target is 0 every class is perfect, whatever the scores; `multilabel_metrics` refuses such targets.
 
     Args:
         scores: (N, C) finite numbers; only their order within a class matters, so logits do as well.
@@ -262,6 +264,12 @@ def check_absent(present: int, absent: int, ignored: int, num_images: int) -> No
             f"only {absent:,} targets are 0 (absent), {present:,} are 1 and {ignored:,} are -1 (ignored): if your "
             "labels say absent with -1, the metrics are far too good; turn -1 into 0 and unknown ones into -1."
         )
+
+
+def check_absent_of(targets: NDArray) -> None:
+    """`check_absent` of (N, C) targets."""
+    present, absent, ignored = (int((targets == value).sum()) for value in (1, 0, -1))
+    check_absent(present, absent, ignored, len(targets))
 
 
 def check_ap(ap: str) -> None:

@@ -1,11 +1,14 @@
 """The metrics as a torchmetrics `Metric`, whose states add up over the processes of a distributed run."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from csra_lab.errors import CsraError
 from csra_lab.metrics.accumulate import MultilabelMetrics
+from csra_lab.metrics.functions import MetricValues
 
 try:
     from torchmetrics import Metric
@@ -62,8 +65,28 @@ class SyncedMultilabelMetrics(Metric):
             self.counts += torch.from_numpy(batch.counts).to(self.counts)
             self.histograms += torch.from_numpy(batch.histograms).to(self.histograms)
 
+    def forward(self, preds: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Add a batch, and give what `compute` would of this batch alone: NaN where nothing in it can be measured.
+
+        Torchmetrics' own sets what was gathered aside meanwhile, and a batch without a positive would lose it.
+        """
+        self.update(preds, target)
+        batch = self._new()
+        batch.update(_array(preds), _array(target))
+        try:
+            found = _values(batch.compute())
+        except CsraError:
+            nothing = torch.tensor(torch.nan, dtype=torch.float64)
+            found = dict.fromkeys(NAMES, nothing) | {"per_class_AP": nothing.repeat(self.num_classes)}
+        self._forward_cache: Any = found  # what Lightning shows of a step
+        return found
+
     def compute(self) -> dict[str, Tensor]:
-        """mAP, CP, CR, CF1, CF1_macro, OP, OR and OF1 as scalars, and (C,) per_class_AP, float64 on the CPU."""
+        """mAP, CP, CR, CF1, CF1_macro, OP, OR and OF1 as scalars, and (C,) per_class_AP, float64 on the CPU.
+
+        Raises:
+            CsraError: see `MultilabelMetrics.compute`.
+        """
         metrics = self._new()
         if self.options["bins"] is None:
             for scores, targets in zip(_batches(self.scores), _batches(self.targets), strict=True):
@@ -73,12 +96,16 @@ class SyncedMultilabelMetrics(Metric):
             metrics.counts, metrics.histograms = _array(self.counts), _array(self.histograms)
             positive, known = metrics.histograms.sum(axis=(1, 2)).tolist()
             metrics.num_absent, metrics.num_ignored = known - positive, metrics.num_images * self.num_classes - known
-        values = metrics.compute()
-        found = {name: torch.tensor(getattr(values, name), dtype=torch.float64) for name in NAMES}
-        return found | {"per_class_AP": torch.from_numpy(values.per_class_AP.copy())}
+        return _values(metrics.compute())
 
     def _new(self) -> MultilabelMetrics:
         return MultilabelMetrics(self.num_classes, **self.options)
+
+
+def _values(metrics: MetricValues) -> dict[str, Tensor]:
+    """As `SyncedMultilabelMetrics.compute` gives them."""
+    found = {name: torch.tensor(getattr(metrics, name), dtype=torch.float64) for name in NAMES}
+    return found | {"per_class_AP": torch.from_numpy(metrics.per_class_AP.copy())}
 
 
 def _batches(state: list[Tensor] | Tensor) -> list[Tensor]:

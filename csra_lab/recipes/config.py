@@ -131,8 +131,12 @@ class Recipe:
     def __post_init__(self):
         if not isinstance(self.name, str):
             raise ConfigError(f"a recipe's name must be a text, not {self.name!r}.")
-        for part in PARTS:
+        for part, kind in PARTS.items():
+            if not isinstance(getattr(self, part), kind):
+                raise ConfigError(f"recipe {self.name}: {part} must be a {kind.__name__}, not {getattr(self, part)!r}.")
             check_types(getattr(self, part), f"recipe {self.name}")
+        config_kind(self.head)
+        loss_kind(self.loss)
         for name, (low, high) in _LIMITS.items():
             value = getattr(getattr(self, PART_OF[name]), name)
             if value is not None and not low <= value <= high:
@@ -228,8 +232,11 @@ class Recipe:
 
 
 def loss_kind(loss: Loss) -> str:
-    """The name of a loss, as `create_loss` knows it."""
-    return next(kind for kind, each in LOSSES.items() if type(each) is type(loss))
+    """The name of a loss, as `create_loss` knows it. A CsraError for anything else."""
+    kind = next((kind for kind, each in LOSSES.items() if type(each) is type(loss)), None)
+    if kind is None:
+        raise ConfigError(f"a loss must be one of {', '.join(LOSSES)} or the config of one, not {loss!r}.")
+    return kind
 
 
 def average_twin(recipe: Recipe) -> Recipe:

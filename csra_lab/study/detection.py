@@ -160,6 +160,8 @@ def match(
         (D,) the detections by falling score, and in this order (D,) 1 right, 0 wrong, -1 not counted.
     """
     order = np.argsort(-detections.score, kind="stable")
+    if not len(objects.label):
+        return order, np.zeros(len(order), dtype=np.int8)
     classes = int(max(objects.label.max(initial=0), detections.label.max(initial=0))) + 1
     keys = objects.image * classes + objects.label  # (M,)
     groups, group = np.unique(keys, return_inverse=True)

@@ -226,6 +226,6 @@ def _lengths_in_cells(middles: NDArray, lengths: NDArray, cells: int) -> NDArray
 def mass_inside(maps: NDArray, coverage: NDArray) -> NDArray[np.float64]:
     """The share of each map's sum that lies in the boxes: (P, h, w) maps >= 0 and coverage -> (P,).
 
-    A flat map has the boxes' share of the image: that is the baseline of chance.
+    A flat map above 0 has the boxes' share of the image: that is the baseline of chance. A map of zeros gives NaN.
     """
     return (maps * coverage).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))

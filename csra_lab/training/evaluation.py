@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from csra_lab._io.notice import warn
 from csra_lab._io.progress import progress_bar
+from csra_lab._io.validation import check_choice
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.dataset import count_items
@@ -19,7 +20,7 @@ from csra_lab.datasets.images import IMAGE_SUFFIXES, describe_skipped, walk_imag
 from csra_lab.device import autocast, fit_in_memory, for_inference, to_device
 from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 from csra_lab.metrics import MetricValues, multilabel_metrics
-from csra_lab.metrics.functions import check_absent, checked_threshold
+from csra_lab.metrics.functions import check_absent_of, checked_threshold
 from csra_lab.modes import evaluating
 
 
@@ -29,7 +30,7 @@ def predict_scores(
     inputs: Dataset,
     *,
     batch_size: int = 32,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     workers: int = 0,
     rank: int = 0,
@@ -40,7 +41,9 @@ def predict_scores(
 
     Args:
         network: gives (B, C) logits for a batch of what `inputs` holds.
-        inputs: items (tensor, anything). dtype: run under autocast to this type; None for full precision.
+        inputs: items (tensor, anything). batch_size: how many at a time. workers: processes that read them, or 0.
+        device: where the network is; None to look. dtype: run under autocast to this type; None for full precision.
+        progress: show a bar.
         rank, world: with several processes, which part this one takes; each input is then scored exactly once, and
             every process gets the whole array.
 
@@ -55,6 +58,8 @@ def predict_scores(
         raise ConfigError("there is nothing to evaluate: the data set is empty.")
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
+    if device is None:
+        device = next((each.device for each in network.parameters()), torch.device("cpu"))
     places = range(rank, count, world)
     loader = DataLoader(Subset(inputs, places) if world > 1 else inputs, batch_size=batch_size, num_workers=workers)
     parts = []
@@ -146,6 +151,7 @@ def check_measurable(dataset: MultiLabelDataset, difficult: Literal["ignore", "n
 
 def _counted(targets: np.ndarray, difficult: Literal["ignore", "negative"]) -> np.ndarray:
     """(N, C) targets in which -1 stays ("ignore") or becomes 0 ("negative")."""
+    check_choice("difficult", difficult, ("ignore", "negative"))
     return np.maximum(targets, 0) if difficult == "negative" else targets
 
 
@@ -161,14 +167,14 @@ def check_labels(dataset: MultiLabelDataset) -> None:
 
 def check_negatives(targets: np.ndarray, name: str) -> None:
     """Raise a CsraError for (N, C) targets of which none is known to be absent: any scores would be perfect."""
-    present, absent, ignored = (int((targets == value).sum()) for value in (1, 0, -1))
-    if absent:
+    if (targets == 0).any():
         return
     try:
-        check_absent(present, absent, ignored, len(targets))
+        check_absent_of(targets)
     except CsraError as error:
+        present, unknown = int((targets == 1).sum()), int((targets == -1).sum())
         raise DataError(
-            f"no label of {name} says that a class is absent ({present:,} say present, {ignored:,} are unknown), so "
+            f"no label of {name} says that a class is absent ({present:,} say present, {unknown:,} are unknown), so "
             "any scores would be perfect; say with --absent which labels do, or measure on others."
         ) from error
 

@@ -94,8 +94,10 @@ def hold_out(dataset: MultiLabelDataset, fraction: float) -> tuple[np.ndarray, n
     The same images are held out whatever their order, and people who share an image stay together.
 
     Raises:
-        CsraError: the validation part would be empty although asked for.
+        CsraError: a fraction below 0, or one that leaves a part empty although it is above 0.
     """
+    if not fraction >= 0:
+        raise ConfigError(f"validation_fraction must be 0 or more, not {fraction}.")
     keys = [mix_seed(0, "hold out", name) for name in image_names(dataset)]
     ranked = sorted(set(keys))
     cut = ranked[: round(fraction * len(ranked))]
@@ -112,8 +114,10 @@ def sample_images(dataset: MultiLabelDataset, count: int) -> np.ndarray:
     """Indices (n,) of the items in `count` images, the same for every seed; a larger count keeps these and more.
 
     Raises:
-        CsraError: the data set has fewer images.
+        CsraError: the data set has fewer images, or the count is below 1.
     """
+    if count < 1:
+        raise ConfigError(f"subset must be at least 1, not {count}.")
     names = image_names(dataset)
     ranked = sorted(set(names), key=lambda name: mix_seed(0, "keep", name))
     if count > len(ranked):

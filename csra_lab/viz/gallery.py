@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.datasets.images import upright_rgb
 from csra_lab.errors import CsraError
+from csra_lab.modes import evaluating
 from csra_lab.residual_attention import csra_logits, residual_weights
 from csra_lab.viz.display import Inline
 from csra_lab.viz.images import overlay, row_png, tile
@@ -88,9 +90,11 @@ def look(
     Raises:
         CsraError: the classifier does not know the label, or has several heads.
     """
+    image = upright_rgb(image)
     if label not in model.classes:
         raise CsraError(f"{model.backbone.name} has no label {label!r} among its {len(model.classes)}.")
-    maps = model.eval().score_maps(model.transform(image)[None])[0]  # (heads, C, h, w)
+    with evaluating(model):
+        maps = model.score_maps(model.transform(image)[None].to(model.device))[0].cpu()  # (heads, C, h, w)
     if len(maps) != 1:
         raise CsraError(f"the gallery shows classifiers with one head, and this one has {len(maps)}.")
     scores = maps[0].flatten(1)  # (C, N)

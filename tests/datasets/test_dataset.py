@@ -86,7 +86,7 @@ def test_wrong_class_is_named(dataset):
         dataset.select_classes(["a", "zebra"])
 
 
-@pytest.mark.parametrize("indices", [[4], [-5], np.array([True])])
+@pytest.mark.parametrize("indices", [[4], [-5], np.array([True]), ["0"], [0.9], [[0, 1]]])
 def test_wrong_indices(dataset, indices):
     with pytest.raises(CsraError):
         dataset.subset(indices)

@@ -12,6 +12,8 @@ from csra_lab.losses import (
     asymmetric_loss,
     binary_cross_entropy,
     class_weights,
+    create_loss,
+    fill_unknown,
     focal_loss,
     hill_loss,
     partial_binary_cross_entropy,
@@ -323,3 +325,15 @@ def test_two_way_compares_and_does_not_calibrate():
     """A constant added to all logits changes nothing: the loss ranks, and leaves the threshold open."""
     logits, targets = torch.randn(6, 3), torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1]] * 2)
     torch.testing.assert_close(two_way_loss(logits + 3, targets), two_way_loss(logits, targets))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("shape", [(3,), (4, 1), (4, 2)])
+def test_targets_of_another_shape_are_not_stretched(name, shape):
+    with pytest.raises(CsraError, match=r"must both be \(images, classes\), not \(4, 3\) and"):
+        create_loss(name)(torch.zeros(4, 3), torch.ones(shape))
+
+
+def test_a_misspelt_treatment_of_unknown_labels_is_refused():
+    with pytest.raises(CsraError, match="unknown must be ignore or negative, not 'negatives'"):
+        fill_unknown(torch.tensor([[-1]]), "negatives")

@@ -75,3 +75,14 @@ def test_two_processes_measure_all_images_together(tmp_path):
     expected = multilabel_metrics(*draw())
     for each in found:
         assert_same({name: torch.tensor(value, dtype=torch.float64) for name, value in each.items()}, expected)
+
+
+def test_called_it_measures_the_batch_and_loses_nothing_that_cannot_be_measured():
+    """Torchmetrics' own `forward` would lose what was gathered where a batch has no positive."""
+    scores, targets = (torch.from_numpy(a) for a in draw())
+    metric = SyncedMultilabelMetrics(5)
+    assert_same(metric(scores, targets), multilabel_metrics(scores.numpy(), targets.numpy()))
+    nothing = metric(scores[:1], torch.zeros_like(targets[:1]))
+    assert all(torch.isnan(value).all() for value in nothing.values())
+    whole = torch.cat([scores, scores[:1]]), torch.cat([targets, torch.zeros_like(targets[:1])])
+    assert_same(metric.compute(), multilabel_metrics(*(each.numpy() for each in whole)))

@@ -208,4 +208,8 @@ def test_no_detection_at_all_scores_nothing():
     objects, _ = scene(np.random.default_rng(5))
     none = Detections(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
     assert detection_precision(none, objects).tolist() == [0, 0, 0]
+    nothing = Objects(none.image, none.label, none.corners, np.zeros(0, dtype=bool), 3)
+    found = Detections(np.arange(3), np.array([0, 1, 0]), np.zeros((3, 4)), np.arange(3.0))
+    assert [part.tolist() for part in match(found, nothing)] == [[2, 1, 0], [0, 0, 0]]
+    assert np.isnan(detection_precision(found, nothing)).all()
     assert padded_rows(objects.corners, objects.image, 25).shape[2] == 4

@@ -16,6 +16,7 @@ from csra_lab.errors import CsraError
 from csra_lab.heads import HEADS, build_head, config_kind
 from csra_lab.losses import BCE
 from csra_lab.recipes import MEASURED, RECIPES, Recipe, get_recipe
+from csra_lab.training import evaluation
 from csra_lab.training.evaluation import check_classes, evaluate, find_images, metrics_of, predict_image, predict_scores
 from csra_lab.training.feature_cache import compute_features
 from tests import toy
@@ -96,6 +97,19 @@ def test_a_recipe_records_the_head_that_is_built(kind):
     assert torch.equal(first.attention(x), second.attention(x))
 
 
+def test_parts_of_another_kind_are_refused():
+    recipe = get_recipe("voc2012-lite0-csra")
+    with pytest.raises(CsraError, match="a head must be one of"):
+        Recipe("x", recipe.data, recipe.model, head="csra")
+    for changes, message in (
+        ({"head": 3}, "a head must be one of"),
+        ({"loss": 3}, "a loss must be one of"),
+        ({"run": {"seed": 1}}, "run must be a RunConfig"),
+    ):
+        with pytest.raises(CsraError, match=message):
+            dataclasses.replace(recipe, **changes)
+
+
 def test_what_would_do_nothing_is_refused_by_name():
     recipe = get_recipe("voc2012-lite0-csra")
     for changes, message in (
@@ -155,6 +169,15 @@ def test_unknown_targets_are_ignored_or_counted_as_absent(model, data):
     assert counted.mAP == metrics_of(scores, data).mAP
     assert ignored.mAP == multilabel_metrics(scores, half.targets).mAP
     assert ignored.mAP != counted.mAP
+    with pytest.raises(CsraError, match="difficult must be ignore or negative, not 'negatives'"):
+        metrics_of(scores, half, difficult="negatives")
+
+
+def test_a_model_is_scored_where_it_is(model, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluation, "to_device", lambda batch, device: seen.append(device) or batch)
+    evaluate(model, data)
+    assert set(seen) == {model.device}
 
 
 def test_features_through_the_head_are_the_logits_and_the_mirror_is_the_mirror(model, data):

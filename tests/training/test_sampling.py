@@ -191,6 +191,10 @@ def test_no_part_and_empty_parts():
     for fraction in (0.01, 0.99):
         with pytest.raises(CsraError, match=rf"{fraction} of 3 images"):
             hold_out(data, fraction)
+    with pytest.raises(CsraError, match=r"0 or more, not -0\.3"):
+        hold_out(data, -0.3)
+    with pytest.raises(CsraError, match="at least 1, not -2"):
+        sample_images(data, -2)
     with pytest.raises(CsraError, match="5 images"):
         hold_out(dataset(["a.jpg"] * 5), 0.5)  # one picture cannot be in two parts
 
