@@ -576,7 +576,7 @@ def test_a_head_that_does_not_fit_is_refused():
     model = create_classifier("test_resnet", num_classes=3, image_size=64)
     with pytest.raises(CsraError, match="3 classes and the new head 4"):
         model.with_head(CSRA(model.backbone.num_features, 4))
-    with pytest.raises(CsraError, match="features of size .*, and the new head reads 7"):
+    with pytest.raises(CsraError, match=r"features of size .*, and the new head reads 7"):
         model.with_head(CSRA(7, 3))
 
 
