@@ -4,6 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
+from csra_lab.errors import ConfigError
+from csra_lab.metrics.functions import check_probabilities, checked
+
 MAX_TEMPERATURE = 55.0  # and 1/55 is the least: where the best scale is 0 or negative, no temperature mends it
 
 
@@ -15,10 +18,16 @@ def calibration_error(scores: ArrayLike, targets: ArrayLike, *, bins: int = 15) 
 
     Args:
         scores: (N, C) probabilities. targets: (N, C) of 1, 0 and -1; -1 is left out.
+
+    Raises:
+        CsraError: shapes that do not fit, scores that are no probabilities, or no label that is known.
     """
-    scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets)
+    scores, targets = checked(scores, targets)
+    check_probabilities(scores, None)
     known = targets >= 0
-    p, y = scores[known], (targets[known] == 1).astype(np.float64)
+    if not known.any():
+        raise ConfigError("no label is known, so no probability can be held against one.")
+    p, y = scores[known].astype(np.float64), (targets[known] == 1).astype(np.float64)
     place = np.minimum((p * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(place, weights=p - y, minlength=bins)
     return float(np.abs(gaps).sum() / len(p))

@@ -82,8 +82,11 @@ def parts_above(maps: Tensor, threshold: float, *, size: int = 56) -> Parts:
         threshold: in (0, 1]. size: side of the grid to which maps are upsampled before.
 
     Raises:
-        CsraError: a threshold outside its range.
+        CsraError: a threshold outside its range, or maps that are not finite.
     """
+    maps = maps.detach()
+    if not maps.isfinite().all():
+        raise ConfigError("a map holds a number that is not finite, so it has no part to box.")
     if not 0 < threshold <= 1:
         raise ConfigError(f"the threshold is a share of the map's maximum, above 0 and at most 1, not {threshold}.")
     fine = upsampled(maps, size).numpy()

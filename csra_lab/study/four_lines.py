@@ -114,7 +114,12 @@ def accuracy_against_lambda(
         A row for each lambda: `lam`, `top1`, `top5` and `change` of top1 (fractions); `gained` and `lost`, the numbers
         of images that became right and wrong; `plus_minus`, the half width of the paired 95 % interval of the change,
         and `p_value`, of McNemar's exact test, both corrected for the number of lambdas other than 0.
+
+    Raises:
+        CsraError: scores that are not finite.
     """
+    if not (scores.mean.isfinite().all() and scores.maximum.isfinite().all()):
+        raise ConfigError("a score is not finite, so no label ranks above another; look for broken weights.")
     lambdas = checked_lambdas(lambdas)
     index, n, comparisons = torch.as_tensor(targets)[:, None], len(targets), len(lambdas) - 1
     rows, before = [], None

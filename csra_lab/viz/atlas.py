@@ -26,6 +26,7 @@ from csra_lab._io.resources import asset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import open_image
 from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
+from csra_lab.modes import evaluating
 
 ATLAS = asset("atlas")
 
@@ -115,8 +116,9 @@ def add_to_atlas(
 def _score_maps(model: MultiLabelClassifier, pictures: Sequence[AtlasPicture]) -> Iterator[torch.Tensor]:
     """(1, heads, C, h, w) for each picture."""
     transform, device = model.transform, model.device
-    for picture in pictures:
-        yield model.eval().score_maps(transform(open_image(picture.path))[None].to(device)).float().cpu()
+    with evaluating(model):
+        for picture in pictures:
+            yield model.score_maps(transform(open_image(picture.path))[None].to(device)).float().cpu()
 
 
 def _read_pictures(folder: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[AtlasPicture, ...]]]:

@@ -16,6 +16,7 @@ from csra_lab.datasets.imagenet_folder import imagenet_names
 from csra_lab.datasets.images import upright_rgb
 from csra_lab.errors import ConfigError
 from csra_lab.heads import PAPER_TEMPERATURES
+from csra_lab.modes import evaluating
 from csra_lab.viz.atlas import ATLAS, read_atlas
 from csra_lab.widgets.base import Explorer, as_temperature, module, packed, picture_url
 
@@ -206,12 +207,13 @@ def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.I
     transform, device = model.transform, model.device
     maps: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []  # (C,) of the first picture alone
-    for picture in pictures.values():
-        features = model.eval().features(transform(picture)[None].to(device))
-        scores = model.head.score_maps(features)[0].float().cpu()  # (heads, C, h, w), or (heads, C, N) from tokens
-        maps.append(scores if scores.ndim == 4 else scores[..., None, :])
-        if not logits:
-            logits.append(model.head(features)[0].float().cpu())
+    with evaluating(model):
+        for picture in pictures.values():
+            features = model.features(transform(picture)[None].to(device))
+            scores = model.head.score_maps(features)[0].float().cpu()  # (heads, C, h, w), or (heads, C, N) from tokens
+            maps.append(scores if scores.ndim == 4 else scores[..., None, :])
+            if not logits:
+                logits.append(model.head(features)[0].float().cpu())
     keep = np.arange(len(model.classes))
     if len(keep) > MOST_LABELS:  # by the better of two places: by mean, which is the ranking at lam 0, and by peak
         means = torch.stack([m.mean(dim=(0, 2, 3)) for m in maps]).amax(dim=0)  # (C,)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from csra_lab.errors import CsraError
 from csra_lab.study.calibration import (
     calibration,
     calibration_error,
@@ -24,6 +25,14 @@ def test_error_of_a_constant_is_its_distance_and_unknown_labels_do_not_count():
     assert calibration_error(np.full((5, 1), 0.65), targets) == pytest.approx(0.4)
     assert calibration_error(targets.clip(0), targets) == 0
     assert calibration_error(np.array([[1.0]]), np.array([[1]])) == 0  # the last bin holds 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "target", "words"), [(2.0, 1, "apply a sigmoid"), (0.5, -1, "no label is known"), (np.nan, 1, "finite")]
+)
+def test_what_is_no_probability_has_no_error(scores, target, words):
+    with pytest.raises(CsraError, match=words):
+        calibration_error([[scores]], [[target]])
 
 
 def test_bins_are_summed_by_hand():

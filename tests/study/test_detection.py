@@ -90,6 +90,13 @@ def test_a_threshold_is_a_share(threshold):
         parts_above(torch.rand(1, 7, 7), threshold)
 
 
+def test_maps_may_need_gradients_and_must_be_finite():
+    maps = torch.rand(2, 7, 7, requires_grad=True)
+    assert np.array_equal(parts_above(maps, 0.5).corners, parts_above(maps.detach(), 0.5).corners)
+    with pytest.raises(CsraError, match="not finite"):
+        parts_above(maps * torch.nan, 0.5)
+
+
 def pixel_overlap(a, b):
     """IoU by counting the cells of a 12 x 12 grid."""
     masks = []

@@ -142,6 +142,8 @@ def test_accuracy_against_a_loop():
 def test_a_score_that_ties_is_not_a_hit():
     flat = MeanAndMax(torch.zeros(3, 10), torch.zeros(3, 10))
     assert accuracy_against_lambda(flat, np.zeros(3, dtype=int), [0])[0]["top5"] == 0
+    with pytest.raises(CsraError, match="not finite"):
+        accuracy_against_lambda(MeanAndMax(flat.mean * math.nan, flat.maximum), np.zeros(3, dtype=int), [0])
 
 
 def test_mcnemar():
