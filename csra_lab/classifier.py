@@ -87,9 +87,8 @@ class MultiLabelClassifier(
         return model
 
     def _assemble(self, backbone: Backbone, classes, head: HeadConfig | dict, mean, std) -> None:
-        text = isinstance(classes, str)  # whose letters are no class names
-        classes = (classes,) if text else tuple(classes)
-        if text or not classes or len(set(classes)) != len(classes) or not all(map(is_name, classes)):
+        names = () if isinstance(classes, str) else tuple(classes)  # a text's letters are no names
+        if not names or len(set(names)) != len(names) or not all(map(is_name, names)):
             raise ConfigError(
                 "a classifier needs a list of distinct class names, one or more, of letters and without control codes, "
                 f"not {reprlib.repr(classes)}."
@@ -97,8 +96,8 @@ class MultiLabelClassifier(
         if not isinstance(head, HeadConfig):
             head = head_config(head["kind"], **{k: v for k, v in head.items() if k != "kind"})
         self.backbone = backbone
-        self.head = build_head(head, backbone.num_features, len(classes))
-        self.classes = classes
+        self.head = build_head(head, backbone.num_features, len(names))
+        self.classes = names
         self.image_size = backbone.image_size
         self.mean = tuple(mean if mean is not None else backbone.mean)
         self.std = tuple(std if std is not None else backbone.std)
