@@ -66,7 +66,7 @@ class SyncedMultilabelMetrics(Metric):
             self.histograms += torch.from_numpy(batch.histograms).to(self.histograms)
 
     def forward(self, preds: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Add a batch, (B, C) as in `update`, and give what `compute` would of it alone: NaN where it cannot be measured.
+        """Add a (B, C) batch as `update` does, and give what `compute` would of it alone: NaN where that cannot be.
 
         Torchmetrics' own sets what was gathered aside meanwhile, and a batch without a positive would lose it.
         """
