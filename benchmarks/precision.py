@@ -21,9 +21,8 @@ import torch
 from growth import training_step
 from machine import Ceilings, ceilings, options, report, take_turns
 from torch import nn
-from training_step import activations
+from training_step import activations, layer_outputs
 
-from csra_lab.classifier import create_classifier
 from csra_lab.cost import model_cost
 from csra_lab.device import keep_freed_memory
 
@@ -38,22 +37,14 @@ CPU = (
 TINY = (("test_efficientnet", 64, 2),)
 
 
-@torch.no_grad()
 def depthwise(backbone: str, pixels: int) -> tuple[int, int]:
-    """Multiply-adds and put out numbers of a network's depthwise convolutions for one image, counted on shapes."""
-    counts = [(0, 0)]
-
-    def count(layer: nn.Conv2d, _, output: torch.Tensor) -> None:
-        counts.append((output.numel() * layer.weight[0].numel(), output.numel()))
-
-    with torch.device("meta"):
-        model = create_classifier(backbone, num_classes=20, image_size=pixels).eval()
-        for layer in model.modules():
-            if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
-                layer.register_forward_hook(count)
-        model(torch.empty(1, 3, pixels, pixels))
-    products, numbers = map(sum, zip(*counts, strict=True))
-    return products, numbers
+    """Multiply-adds and put out numbers of a network's depthwise convolutions for one image."""
+    found = [
+        (layer.weight[0].numel() * size, size)
+        for layer, size in layer_outputs(backbone, pixels)
+        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+    ]
+    return sum(products for products, _ in found), sum(size for _, size in found)
 
 
 def predict(backbone: str, pixels: int, single: Ceilings, half: Ceilings) -> tuple[float, float]:

@@ -143,16 +143,21 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, images, targe
 
 
 @torch.no_grad()
-def output_sizes(backbone: str, image_size: int) -> list[int]:
-    """How many numbers each convolution and linear layer puts out for one image, counted on shapes alone."""
-    sizes: list[int] = []
+def layer_outputs(backbone: str, image_size: int) -> list[tuple[nn.Module, int]]:
+    """Each convolution and linear layer, and how many numbers it puts out for one image, counted on shapes alone."""
+    found: list[tuple[nn.Module, int]] = []
     with torch.device("meta"):
         model: MultiLabelClassifier = create_classifier(backbone, num_classes=20, image_size=image_size).eval()
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
+                module.register_forward_hook(lambda layer, _, output: found.append((layer, output.numel())))
         model(torch.empty(1, 3, image_size, image_size))
-    return sizes
+    return found
+
+
+def output_sizes(backbone: str, image_size: int) -> list[int]:
+    """The numbers of `layer_outputs` alone."""
+    return [size for _, size in layer_outputs(backbone, image_size)]
 
 
 def activations(backbone: str, image_size: int) -> int:

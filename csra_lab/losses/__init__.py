@@ -6,7 +6,7 @@ entries, so that batches split over processes add up to the batch. The two-way l
 
     bce           binary cross-entropy                                  the paper's
     weighted-bce  BCE with weights for rare and frequent classes        Li et al. 2015; Cui et al. 2019
-    partial-bce   BCE, more of it where few labels are known          Durand et al. 2019
+    partial-bce   BCE, more of it where few labels are known            Durand et al. 2019
     focal         damps every easy entry                                Lin et al. 2017
     asl           damps easy negatives, drops the easiest               Ridnik et al. 2021
     hill          also damps the hardest negatives, which may be wrong  Zhang et al. 2021
