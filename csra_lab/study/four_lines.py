@@ -38,10 +38,11 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.dataset import count_items
 from csra_lab.datasets.imagenet_folder import ImageFolder, evenly, load_image_folder
 from csra_lab.datasets.voc_in_imagenet import POOLINGS, covered_classes, pooled_scores, read_voc_table
+from csra_lab.device import to_device
 from csra_lab.errors import ConfigError, CsraError, DataError
 from csra_lab.metrics import average_precision
+from csra_lab.modes import evaluating
 from csra_lab.significance import bootstrap_mAP
-from csra_lab.training.evaluation import to_device
 from csra_lab.training.run_folder import environment
 
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -77,11 +78,10 @@ def mean_and_max(
     """
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
-    model = model.to(device).eval()
     count = count_items(inputs)
     mean, maximum = torch.empty(2, count, len(model.classes))  # (N, C) each
     done = 0
-    with progress_bar(count, desc="score maps", shown=progress) as bar:
+    with evaluating(model.to(device)), progress_bar(count, desc="score maps", shown=progress) as bar:
         for images, _ in DataLoader(inputs, batch_size=batch_size, num_workers=workers):
             maps = model.score_maps(to_device(images, device))[:, 0].flatten(2)  # (B, C, N)
             here = slice(done, done := done + len(images))

@@ -27,7 +27,9 @@ from csra_lab.backbones import Backbone, best_weights, create_backbone
 from csra_lab.claims import Claim, measure_claims
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.datasets.voc import VOC_CLASSES
+from csra_lab.device import for_inference, to_device
 from csra_lab.metrics import average_precision
+from csra_lab.modes import evaluating
 from csra_lab.study.experiments import source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
@@ -123,7 +125,7 @@ def record_multiplicity(
         pd.DataFrame(rows).to_csv(path / "claims.csv", index=False, float_format="%.6f")
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which would leave a backbone moved below untrainable
 def image_features(
     backbone: Backbone, images: Iterable[Image.Image], targets: NDArray, *, batch_size: int = 32
 ) -> FeatureMaps:
@@ -133,11 +135,12 @@ def image_features(
         images: N of them, RGB. targets: (N, C), passed on.
     """
     transform = eval_transform(backbone.image_size, mean=backbone.mean, std=backbone.std)
-    backbone = backbone.eval().to(memory_format=torch.channels_last)
     parts = []
-    for batch in _batches(images, batch_size):
-        inputs = torch.stack([transform(image) for image in batch]).to(memory_format=torch.channels_last)
-        parts.append(backbone(inputs).half()[:, None])  # (B, 1, d, h, w)
+    with evaluating(backbone):
+        for_inference(backbone)
+        for batch in _batches(images, batch_size):
+            inputs = torch.stack([transform(image) for image in batch])
+            parts.append(backbone(to_device(inputs, "cpu")).half()[:, None])  # (B, 1, d, h, w)
     return FeatureMaps(torch.cat(parts), targets)
 
 

@@ -27,6 +27,7 @@ from csra_lab.datasets.transforms import eval_transform
 from csra_lab.device import autocast, for_inference, to_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.folding import folded
+from csra_lab.modes import evaluating
 from csra_lab.training.feature_key import feature_key
 from csra_lab.training.sampling import mix_seed
 
@@ -315,12 +316,13 @@ def _batches(
         dtype: autocast to this type; None for full precision. workers: processes that read images.
         total: number of images with those done before, for the progress bar.
     """
-    backbone = for_inference(backbone.to(device))
-    network = folded(backbone, (1, 3, backbone.image_size, backbone.image_size)) if dtype is None else backbone
     loader = DataLoader(inputs, batch_size=batch_size, num_workers=workers)
     total = len(inputs) if total is None else total
     done = total - len(inputs)
-    with progress_bar(total, desc=f"features of {inputs.split}", initial=done, shown=progress, leave=True) as bar:
+    bar = progress_bar(total, desc=f"features of {inputs.split}", initial=done, shown=progress, leave=True)
+    with evaluating(backbone), bar:
+        backbone = for_inference(backbone.to(device))
+        network = folded(backbone, (1, 3, backbone.image_size, backbone.image_size)) if dtype is None else backbone
         for images, _ in loader:
             views = [images, images.flip(-1)] if mirror else [images]
             with autocast(device, dtype):

@@ -98,8 +98,11 @@ def test_broken_scores_are_not_measured(lite0):
         def __getitem__(self, i):
             return torch.full((3, 64, 64), math.nan), 0
 
+    lite0.train()
     with pytest.raises(CsraError, match="not finite"):
         mean_and_max(lite0, Nan())
+    assert lite0.training  # as it was
+    lite0.eval()
     with pytest.raises(CsraError, match="batch size"):
         mean_and_max(lite0, Nan(), batch_size=0)
 

@@ -82,9 +82,10 @@ def test_a_record_holds_its_claims(tmp_path, monkeypatch):
 
 
 def test_features_are_those_of_a_data_set():
-    network = create_backbone("test_efficientnet", image_size=64)
+    network = create_backbone("test_efficientnet", image_size=64).train()
     images = [scene_image(i, 1, 56) for i in range(3)]
     found = multiplicity.image_features(network, images, np.zeros((3, 20), np.int8), batch_size=2)
+    assert network.training
     transform = multiplicity.eval_transform(64, mean=network.mean, std=network.std)
     with torch.inference_mode():
         expected = network.eval()(torch.stack([transform(image) for image in images]))
