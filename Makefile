@@ -13,7 +13,7 @@ TEST := .venv/.with-test
 BUILT := book/_build
 # pip does not compile what it installs, so modules are compiled when they are first imported, and that must be kept.
 export PYTHONDONTWRITEBYTECODE :=
-CELLS := csra_lab data benchmarks/results pyproject.toml $(wildcard book/*.py) # what the cells of the chapters read
+CELLS := csra_lab data benchmarks/results pyproject.toml # what the cells of the chapters read
 
 help: ## say what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -67,12 +67,7 @@ lint: $(TEST) ## check style, format and types
 	$(BIN)/mypy
 
 bench: $(TEST) ## run every file in benchmarks/ and print its table
-	@set -e; found=; \
-	for file in benchmarks/*.py; do \
-	    [ -e "$$file" ] || continue; \
-	    found=yes; echo "== $$file"; $(BIN)/python "$$file" $(ARGS); echo; \
-	done; \
-	[ -n "$$found" ] || echo 'There is no file in benchmarks/.'
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); echo; done
 
 clean: ## remove the built book and all caches; .venv and runs/ stay
 	rm -rf $(BUILT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,16 +1,15 @@
-"""How do time and memory of building the book grow with its chapters? Chapters made for it, executed as real ones are.
+"""How does the time of building the book grow with its chapters? Chapters made for it, executed as real ones are.
 
 Each chapter imports the lab, counts the cost of a network, and draws a figure. The book is built from nothing, with the
 configuration of this one, and built again with the cache of the first time.
 
-Prediction. Starting sphinx and its extensions takes some 8 s, once. A chapter takes a kernel, 2 s, the imports of torch
-and of the lab, 5 s, and its cells, 2 s, one chapter after the other: 9 s. So from 2 to 8 chapters the slope of 8 + 9 n
-is 0.8; from the cache only writing the pages is left, 0.2. One kernel runs at a time and is by far the largest process:
-0 in memory.
+Prediction. Starting sphinx and its extensions takes some 4 s and importing torch and the lab 5 s, both once: kernels
+are forked from a process that has them. A chapter takes its kernel and its cells, 2.5 s, one chapter for each of the
+two processors at a time. So from 2 to 8 chapters the slope of 9 + 1.25 n is 0.4; from the cache only writing the pages
+is left, 0.2. A book of one chapter forks nothing and pays for the imports itself.
 """
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -84,15 +83,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
             write_book(Path(name), chapters, execute=not chosen.tiny)
             cold = build(Path(name))
             warm = None if chosen.tiny else build(Path(name))
-        # The largest child so far; books grow from one to the next, so it is this one's.
-        largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        found.append((chapters, cold, warm, largest))
-    rows = [
-        {"part": "builds", "chapters": n, "seconds": cold, "seconds_cached": warm, "largest_process_mb": memory}
-        for n, cold, warm, memory in found
-    ]
+        found.append((chapters, cold, warm))
+    rows = [{"part": "builds", "chapters": n, "seconds": cold, "seconds_cached": warm} for n, cold, warm in found]
     upper = found[-3:]
-    for of, column, predicted in (("seconds", 1, 0.8), ("seconds, cached", 2, 0.2), ("memory", 3, 0.0)):
+    for of, column, predicted in (("seconds", 1, 0.4), ("seconds, cached", 2, 0.2)):
         measured = slope([line[0] for line in upper], [line[column] for line in upper]) if len(upper) > 1 else None
         rows.append({"part": "slopes", "of": of, "slope": measured, "predicted": predicted})
     return report("book", rows, chosen)

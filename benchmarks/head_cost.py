@@ -49,7 +49,7 @@ def rows_of(backbone: str, image_size: int | None, held: Sequence[int | None], r
     places = one.head_multiply_adds / one.head_parameters  # N
 
     def more_memory(name: str) -> float:
-        maps = BATCH * HEADS[name].get("heads", 0) * CLASSES * places
+        maps = BATCH * HEADS[name].get("num_heads", 0) * CLASSES * places
         return 4 * (costs[name].parameters - base.parameters) + 16 * maps
 
     return [

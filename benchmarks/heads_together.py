@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
         alone_seconds = best["alone"] * count / len(alone)
         rows.append(
             {
-                "num_heads": count,
+                "heads": count,
                 "seconds_together": best["together"],
                 "seconds_one_by_one": alone_seconds,
                 "ratio": alone_seconds / best["together"],

@@ -26,6 +26,8 @@ from csra_lab.device import keep_freed_memory
 from csra_lab.training.run_folder import environment
 
 RESULTS = Path(__file__).with_name("results")
+LOAD_BEFORE = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+"""Of the machine, before anything was measured."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def machine() -> dict:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "load_before": LOAD_BEFORE,
     }
 
 

@@ -47,6 +47,9 @@ def test_a_benchmark_runs_and_sets_prediction_beside_measurement(name, tmp_path,
     assert {"cpu", "threads", "torch", "timm"} <= set(written["machine"])
     assert any("predicted" in key for row in rows for key in row) or name == "machine"
     assert "rediction" in module.__doc__
+    recorded = ROOT / f"benchmarks/results/{name}.json"  # what the book reads
+    if recorded.exists():
+        assert {key for row in rows for key in row} == {key for row in json.loads(recorded.read_text())["rows"] for key in row}
     printed = capsys.readouterr().out
     assert all(key in printed for row in rows for key in row if key != "part")
 

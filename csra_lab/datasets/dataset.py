@@ -199,15 +199,17 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         other.transform = transform
         return other
 
-    def for_size(self, image_size: int, *, crop_scale: float = 1.0) -> MultiLabelDataset:
+    def for_size(
+        self, image_size: int, *, crop_scale: float = 1.0, crop_ratio: float = CROP_RATIO[1]
+    ) -> MultiLabelDataset:
         """The same set for a network of S x S pixels: large JPEGs are decoded at 1/2, 1/4 or 1/8, never below 2 S.
 
         Twice what is needed leaves the image to the antialiased resize. Images that have crops are read in full,
-        and so is everything but JPEG. `crop_scale` is the smallest share of the area that a random crop keeps: no crop
-        of a shape that `train_transform` draws then has to be enlarged.
+        and so is everything but JPEG. `crop_scale` is the smallest share of the area that a random crop keeps, and
+        `crop_ratio` the largest ratio of its sides: no such crop then has to be enlarged.
         """
         other = copy.copy(self)
-        narrowest = (CROP_RATIO[0] * crop_scale) ** 0.5  # of a square image's side
+        narrowest = (crop_scale / crop_ratio) ** 0.5  # of a square image's side
         other.min_side = math.ceil(image_size * max(2, 1 / narrowest))
         return other
 

@@ -29,7 +29,7 @@ from csra_lab.errors import MissingFile
 from csra_lab.heads import four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
-from csra_lab.study.experiments import describe, source_features
+from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, bootstrap, measured_claims, results_table, tune
 from csra_lab.study.plans import FOUR_LINES, SOURCES, Source
@@ -127,14 +127,13 @@ def run_backbone_gains(
         recipes = _recipes(where)
         fit, held_out = hold_out(sets["trainval"], 0.2)
         split = where.splits[0]
+        groups = {s: drawn_together(where, sets[s]) for s in ("trainval", split)}
         tuning = steps.table(f"{name}-tuning", partial(_tune, recipes, maps, fit, held_out, log))
         best = {method: rows.set_index("setting").held_out_mAP.idxmax() for method, rows in tuning.groupby("method")}
         own = {method: recipe.replace(head_lr=float(best[method])) for method, recipe in recipes.items()}
+        scored = partial(_scores, own, best[TUNED], maps, split, groups["trainval"])
         for kind, runs in (("seed", seeds), ("resample", resamples)):
-            stacked = [
-                steps.array(f"{name}-{kind}-{run}", partial(_scores, own, best[TUNED], maps, kind, run, split))
-                for run in range(runs)
-            ]
+            stacked = [steps.array(f"{name}-{kind}-{run}", partial(scored, kind, run)) for run in range(runs)]
             by_method = zip(METHODS, np.stack(stacked, axis=1), strict=True)
             trained[kind] |= {f"{name}: {m}": np.stack(s) for m, s in by_method}
         tunings.append(tuning.assign(network=name))
@@ -156,7 +155,7 @@ def run_backbone_gains(
         strict_json.write(path / "run.json", about, indent=1)
         pd.concat(tunings).to_csv(path / "tuning.csv", index=False, float_format="%.6f")
         results = results_table(scores, again, targets)
-        found = measured_claims(scores, results, targets, claims_of(tuple(networks)))
+        found = measured_claims(scores, results, targets, claims_of(tuple(networks)), groups=groups[split])
         results[["network", "method"]] = results.method.str.split(": ", n=1, expand=True)
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
         found.to_csv(path / "claims.csv", index=False, float_format="%.6f")
@@ -210,10 +209,10 @@ def _tune(recipes: Mapping[str, Recipe], maps: Mapping[str, FeatureMaps], fit, h
     return pd.DataFrame(rows, columns=["method", "setting", "held_out_mAP"])
 
 
-def _scores(own: Mapping[str, Recipe], lam: float, maps, kind: str, run: int, split: str) -> NDArray:
-    """(methods, N, C) probabilities of one run."""
+def _scores(own: Mapping[str, Recipe], lam: float, maps, split: str, groups, kind: str, run: int) -> NDArray:
+    """(methods, N, C) probabilities of one run; groups: see `bootstrap`."""
     train = maps["trainval"]
-    fit = bootstrap(len(train), run) if kind == "resample" else None
+    fit = bootstrap(len(train), run, groups=groups) if kind == "resample" else None
     average, csra = (t.head for t in train_heads([own[m].replace(seed=run) for m in (AVERAGE, CSRA)], train, fit=fit))
     heads = [average, four_lines_head(average, 0.2), four_lines_head(average, float(lam)), csra]
     return score_heads(heads, maps[split])

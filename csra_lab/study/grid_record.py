@@ -278,11 +278,14 @@ def _measured(grid: Grid, runs: Sequence[Run], out: Path, test_sets: Mapping[str
         folder = out / run.name
         about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         history = pd.read_csv(folder / "history.csv")
-        batch = grid.recipes[run.backbone, run.dataset].optimisation.batch_size
-        trained = batch * round(float((history.seconds * history.images_per_second).sum()) / batch)  # it was rounded
+        if "images" not in history or history.images.isna().any():
+            raise DataError(
+                f"{folder / 'history.csv'} does not say how many images each epoch saw: it is of an earlier version. "
+                f"Add the column images, or delete {folder}, and `csra-lab grid` trains it again."
+            )
         for scored, where in scored_folders(out, run).items():
             key, metrics = dataclasses.asdict(scored), json.loads((where / "metrics.json").read_text(encoding="utf-8"))
-            cost = {"images": trained, "seconds": round(float(history.seconds.sum()), 1)}
+            cost = {"images": int(history.images.sum()), "seconds": round(float(history.seconds.sum()), 1)}
             results.append({**key, **{m: round(metrics[m], 6) for m in METRICS},
                             **(cost if scored == run else dict.fromkeys(cost, 0))})  # fmt: skip
             classes += [
@@ -342,7 +345,7 @@ def _recipes(grid: Grid) -> dict[str, dict]:
 
 def _as_read(recipe: Recipe) -> dict:
     """A recipe as it is read again from a record."""
-    return json.loads(json.dumps(recipe.to_json()))
+    return strict_json.plain(recipe.to_json())
 
 
 def _history(history: pd.DataFrame, key: Mapping) -> pd.DataFrame:

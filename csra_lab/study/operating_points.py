@@ -22,7 +22,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead, four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.significance import difference_errors, draw_images, once_and_drawn
-from csra_lab.study.experiments import describe, source_features
+from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
 from csra_lab.study.plans import FOUR_LINES, SOURCES
@@ -62,7 +62,8 @@ def record_operating_points(
     heads = [t.head for t in train_heads(recipes, train, fit=fit)]
     held = train.subset(held_out)
     lines, lams = with_four_lines(heads[:seeds], held)
-    weights = once_and_drawn(draw_images(len(test), resamples=resamples))
+    groups = drawn_together(where, sets[where.splits[0]])
+    weights = once_and_drawn(draw_images(len(test), groups=groups, resamples=resamples))
     methods = {AVERAGE: heads[:seeds], LINES: lines, CSRA: heads[seeds:]}
     found = operating_points(methods, held, test, weights)
     run = {
@@ -79,7 +80,7 @@ def record_operating_points(
         path.mkdir(parents=True)
         strict_json.write(path / "run.json", run, indent=1)
         pd.DataFrame(_lines(found)).to_csv(path / "results.csv", index=False, float_format="%.6f")
-        table = pd.DataFrame(compared(found, len(test)))
+        table = pd.DataFrame(compared(found, len(test) if groups is None else len(np.unique(groups))))
         table.to_csv(path / "compared.csv", index=False, float_format="%.6f")
     return folder
 
@@ -138,11 +139,11 @@ def drawn_calibration(scores: NDArray, targets: NDArray, weights: NDArray, *, bi
     return np.abs(times @ by_image).sum(axis=1) / (times @ known.sum(axis=1))
 
 
-def compared(found: Mapping[tuple[str, str], NDArray], images: int) -> Iterator[dict]:
+def compared(found: Mapping[tuple[str, str], NDArray], units: int) -> Iterator[dict]:
     """CSRA and the four lines against average pooling, and class thresholds against 0.5; all intervals hold together.
 
     Args:
-        found: see `operating_points`. images: how many were drawn from.
+        found: see `operating_points`. units: how many images, or groups drawn together, were drawn from.
     """
     shown = [MEASURED.index(key) for key in ("CF1", "OF1", "OP", "OR")]
     rows = [
@@ -155,7 +156,7 @@ def compared(found: Mapping[tuple[str, str], NDArray], images: int) -> Iterator[
     for b, a, m in rows:
         difference = found[b][:, m] - found[a][:, m]  # (S, 1 + R)
         seen, draws = difference[:, 0], difference[:, 1:]
-        *_, half = difference_errors([(seen, draws)], draws.mean(axis=0), units=images, comparisons=len(rows))
+        *_, half = difference_errors([(seen, draws)], draws.mean(axis=0), units=units, comparisons=len(rows))
         yield {
             "method": b[0], "thresholds": b[1], "against": a[0], "against_thresholds": a[1], "metric": MEASURED[m],
             "difference": seen.mean(), "lower": seen.mean() - half, "upper": seen.mean() + half,

@@ -96,8 +96,8 @@ def prepare(
         items = SeededItems(maps.part(parts.fit), recipe.run.seed)
         return TrainingData(items, maps.part(parts.held_out, views=1), targets, None)
     plan = recipe.optimisation
-    scale = plan.crop_scale if plan.augmentation == "crop" else 1.0
-    images = train_set.for_size(size, crop_scale=scale)
+    crop = {"crop_scale": plan.crop_scale, "crop_ratio": plan.crop_ratio} if plan.augmentation == "crop" else {}
+    images = train_set.for_size(size, **crop)
     validation = images.subset(parts.held_out).with_transform(eval_transform(size, **pixels))
     read, transform, crops = _images(recipe, images.subset(parts.fit), pixels, world, computing)
     return TrainingData(SeededItems(read, recipe.run.seed, transform), validation, targets, crops)
@@ -111,7 +111,8 @@ def _images(
     crop: dict[str, Any] = {"crop_scale": (plan.crop_scale, 1.0), "crop_ratio": (1 / plan.crop_ratio, plan.crop_ratio)}
     crop = crop if plan.augmentation == "crop" else {"crop_scale": None}
     transform = train_transform(size, **crop, randaugment=plan.randaugment, **pixels)
-    fitting = recipe.data.image_cache == "auto" and fits(images, device, processes=processes)
+    kept_on = device if cut_on_device(recipe, device) else torch.device("cpu")
+    fitting = recipe.data.image_cache == "auto" and fits(images, kept_on, processes=processes)
     if recipe.data.image_cache != "memory" and not fitting:
         return images, transform, None
     cache = ImageCache(images, progress=computing["progress"])

@@ -271,7 +271,7 @@ class Trainer:
         rates = sorted({g["peak_lr"]: g["lr"] for g in self.optimizer.param_groups}.items())
         line = {"epoch": progress.epoch, "train_loss": loss, "validation_mAP": score}
         line |= {"lr_low": rates[0][1], "lr_high": rates[-1][1]}
-        line |= {"seconds": round(seconds, 2), "images_per_second": round(images / seconds, 1)}
+        line |= {"images": images, "seconds": round(seconds, 2), "images_per_second": round(images / seconds, 1)}
         progress.history.append(line)
         is_best = progress.epoch == epochs if score is None else score > progress.best
         progress.best = score if is_best and score is not None else progress.best

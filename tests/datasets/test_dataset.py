@@ -240,6 +240,9 @@ def test_a_set_for_a_size_decodes_large_photographs_small_and_the_same(tmp_path)
         smaller = whole.for_size(64, crop_scale=crop_scale).image(0)
         assert smaller.size == size
         assert min(smaller.size) * (crop_scale * 3 / 4) ** 0.5 >= 64  # the narrowest crop has the pixels that are read
+    for crop_ratio, size in ((1, (200, 150)), (6, (400, 300)), (24, (800, 600))):
+        assert whole.for_size(64, crop_scale=0.5, crop_ratio=crop_ratio).image(0).size == size
+        assert min(size) * (0.5 / crop_ratio) ** 0.5 >= 64
     cut = MultiLabelDataset(**options, targets=np.ones((1, 1)), crops=np.array([[100.0, 200.0, 300.0, 400.0]]))
     assert cut.for_size(64).image(0).size == (300, 400)  # boxes are in pixels of the whole picture
 

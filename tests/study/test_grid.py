@@ -92,6 +92,15 @@ def test_both_heads_start_from_the_same_pretraining_and_differ_in_the_head_alone
         assert "crop_ratio" not in twins[0]["optimisation"]  # nothing is cut off people
 
 
+def test_a_history_without_its_images_is_not_recorded(filled, data, tmp_path):
+    out = tmp_path / "runs"
+    shutil.copytree(filled[0], out)
+    path = out / next(TOY.runs()).name / "history.csv"
+    pd.read_csv(path).drop(columns="images").to_csv(path, index=False)
+    with pytest.raises(DataError, match="how many images"):
+        runner(out, data).update_record()
+
+
 def test_the_record_says_what_the_runs_said(filled):
     record = read_record(filled[0] / "record")
     assert len(record.results) == 8
@@ -102,7 +111,7 @@ def test_the_record_says_what_the_runs_said(filled):
         row = record.results.set_index(["backbone", "dataset", "head", "seed"]).loc[dataclasses.astuple(run)]
         assert row.mAP == pytest.approx(metrics["mAP"], abs=1e-6)
         assert record.draws[run.name][0] == pytest.approx(metrics["mAP"], abs=1 / UNIT)
-        assert row.images > 0
+        assert row.images == 16  # two batches of 8
     text = (filled[0] / "record" / "run.json").read_text()
     assert str(filled[0]) not in text  # no path of this machine
     assert record.seeds("test_vit", "emoji-voc", "csra") == [0, 1]

@@ -68,7 +68,7 @@ def test_a_backbone_can_be_trained_after_it_gave_features(data, tmp_path):
     backbone.model.conv_stem.weight.data = backbone.model.conv_stem.weight.data.contiguous()  # so that it is moved
     backbone.train().model.bn1.eval()  # frozen
     cache_features(backbone, data.subset(range(4)), root=tmp_path)
-    assert backbone.training and not backbone.model.bn1.training  # as they were
+    assert [backbone.training, backbone.model.bn1.training] == [True, False]  # as they were
     backbone(torch.randn(2, 3, 64, 64)).mean().backward()
     assert backbone.model.conv_stem.weight.grad is not None
 
