@@ -90,13 +90,13 @@ class Found:
     drawn: NDArray[np.float64]
 
 
-def record_attention(out: Path, *, cache: Path | None = None, resamples: int = 1000) -> None:
+def record_attention(out: Path, *, resamples: int = 1000) -> None:
     """Train the heads of the plan `four-lines` on EmojiVOC, measure, and write the record `out`, whole or not at all.
 
     Args:
-        cache: folder of the cached features; the lab's cache if left out. resamples: draws of the bootstrap.
+        resamples: draws of the bootstrap.
     """
-    sets, maps = source_features(SOURCES["emoji"], None, cache=cache)
+    sets, maps = source_features(SOURCES["emoji"], None)
     plan = PLANS["four-lines"]
     recipes = plan_recipes(plan, "emoji")
     trained = train_heads(recipes, maps["trainval"])

@@ -61,7 +61,6 @@ def run_five_folds(
     out: Path,
     *,
     data: Path | None = None,
-    cache: Path | None = None,
     seeds: int = 3,
     log: Callable[[str], None] = print,
 ) -> Path:
@@ -70,12 +69,12 @@ def run_five_folds(
     What has been done is in `out`/five-folds.part, and is not done again.
 
     Args:
-        data: folder of VOC2012. cache: folder of the cached features. seeds: of each fold.
+        data: folder of VOC2012. seeds: of each fold.
         log: called with a line a step.
     """
     folder = Path(out) / "five-folds"
     recipes = {name: SOURCES["photographs"].recipe(name, **METHODS[name].changes) for name in (AVERAGE, CSRA)}
-    sets, features = pool(data, cache)
+    sets, features = pool(data)
     plan = {
         "data": {d.split: describe(d) for d in sets},
         "source": dataclasses.asdict(SOURCES["photographs"]),
@@ -111,12 +110,12 @@ def run_five_folds(
     return folder
 
 
-def pool(data: Path | None, cache: Path | None = None) -> tuple[list[MultiLabelDataset], FeatureMaps]:
+def pool(data: Path | None) -> tuple[list[MultiLabelDataset], FeatureMaps]:
     """The two data sets of `SPLITS`, and the features of both in one, with mirror images."""
     where = SOURCES["photographs"]
     backbone = create_backbone(where.backbone, weights=best_weights(where.backbone), image_size=where.image_size)
     sets = [load_dataset(where.dataset, data, split, classes=where.classes) for split in SPLITS]
-    parts = [cache_features(backbone, d, mirror=True, root=cache, progress=False) for d in sets]
+    parts = [cache_features(backbone, d, mirror=True, progress=False) for d in sets]
     maps = torch.cat([part.maps for part in parts])  # (N, 2, d, h, w)
     return sets, FeatureMaps(maps, np.concatenate([part.targets for part in parts]))
 

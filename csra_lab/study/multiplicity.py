@@ -78,7 +78,6 @@ def record_multiplicity(
     out: Path,
     rates: Mapping[str, float],
     *,
-    cache: Path | None = None,
     scenes: int = SCENES,
     seeds: int = 5,
     resamples: int = 1000,
@@ -87,11 +86,11 @@ def record_multiplicity(
     """Train, draw, measure, and write the record `out`.
 
     Args:
-        rates: learning rate of every head of `HEADS`. cache: folder of the cached features.
+        rates: learning rate of every head of `HEADS`.
         scenes: of each cell. resamples: draws of the bootstrap. log: called with a line for every step.
     """
     source = SOURCES["emoji"]
-    _, maps = source_features(source, None, cache=cache)
+    _, maps = source_features(source, None)
     recipes = [
         source.recipe(name, **METHODS[name].changes, head_lr=rates[name], seed=seed)
         for name in HEADS

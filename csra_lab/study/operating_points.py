@@ -38,22 +38,16 @@ MEASURED = ("CP", "CR", "CF1", "OP", "OR", "OF1", CALIBRATION)
 
 
 def record_operating_points(
-    source: str,
-    out: Path,
-    *,
-    data: Path | None = None,
-    cache: Path | None = None,
-    seeds: int = 5,
-    resamples: int = 1000,
+    source: str, out: Path, *, data: Path | None = None, seeds: int = 5, resamples: int = 1000
 ) -> Path:
     """Train, choose, measure, and write `out`/`source`, whole or not at all.
 
     Args:
         source: a key of `plans.SOURCES`. data: folder of the images, where the source has some.
-        cache: folder of the cached features. seeds: runs of each head. resamples: draws of the bootstrap.
+        seeds: runs of each head. resamples: draws of the bootstrap.
     """
     where = SOURCES[source]
-    sets, maps = source_features(where, data, cache=cache)
+    sets, maps = source_features(where, data)
     fit, held_out = hold_out(sets["trainval"], 0.2)
     recipes = [
         where.recipe(name, **METHODS[name].changes, seed=seed) for name in (AVERAGE, CSRA) for seed in range(seeds)

@@ -68,18 +68,16 @@ WAYS = {  # a map -> its head, and its temperature; None: the class activation m
 }
 
 
-def record_real_boxes(
-    out: Path, *, data: Path | None = None, cache: Path | None = None, seeds: int = 5, resamples: int = 1000
-) -> None:
+def record_real_boxes(out: Path, *, data: Path | None = None, seeds: int = 5, resamples: int = 1000) -> None:
     """Train both heads of `seeds` seeds on VOC2012's photographs, measure, and write the record `out`.
 
     Both have the learning rate of `plans.BASE`, which is the best of each on held-out images (`study.own_best`).
 
     Args:
-        data: a VOC devkit. cache: folder of the cached features. resamples: draws of the bootstrap.
+        data: a VOC devkit. resamples: draws of the bootstrap.
     """
     source = SOURCES["photographs"]
-    sets, features = source_features(source, data, cache=cache)
+    sets, features = source_features(source, data)
     recipes = {
         name: [source.recipe(name, head=kind, seed=seed) for seed in range(seeds)]
         for name, kind in ((AVERAGE, "average"), (CSRA, "csra"))

@@ -105,7 +105,6 @@ def run_relatives(
     out: Path,
     *,
     data: Path | None = None,
-    cache: Path | None = None,
     relatives: Mapping[str, Relative] = RELATIVES,
     runs: int = 5,
     epochs: int | None = None,
@@ -114,11 +113,11 @@ def run_relatives(
     """Tune, train and measure every head on a source of `plans.SOURCES`, and write `out`/`source`.
 
     Args:
-        data: folder of the images, where the source has some. cache: folder of the cached features.
+        data: folder of the images, where the source has some.
         runs: seeds, and as many bootstrap samples of the training images. epochs: of every training; None for `EPOCHS`.
         log: called with a line for every step.
     """
-    sets, maps = source_features(SOURCES[source], Path(data) if data else None, cache=cache, progress=False)
+    sets, maps = source_features(SOURCES[source], Path(data) if data else None, progress=False)
     epochs = epochs or EPOCHS.get(source, BASE.optimisation.epochs)
     study = Study(source, sets, maps, relatives, epochs, log)
     asked = {**study.plan, "runs": runs}

@@ -44,7 +44,7 @@ def study(tmp_path_factory):
         return real(recipes, seed, maps, train, test)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(five_folds, "pool", lambda data, cache: ([first, second], features))
+        patch.setattr(five_folds, "pool", lambda data: ([first, second], features))
         patch.setattr(five_folds, "_scores", recorded)
         patch.setattr(five_folds, "RESAMPLES", 50)
         patch.setattr(own_best, "LADDER", (1e-3, 3e-3, 1e-2))

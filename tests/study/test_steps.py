@@ -109,7 +109,7 @@ def stopped(monkeypatch):
     for module in (own_best, relatives, backbone_gains):
         monkeypatch.setattr(module, "source_features", lambda source, data, **_: source_features(data=str(data)))
 
-    def pool(data, cache):
+    def pool(data):
         dataset, maps = images(data)
         return [dataset, images(f"{data}, more")[0]], FeatureMaps(maps.maps.tile(2, 1, 1, 1, 1), maps.targets)
 
