@@ -42,21 +42,21 @@ def add_run(run: Path, *, folder: Path = ATLAS) -> Path:
     return add_to_atlas(model, recipe.data.dataset, name=name, title=title, made=made, folder=folder)
 
 
-def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
+def make_atlas() -> list[Path]:
     """Write the images, and train and add the heads on frozen EfficientNet-Lite0 features. Keeps models of runs.
 
     The recipes are those of the recorded plans `four-lines` and `heads`, seed 0.
     """
-    write_pictures(folder)
+    write_pictures(ATLAS)
     plan = PLANS["four-lines"]
     entries = {source: [(plan, entry) for entry in plan.entries] for source in ("emoji", "paperdoll")}
     entries["emoji"] += [(PLANS["heads"], entry) for entry in PLANS["heads"].entries if entry.label == "H = 2"]
     paths = []
     for source, rows in entries.items():
-        sets, maps = source_features(SOURCES[source], None, progress=progress)
+        sets, maps = source_features(SOURCES[source], None, progress=True)
         recipes = [plan.recipe(entry, 0, source) for plan, entry in rows]
         fit, held_out = hold_out(sets["trainval"], 0.0)
-        for trained in train_heads(recipes, maps["trainval"], fit=fit, held_out=held_out, progress=progress):
+        for trained in train_heads(recipes, maps["trainval"], fit=fit, held_out=held_out, progress=True):
             recipe, classes = trained.recipe, sets["trainval"].classes
             model = create_classifier(
                 recipe.model.backbone, classes=classes, weights="installed", image_size=recipe.model.image_size
@@ -69,7 +69,7 @@ def make_atlas(folder: Path = ATLAS, *, progress: bool = True) -> list[Path]:
                 "recipe": recipe.to_json(),
                 "environment": environment(torch.device("cpu")),
             }
-            paths.append(add_to_atlas(model, recipe.data.dataset, name=name, title=title, made=made, folder=folder))
+            paths.append(add_to_atlas(model, recipe.data.dataset, name=name, title=title, made=made))
     return paths
 
 

@@ -282,10 +282,10 @@ def _write_misses(page: Page, scored: Scored, images: MultiLabelDataset | None) 
         page.write("</div>")
 
 
-def worst(scored: Scored, target: int, count: int = MISSES) -> Iterator[tuple[int, int]]:
+def worst(scored: Scored, target: int) -> Iterator[tuple[int, int]]:
     """(image, class) of the entries with this target whose probability is furthest from it, the worst first."""
     error = np.where(scored.targets == target, np.abs(scored.scores - target), -1).ravel()
-    for place in np.argsort(-error, kind="stable")[:count]:
+    for place in np.argsort(-error, kind="stable")[:MISSES]:
         if error[place] > 0.5:
             i, c = divmod(int(place), scored.targets.shape[1])
             yield i, c

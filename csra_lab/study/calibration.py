@@ -7,13 +7,14 @@ from scipy.special import expit
 from csra_lab.errors import ConfigError
 from csra_lab.metrics.functions import check_probabilities, checked
 
+BINS = 15
 MAX_TEMPERATURE = 55.0  # and 1/55 is the least: where the best scale is 0 or negative, no temperature mends it
 
 
-def calibration_error(scores: ArrayLike, targets: ArrayLike, *, bins: int = 15) -> float:
+def calibration_error(scores: ArrayLike, targets: ArrayLike) -> float:
     """Expected calibration error over all labels of all images (Guo et al., ICML 2017, on each label's yes or no).
 
-    Labels are sorted into bins of equal width by their probability. In each bin the mean probability is held against
+    Labels are sorted into 15 bins of equal width by their probability. In each bin the mean probability is held against
     the share of labels that are present; the error is the mean of the distances, weighted by the labels in a bin.
 
     Args:
@@ -28,8 +29,8 @@ def calibration_error(scores: ArrayLike, targets: ArrayLike, *, bins: int = 15) 
     if not known.any():
         raise ConfigError("no label is known, so no probability can be held against one.")
     p, y = scores[known].astype(np.float64), (targets[known] == 1).astype(np.float64)
-    place = np.minimum((p * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(place, weights=p - y, minlength=bins)
+    place = np.minimum((p * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(place, weights=p - y, minlength=BINS)
     return float(np.abs(gaps).sum() / len(p))
 
 

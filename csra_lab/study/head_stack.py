@@ -86,12 +86,9 @@ def train_heads(
     return [results[i] for i in range(len(recipes))]
 
 
-def score_heads(
-    heads: Sequence[ScoreMapHead], features: FeatureMaps, *, batch_size: int = 64, device: torch.device | str = "cpu"
-) -> np.ndarray:
+def score_heads(heads: Sequence[ScoreMapHead], features: FeatureMaps) -> np.ndarray:
     """Probabilities of many heads on the first view of every image: (K, N, C) float64."""
-    stack = HeadStack(heads).to(device).eval()
-    return _scores(stack, features, np.arange(len(features)), batch_size, device)
+    return _scores(HeadStack(heads).eval(), features, np.arange(len(features)), "cpu")
 
 
 class HeadStack(nn.Module):
@@ -242,7 +239,7 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
             diverged[k] = diverged[k] or epoch + 1
         quality = np.full(len(recipes), np.nan)
         if len(held_out):
-            scores = _scores(stack, features, held_out, 64, device)
+            scores = _scores(stack, features, held_out, device)
             quality = np.array([_mAP(s, held_targets) for s in scores])
         better = np.nan_to_num(quality, nan=-1.0) > best if len(held_out) else np.full(len(recipes), True)
         if len(held_out) or epoch == first.optimisation.epochs - 1:
@@ -301,11 +298,11 @@ def _locations(features: FeatureMaps, indices: np.ndarray, views: np.ndarray, de
 
 
 @torch.inference_mode()
-def _scores(stack: HeadStack, features: FeatureMaps, indices: np.ndarray, batch_size: int, device) -> np.ndarray:
+def _scores(stack: HeadStack, features: FeatureMaps, indices: np.ndarray, device) -> np.ndarray:
     """(K, n, C) probabilities of the first views of these items."""
     parts = []
-    for start in range(0, len(indices), batch_size):
-        part = indices[start : start + batch_size]
+    for start in range(0, len(indices), 64):
+        part = indices[start : start + 64]
         logits = stack(_locations(features, part, np.zeros(len(part), dtype=np.int64), device))
         parts.append(torch.sigmoid(logits.cpu().double()).numpy())
     return np.concatenate(parts, axis=1)

@@ -22,6 +22,7 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead, four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.significance import difference_errors, draw_images, once_and_drawn
+from csra_lab.study.calibration import BINS
 from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
@@ -123,12 +124,12 @@ def drawn_metrics(predicted: NDArray, targets: NDArray, weights: NDArray) -> lis
     return [CP, CR, _f1(CP, CR), correct / np.maximum(chosen, 1), correct / true, 2 * correct / (chosen + true)]
 
 
-def drawn_calibration(scores: NDArray, targets: NDArray, weights: NDArray, *, bins: int = 15) -> NDArray[np.float64]:
+def drawn_calibration(scores: NDArray, targets: NDArray, weights: NDArray) -> NDArray[np.float64]:
     """(R,) the calibration error on R draws of the images, see `calibration.calibration_error`."""
     known = targets >= 0
-    place = np.minimum((scores * bins).astype(np.int64), bins - 1)  # (N, C)
+    place = np.minimum((scores * BINS).astype(np.int64), BINS - 1)  # (N, C)
     gap = np.where(known, scores - (targets == 1), 0.0)
-    by_image = np.stack([np.where(place == b, gap, 0.0).sum(axis=1) for b in range(bins)], axis=1)  # (N, bins)
+    by_image = np.stack([np.where(place == b, gap, 0.0).sum(axis=1) for b in range(BINS)], axis=1)  # (N, BINS)
     times = weights.astype(np.float64)
     return np.abs(times @ by_image).sum(axis=1) / (times @ known.sum(axis=1))
 

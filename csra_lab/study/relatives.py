@@ -287,17 +287,17 @@ class Study:
         }
 
 
-def step_time(head: ScoreMapHead, shape: tuple[int, int, int, int], *, repeats: int = 9) -> float:
+def step_time(head: ScoreMapHead, shape: tuple[int, int, int, int]) -> float:
     """Median processor time of forward and backward on features of this shape (B, d, h, w), in milliseconds.
 
     Processor time counts no waiting, so a busy machine moves it little.
     """
     features, times = torch.rand(shape), []
-    for _ in range(repeats + 1):
+    for _ in range(10):
         start = time.process_time()
         head(features).sum().backward()
         times.append(time.process_time() - start)
-    return 1000 * statistics.median(times[1:])
+    return 1000 * statistics.median(times[1:])  # the first warms up
 
 
 @torch.no_grad()

@@ -30,15 +30,15 @@ def schedule_methods(lengths: tuple[int, ...] = LENGTHS) -> dict[str, Method]:
     return {label(name, e): Method({"head": head, "epochs": e}) for name, head in heads.items() for e in lengths}
 
 
-def schedule_claims(lengths: tuple[int, ...] = LENGTHS, usual: int = USUAL) -> tuple[Claim, ...]:
+def schedule_claims(lengths: tuple[int, ...] = LENGTHS) -> tuple[Claim, ...]:
     """CSRA's gain at every length, and what each other length changes: of either head, and of the gain."""
-    others = [e for e in lengths if e != usual]
+    others = [e for e in lengths if e != USUAL]
     return (
         *(Claim.difference(label(CSRA, e), label(AVERAGE, e)) for e in lengths),
-        *(Claim.difference(label(head, e), label(head, usual)) for head in (AVERAGE, CSRA) for e in others),
+        *(Claim.difference(label(head, e), label(head, USUAL)) for head in (AVERAGE, CSRA) for e in others),
         *(
-            Claim.interaction(f"gain at {e} epochs - gain at {usual}", label(CSRA, e), label(AVERAGE, e),
-                              label(CSRA, usual), label(AVERAGE, usual))
+            Claim.interaction(f"gain at {e} epochs - gain at {USUAL}", label(CSRA, e), label(AVERAGE, e),
+                              label(CSRA, USUAL), label(AVERAGE, USUAL))
             for e in others
         ),
     )  # fmt: skip

@@ -71,8 +71,8 @@ class ImageCache(Dataset):
         return Image.fromarray(picture.numpy()), self.targets[i]
 
 
-def fits(dataset: MultiLabelDataset, device: torch.device, *, processes: int = 1, sample: int = 64) -> bool:
-    """Whether the decoded images fit half of a GPU's free memory, or `MOST_ON_CPU`, judged by a sample of them.
+def fits(dataset: MultiLabelDataset, device: torch.device, *, processes: int = 1) -> bool:
+    """Whether the decoded images fit half of a GPU's free memory, or `MOST_ON_CPU`, judged by 64 of them.
 
     Args:
         processes: on this machine, each of which keeps all images; a GPU each, or a part of the CPU's memory.
@@ -80,7 +80,7 @@ def fits(dataset: MultiLabelDataset, device: torch.device, *, processes: int = 1
     Raises:
         CsraError: one of these images cannot be read.
     """
-    some = range(0, len(dataset), max(1, len(dataset) // sample))
+    some = range(0, len(dataset), max(1, len(dataset) // 64))
     sizes = [dataset.image(i).size for i in some]  # not kept: some images are large
     expected = 3 * sum(width * height for width, height in sizes) / max(1, len(sizes)) * len(dataset)
     most = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else MOST_ON_CPU / processes

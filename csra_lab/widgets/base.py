@@ -79,10 +79,10 @@ def packed(array: np.ndarray) -> dict:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": content}
 
 
-def picture_url(picture: Image.Image, *, side: int = 400) -> str:
-    """The picture, at most `side` pixels wide and high, as a data address (WebP)."""
+def picture_url(picture: Image.Image) -> str:
+    """The picture, at most 400 pixels wide and high, as a data address (WebP)."""
     small = picture.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small.thumbnail((400, 400), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=82, method=6)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
