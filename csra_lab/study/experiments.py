@@ -5,7 +5,6 @@ A record is a folder `PLAN/SOURCE` of
 run.json           the plan, every version, the device, the data sets and what the run took
 results.csv        a line for each row, seed and split: all metrics
 comparisons.csv    a line for each comparison and split: difference, interval, verdict
-history.csv        loss and validation mAP of every row after every epoch, means over the seeds
 conditions.csv     of plans that ask for it: the same comparisons by object size, number of objects and of labels
 scores.npz         test logits of the rows that keep them (`split_bytes` of (seeds, N, C) float16), ids and targets
 """
@@ -246,7 +245,6 @@ def write_record(
         (path / "run.json").write_text(strict_json.dumps(run, indent=1, nan="null") + "\n", encoding="utf-8")
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
         comparisons.to_csv(path / "comparisons.csv", index=False, float_format="%.6f")
-        _histories(rows.values()).to_csv(path / "history.csv", index=False, float_format="%.5f")
         if kept:
             with open(path / "scores.npz", "wb") as file:
                 splits: dict[str, np.ndarray] = {}
@@ -364,16 +362,6 @@ def drawn_together(source: Source, dataset: MultiLabelDataset) -> np.ndarray | N
     if not source.by_photograph:
         return None
     return np.unique([str(path) for path in dataset.paths], return_inverse=True)[1].astype(np.uint16)
-
-
-def _histories(rows: Iterable[Row]) -> pd.DataFrame:
-    frames = []
-    for row in rows:
-        if row.trained:
-            mean = pd.concat([t.history for t in row.trained]).groupby("epoch", as_index=False).mean()
-            mean.insert(0, "label", row.label)
-            frames.append(mean)
-    return pd.concat(frames)
 
 
 def _json_types(value):

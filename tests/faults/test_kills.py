@@ -190,7 +190,7 @@ def test_training(tools, tmp_path, devkit):
 
 
 def test_recording(tools, tmp_path, devkit):
-    names = {"run.json", "results.csv", "comparisons.csv", "history.csv", "scores.npz"}
+    names = {"run.json", "results.csv", "comparisons.csv", "scores.npz"}
 
     def check(root, whole):
         record = root / "out" / "faults" / "toy"

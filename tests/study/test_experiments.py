@@ -132,8 +132,6 @@ def test_a_record_says_all_that_its_numbers_depend_on(records):
     assert {"device", "torch", "timm"} <= set(run["environment"])
     assert run["data"]["test"]["images"] == 30
     assert len(run["data"]["test"]["fingerprint"]) == 16
-    history = pd.read_csv(records[0][0] / "history.csv")
-    assert history.groupby("label").epoch.max().tolist() == [2, 2]
 
 
 def test_the_plans_that_ship_are_consistent():
