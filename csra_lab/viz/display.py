@@ -130,7 +130,7 @@ def _png(figure: Figure, width: float, height: float) -> bytes:
 def _beside(pngs: list[bytes]) -> bytes:
     """PNG images side by side on white."""
     tiles = [Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB") for png in pngs]
-    row = Image.new("RGB", (sum(t.width for t in tiles), max((t.height for t in tiles), default=1)), "white")
+    row = Image.new("RGB", (sum(t.width for t in tiles), max(t.height for t in tiles)), "white")
     left = 0
     for tile in tiles:
         row.paste(tile, (left, 0))

@@ -32,7 +32,6 @@ from csra_lab.synthetic.paperdoll_wider import (
 from csra_lab.synthetic.polygons import paint, place
 
 SHEET = Path(__file__).parents[2] / "data" / "PAPERDOLL.md"
-BOTTOMS = {"shorts", "longPants", "skirt"}
 
 
 @pytest.fixture(scope="module")
