@@ -14,7 +14,7 @@ from csra_lab.errors import ConfigError
 from csra_lab.synthetic.emoji_voc import load_emoji_voc, prepare_emoji_voc
 from csra_lab.synthetic.paperdoll_wider import load_paperdoll_wider, prepare_paperdoll_wider
 
-# name -> loader(root, split, transform); each loader knows its splits and how its data is got.
+# name -> loader(root, split); each loader knows its splits and how its data is got.
 DATASETS: dict[str, Callable[..., MultiLabelDataset]] = {
     "voc2007": load_voc2007,
     "voc2012": load_voc2012,
@@ -33,7 +33,6 @@ def load_dataset(
     name: str,
     root: str | Path | None = None,
     split: str = "test",
-    transform: Callable | None = None,
     *,
     classes: Sequence[str] | None = None,
     absent: str | None = None,
@@ -61,5 +60,5 @@ def load_dataset(
     said = {key: value for key, value in (("absent", absent), ("unknown", unknown)) if value is not None}
     if said and name != "folder":
         raise ConfigError(f"{name} has its own labels; {' and '.join(said)} is for data in a folder.")
-    dataset = DATASETS[name](None if root is None else Path(root), split, transform, **said)
+    dataset = DATASETS[name](None if root is None else Path(root), split, **said)
     return dataset if classes is None else dataset.select_classes(classes)

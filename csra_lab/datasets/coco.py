@@ -9,7 +9,7 @@ here has the splits "trainval" and "test", those words mean the same two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class CocoBoxes:
         return (width, height) if width > 0 and height > 0 else None
 
 
-def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_coco2014(root: Path, split: str) -> MultiLabelDataset:
     """COCO-2014 "train" (also called "trainval") or "val" (also called "test"), with boxes; or COCO-2017's.
 
     `root` holds `annotations/` and the photographs in `train2014/` and `val2014/` (or `images/train2014/` ...); it may
@@ -74,7 +74,7 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
     """
     root = Path(root)
     if split in shipped_splits("coco2014"):
-        everything = load_coco2014(root, split.removeprefix("sample-"), transform)
+        everything = load_coco2014(root, split.removeprefix("sample-"))
         return pick_ids(everything, shipped_ids("coco2014", split), split)
     if split not in _SPLITS:
         known = [*_SPLITS, *shipped_splits("coco2014")]
@@ -90,16 +90,14 @@ def load_coco2014(root: Path, split: str, transform: Callable | None = None) -> 
         )
     folder = next((p for p in (base / name, base / "images" / name) if p.is_dir()), base)
     path = _instances(base, name)
-    return read_instances(path, folder, name=f"coco{name[-4:]}", split=part, transform=transform, coco=True)
+    return read_instances(path, folder, name=f"coco{name[-4:]}", split=part, coco=True)
 
 
 def _instances(base: Path, name: str) -> Path:
     return base / "annotations" / f"instances_{name}.json"
 
 
-def read_instances(
-    path: Path, folder: Path, *, name: str, split: str, transform: Callable | None = None, coco: bool = False
-) -> MultiLabelDataset:
+def read_instances(path: Path, folder: Path, *, name: str, split: str, coco: bool = False) -> MultiLabelDataset:
     """A file in COCO's instances format with any categories; ids may be numbers or texts, and boxes may be missing.
 
     Args:
@@ -162,7 +160,6 @@ def read_instances(
         ids=ids,
         paths=[folder / n for n in file_names],
         targets=targets,
-        transform=transform,
         box_reader=reader if boxed.any() or not objects else None,
         root=folder,
     )

@@ -11,7 +11,6 @@ A split "trainval" that is not there is "train" and "val" together where both ar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from csra_lab._io.notice import warn
@@ -27,14 +26,7 @@ from csra_lab.errors import ConfigError, DataError, MissingFile
 VALIDATION_NAMES = ("val", "valid", "validation", "dev")
 
 
-def load_folder(
-    root: Path,
-    split: str,
-    transform: Callable | None = None,
-    *,
-    absent: str | None = None,
-    unknown: str | None = None,
-) -> MultiLabelDataset:
+def load_folder(root: Path, split: str, *, absent: str | None = None, unknown: str | None = None) -> MultiLabelDataset:
     """One split of a folder of one's own.
 
     Args:
@@ -50,7 +42,7 @@ def load_folder(
     parts = _parts(split, splits)
     if not parts:
         raise MissingFile(_no_split(root, split, splits))
-    found = [_load_one(layout, root, part, transform, absent, unknown) for part in parts]
+    found = [_load_one(layout, root, part, absent, unknown) for part in parts]
     return found[0] if len(found) == 1 else join_splits(found, split)
 
 
@@ -119,30 +111,25 @@ def _no_split(root: Path, split: str, splits: list[str]) -> str:
     )
 
 
-def _load_one(
-    layout: str, root: Path, split: str, transform: Callable | None, absent: str | None, unknown: str | None
-) -> MultiLabelDataset:
+def _load_one(layout: str, root: Path, split: str, absent: str | None, unknown: str | None) -> MultiLabelDataset:
     if layout == "VOC":
-        return _load_voc_layout(root, split, transform, absent, unknown)
+        return _load_voc_layout(root, split, absent, unknown)
     if layout == "CSV":
-        return load_table(root, split, table_files(root)[split], transform, stated_convention(TABLES, absent, unknown))
+        return load_table(root, split, table_files(root)[split], stated_convention(TABLES, absent, unknown))
     if absent is not None or unknown is not None:
         raise ConfigError(f"absent and unknown are for CSV files and class lists, and {root} has none; leave them out.")
     if layout == "COCO":
         path = _instance_files(root)[split]
-        return read_instances(path, _images_of(root, split, path), name=root.resolve().name, split=split,
-                              transform=transform)  # fmt: skip
-    return load_yolo(root, split, transform)
+        return read_instances(path, _images_of(root, split, path), name=root.resolve().name, split=split)
+    return load_yolo(root, split)
 
 
-def _load_voc_layout(root, split, transform, absent, unknown) -> MultiLabelDataset:
+def _load_voc_layout(root, split, absent, unknown) -> MultiLabelDataset:
     classes, name = devkit_classes(root), root.resolve().name
     files = image_files(root / "JPEGImages")
     if classes:
         convention = stated_convention(CLASS_LISTS, absent, unknown)
-        return load_devkit(
-            root, split, name=name, classes=classes, transform=transform, convention=convention, files=files
-        )
+        return load_devkit(root, split, name=name, classes=classes, convention=convention, files=files)
     main, annotations = root / "ImageSets" / "Main", root / "Annotations"
     if not annotations.is_dir():
         raise DataError(
@@ -151,9 +138,7 @@ def _load_voc_layout(root, split, transform, absent, unknown) -> MultiLabelDatas
     ids = {part: _read_ids(main / f"{part}.txt", root) for part in devkit_splits(root)}
     everything = {i for part in ids.values() for i in part}
     named = {c for i in everything if (annotations / f"{i}.xml").is_file() for c in _names_in(annotations / f"{i}.xml")}
-    return labels_from_xml(
-        root, ids[split], split, name=name, classes=sorted(named) or None, transform=transform, files=files
-    )
+    return labels_from_xml(root, ids[split], split, name=name, classes=sorted(named) or None, files=files)
 
 
 def _names_in(path: Path) -> set[str]:

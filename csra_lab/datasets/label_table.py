@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +39,7 @@ def table_files(root: Path) -> dict[str, Path]:
     return files
 
 
-def load_table(
-    root: Path, split: str, path: Path, transform: Callable | None = None, convention: LabelConvention = TABLES
-) -> MultiLabelDataset:
+def load_table(root: Path, split: str, path: Path, convention: LabelConvention = TABLES) -> MultiLabelDataset:
     """One split out of a table; `path` lies in `root`.
 
     Raises:
@@ -66,7 +64,6 @@ def load_table(
         ids=names,
         paths=_existing_paths(root, names),
         targets=targets,
-        transform=transform,
         root=root,
     )
     return check_negatives(dataset, convention)

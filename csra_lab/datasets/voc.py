@@ -37,17 +37,17 @@ VOC_CLASSES = (
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
-def load_voc2007(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_voc2007(root: Path, split: str) -> MultiLabelDataset:
     """VOC2007: 5,011 trainval and 4,952 test images. See `load_voc`."""
-    return load_voc(root, "2007", split, transform)
+    return load_voc(root, "2007", split)
 
 
-def load_voc2012(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_voc2012(root: Path, split: str) -> MultiLabelDataset:
     """VOC2012: 11,540 trainval images; 10,991 test images without public labels. See `load_voc`."""
-    return load_voc(root, "2012", split, transform)
+    return load_voc(root, "2012", split)
 
 
-def load_voc(root: Path, year: str, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_voc(root: Path, year: str, split: str) -> MultiLabelDataset:
     """One split of VOC of one year; `root` is VOCdevkit/, the folder above it, or VOCdevkit/VOC{year}/ itself.
 
     Only the lists are read, so that this takes milliseconds; photographs and XML are opened when an item is asked for.
@@ -63,7 +63,7 @@ def load_voc(root: Path, year: str, split: str, transform: Callable | None = Non
     """
     folder, name = find_devkit(Path(root), year), f"voc{year}"
     listed = devkit_splits(folder)
-    read = partial(load_devkit, folder, name=name, classes=VOC_CLASSES, transform=transform)
+    read = partial(load_devkit, folder, name=name, classes=VOC_CLASSES)
     if split.startswith("list:"):
         return read(split.removeprefix("list:"))
     if split in shipped_splits(name):
@@ -101,7 +101,6 @@ def load_devkit(
     *,
     name: str,
     classes: Sequence[str],
-    transform: Callable | None = None,
     convention: LabelConvention = CLASS_LISTS,
     files: Mapping[str, str] | None = None,
 ) -> MultiLabelDataset:
@@ -136,7 +135,7 @@ def load_devkit(
     if not missing:
         for column, path in enumerate(lists):
             targets[:, column] = _read_labels(path, ids, id_list, convention)
-    return check_negatives(_devkit_set(folder, split, name, classes, ids, targets, transform, files), convention)
+    return check_negatives(_devkit_set(folder, split, name, classes, ids, targets, files), convention)
 
 
 def labels_from_xml(
@@ -146,7 +145,6 @@ def labels_from_xml(
     *,
     name: str,
     classes: Sequence[str] | None = None,
-    transform: Callable | None = None,
     files: Mapping[str, str] | None = None,
 ) -> MultiLabelDataset:
     """A split whose labels are what Annotations/ID.xml names: 1 for a class with an object, -1 for difficult ones only.
@@ -164,10 +162,10 @@ def labels_from_xml(
         for c, target in labels.items():
             if c in columns:
                 targets[row, columns[c]] = target
-    return _devkit_set(folder, split, name, classes, ids, targets, transform, files)
+    return _devkit_set(folder, split, name, classes, ids, targets, files)
 
 
-def _devkit_set(folder, split, name, classes, ids, targets, transform, files) -> MultiLabelDataset:
+def _devkit_set(folder, split, name, classes, ids, targets, files) -> MultiLabelDataset:
     images = folder / "JPEGImages"
     names = [f"{i}.jpg" for i in ids] if files is None else [files.get(i, f"{i}.jpg") for i in ids]
     return MultiLabelDataset(
@@ -177,7 +175,6 @@ def _devkit_set(folder, split, name, classes, ids, targets, transform, files) ->
         ids=ids,
         paths=[images / file_name for file_name in names],
         targets=targets,
-        transform=transform,
         box_reader=VocBoxes(folder / "Annotations"),
     )
 

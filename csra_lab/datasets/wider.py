@@ -7,7 +7,6 @@ The JSON holds `images[].file_name` and, for each person in it, `targets[].bbox`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ WIDER_STEPS = """WIDER-Attribute is handed out by its authors, not by a plain do
   5. Give DIR as the folder of the data set `wider`."""
 
 
-def load_wider(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_wider(root: Path, split: str) -> MultiLabelDataset:
     """One split of WIDER-Attribute: trainval (28,340 people), its parts train and val, or test (29,177 people).
 
     The JSON files are looked for in `root/Annotations`, `root/Anno` and `root`, the photographs under `root/Image`,
@@ -86,7 +85,6 @@ def load_wider(root: Path, split: str, transform: Callable | None = None) -> Mul
         paths=paths,
         targets=np.where(given == 1, 1, np.where(given == -1, 0, -1)),
         crops=np.array(crops, dtype=np.float64),  # (N, 4)
-        transform=transform,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ def yolo_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def load_yolo(root: Path, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_yolo(root: Path, split: str) -> MultiLabelDataset:
     """One split of a folder in YOLO's layout. An image without a text file shows no class, as YOLO trains on it.
 
     Raises:
@@ -64,7 +63,6 @@ def load_yolo(root: Path, split: str, transform: Callable | None = None) -> Mult
         ids=names,
         paths=paths,
         targets=targets,
-        transform=transform,
         root=images,
     )
 

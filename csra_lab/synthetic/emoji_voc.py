@@ -8,7 +8,7 @@ difficult by one rule (`_is_difficult`), which the finished layout obeys: labels
 import csv
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -66,7 +66,7 @@ class EmojiObject:
     occluded: bool
 
 
-def load_emoji_voc(root: Path | None, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_emoji_voc(root: Path | None, split: str) -> MultiLabelDataset:
     """EmojiVOC's "trainval", "test" or "test-unseen" (drawings by a vendor that training never shows).
 
     Args:
@@ -84,7 +84,7 @@ def load_emoji_voc(root: Path | None, split: str, transform: Callable | None = N
             f"EmojiVOC is not in {folder}; draw it with `csra-lab data prepare emoji-voc`, or give the prepared folder "
             f"itself, such as {_folder_name(448, 'full')}."
         )
-    dataset = load_voc(folder, "2007", split, transform)
+    dataset = load_voc(folder, "2007", split)
     dataset.name = folder.resolve().name  # a recorded run names the version
     return dataset
 

@@ -5,7 +5,6 @@ minute. The folder is read by WIDER's own reader: nothing after this file knows 
 """
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,7 +28,7 @@ _PARTS = ("train", "val", "test")
 _FILES = {"wider_attribute_trainval.json": ("train", "val"), "wider_attribute_test.json": ("test",)}
 
 
-def load_paperdoll_wider(root: Path | None, split: str, transform: Callable | None = None) -> MultiLabelDataset:
+def load_paperdoll_wider(root: Path | None, split: str) -> MultiLabelDataset:
     """One split of PaperdollWIDER: train, val, trainval (both) or test. One item is one doll's box.
 
     Args:
@@ -45,7 +44,7 @@ def load_paperdoll_wider(root: Path | None, split: str, transform: Callable | No
         raise MissingFile(
             f"There is no PaperdollWIDER in {root}; leave the folder out, and the set is drawn in the cache."
         )
-    dataset = load_wider(folder, split, transform)
+    dataset = load_wider(folder, split)
     dataset.name = folder.resolve().name  # a recorded run names the version
     return dataset
 
