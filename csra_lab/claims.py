@@ -12,7 +12,7 @@ Where the seeds' own part is larger, that stands, so that no interval is narrowe
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,10 @@ class MeasuredClaim:
         low, high = 100 * self.lower, 100 * self.upper
         what = "above 0" if self.lower > 0 else "below 0" if self.upper < 0 else "not distinguishable from 0"
         return f"{self.name} is {what}: {100 * self.difference:.1f} ({low:.1f} to {high:.1f}) points, {self.covers}."
+
+    def to_dict(self) -> dict:
+        """The attributes by name, and the verdict: a line of a table."""
+        return asdict(self) | {"verdict": self.verdict()}
 
 
 def measure_claims(

@@ -164,7 +164,7 @@ def claims_of(draws: Mapping[str, NDArray], num_images: int) -> pd.DataFrame:
         mAPs = {name: draws[f"{mean_over}, {name}"] / UNIT for name in ROWS}
         comparisons = len(MEANS) * len(CLAIMS)
         found = claims_from_draws(CLAIMS, mAPs, units=num_images, mean_over=mean_over, comparisons=comparisons)
-        lines += [dataclasses.asdict(claim) | {"verdict": claim.verdict()} for claim in found]
+        lines += [claim.to_dict() for claim in found]
     return pd.DataFrame(lines)
 
 

@@ -10,7 +10,6 @@ results.csv   count, side, method, seed, mAP (fractions)
 claims.csv    every claim with its interval; all hold together
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,8 +119,8 @@ def record_multiplicity(
         path.mkdir(parents=True)
         strict_json.write(path / "run.json", run, indent=1)
         pd.DataFrame(_lines(scores, targets)).to_csv(path / "results.csv", index=False)
-        rows = [dataclasses.asdict(claim) | {"verdict": claim.verdict()} for claim in claims]
-        pd.DataFrame(rows).to_csv(path / "claims.csv", index=False, float_format="%.6f")
+        table = pd.DataFrame([claim.to_dict() for claim in claims])
+        table.to_csv(path / "claims.csv", index=False, float_format="%.6f")
 
 
 @torch.no_grad()  # not inference_mode, which would leave a backbone moved below untrainable

@@ -261,7 +261,7 @@ def measured_claims(
             mean_over=mean_over,
             comparisons=2 * len(claims),  # the table holds both means
         )
-        lines += [dataclasses.asdict(claim) | {"verdict": claim.verdict()} for claim in found]
+        lines += [claim.to_dict() for claim in found]
     return pd.DataFrame(lines)
 
 
