@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from csra_lab._io import strict_json
-from csra_lab._io.atomic_write import atomic_write
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, create_classifier
 from csra_lab.datasets import MultiLabelDataset
@@ -94,8 +93,7 @@ def write_pictures(folder: Path) -> None:
             path = _write_picture(data, int(i), folder / dataset)
             line = {"id": data.ids[i], "split": data.split, "file": path.name, "targets": data.targets[i].tolist()}
             content[dataset]["pictures"].append(line)
-    with atomic_write(folder / "pictures.json") as fresh:
-        fresh.write_text(strict_json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    strict_json.write(folder / "pictures.json", content, indent=1)
 
 
 def _write_picture(data: MultiLabelDataset, i: int, folder: Path) -> Path:

@@ -11,7 +11,6 @@ scores.npz         test logits of the rows that keep them (`split_bytes` of (see
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -207,7 +206,7 @@ def check_record(folder: Path, plan: Plan) -> None:
         there = json.loads((folder / "run.json").read_text(encoding="utf-8"))["plan"]
     except (OSError, ValueError, KeyError, TypeError):
         there = None
-    if there != _json_types(dataclasses.asdict(plan)):
+    if there != strict_json.plain(dataclasses.asdict(plan), nan="null"):
         what = "something that is no record of a plan" if there is None else "the record of another plan of this name"
         raise ConfigError(f"{folder} holds {what}, which would be replaced; name another folder with --out.")
 
@@ -231,7 +230,7 @@ def write_record(
     with atomic_write(folder) as path:
         path.mkdir()
         run = {
-            "plan": _json_types(dataclasses.asdict(plan)),
+            "plan": dataclasses.asdict(plan),
             "source": {"name": source, **dataclasses.asdict(where)},
             "recipe": plan.recipe(plan.entries[0], 0, source).to_json(),
             "command": f"csra-lab ablate {plan.name} --sources {source}",
@@ -362,12 +361,3 @@ def drawn_together(source: Source, dataset: MultiLabelDataset) -> np.ndarray | N
     if not source.by_photograph:
         return None
     return np.unique([str(path) for path in dataset.paths], return_inverse=True)[1].astype(np.uint16)
-
-
-def _json_types(value):
-    """JSON has no infinity and no tuples."""
-    if isinstance(value, dict):
-        return {key: _json_types(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_types(v) for v in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -27,6 +27,7 @@ import numpy as np
 import timm.data
 import torch
 from filelock import FileLock
+from scipy.stats import binomtest
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -146,10 +147,7 @@ def accuracy_against_lambda(
 
 def mcnemar_p(gained: int, lost: int) -> float:
     """The two-sided exact p-value: how far from half of the images that changed became right."""
-    n, few = gained + lost, min(gained, lost)
-    total = math.lgamma(n + 1) - n * math.log(2)
-    tail = sum(math.exp(total - math.lgamma(k + 1) - math.lgamma(n - k + 1)) for k in range(few + 1))
-    return min(1.0, 2 * tail)
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 # --- VOC's classes ----------------------------------------------------------------------------------------------------

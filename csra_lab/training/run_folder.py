@@ -165,8 +165,7 @@ def write_recipe(out: Path, recipe: Recipe, train_set: MultiLabelDataset, device
     content = {"recipe": recipe.to_json(), "train_set": data, "environment": environment(device)}
     if loss != recipe.loss:
         content["loss"] = recipe.replace(loss=loss).to_json()["loss"]
-    with atomic_write(out / "recipe.json") as path:
-        path.write_text(strict_json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    strict_json.write(out / "recipe.json", content)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -233,8 +232,7 @@ def save_evaluation(
             truth["keys"] = np.array(dataset.keys)
         write_arrays(file, {"logits": to_exact_logits(scores)} | truth)
     result = {"dataset": dataset.name, "split": dataset.split, **measured, **metrics.to_dict()}
-    with atomic_write(folder / "metrics.json") as path:
-        path.write_text(strict_json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    strict_json.write(folder / "metrics.json", result)
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
