@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as json_format
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,8 @@ from csra_lab.cli import run_group
 from csra_lab.cli.html import Page, curve, thumbnail
 from csra_lab.cli.output import as_json, as_table
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.errors import CsraError, DataError, MissingFile
+from csra_lab.datasets.images import is_image_name
+from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 from csra_lab.heads import config_kind
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
@@ -73,6 +75,8 @@ def compare_command(
     first, second = _same_test(a, b)
     APs = [100 * average_precision(each.scores, each.targets) for each in (first, second)]
     difference = interval(first, second)
+    if others := {_how_scored(run)["ap"] for run in (a, b) if scored} - {None, "average"}:
+        print(f"csra-lab: mAP is of average precision here, not by {' and '.join(sorted(others))}.", file=sys.stderr)
     if json:
         classes = {c: {"a": x, "b": y} for c, x, y in zip(first.classes, *map(list, APs), strict=True)}
         print(as_json({"recipes": asked, "difference": difference, "AP": classes}))
@@ -107,7 +111,9 @@ def report_command(
     """
     out = run / "report.html" if out is None else out
     check_file(out, "--out")
-    recipe, scored = read_recipe(run), read_evaluation(run)
+    if is_image_name(out.name):
+        raise ConfigError(f"--out would write over {out}; name the page, as in --out report.html.")
+    recipe, scored = read_recipe(run), _read(run)
     images = _test_set(recipe, data, scored)
     with atomic_write(out) as fresh:
         page = Page(fresh, f"{recipe.name}: {run.name}")
@@ -171,13 +177,24 @@ def _metrics(file: Path) -> dict:
         raise DataError(f"{file} is damaged; `csra-lab evaluate {file.parent} --out FOLDER` measures again.") from error
 
 
+def _read(run: Path) -> Scored:
+    """The scores of a run, with unknown labels counted as absent where they were when it was measured."""
+    scored = read_evaluation(run)
+    if _how_scored(run)["difficult"] == "negative":
+        return dataclasses.replace(scored, targets=np.maximum(scored.targets, 0))
+    return scored
+
+
 def _same_test(a: Path, b: Path) -> tuple[Scored, Scored]:
-    first, second = read_evaluation(a), read_evaluation(b)
+    first, second = _read(a), _read(b)
     for what, x, y in (("classes", first.classes, second.classes), ("test images", first.ids, second.ids)):
         if set(x) != set(y) or (what == "classes" and x != y):
             raise CsraError(f"{a} and {b} have different {what}, so their scores cannot be compared image by image.")
     if (_in_order_of(first, second).targets != first.targets).any():
-        raise CsraError(f"{a} and {b} were measured against different labels; evaluate both again with --out.")
+        raise CsraError(
+            f"{a} and {b} were measured against different labels, or with unknown ones counted otherwise; evaluate both "
+            "again with --out and one --difficult."
+        )
     return first, second
 
 

@@ -102,6 +102,20 @@ def test_no_output_destroys_the_photographs(place, tmp_path, capsys, option):
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
 
 
+@pytest.mark.parametrize("option", ["--csv", "--report"])
+def test_a_forgotten_file_name_destroys_no_photograph(place, tmp_path, capsys, option):
+    photos = sorted(shutil.copytree(place / "images", tmp_path / "photos").iterdir())
+    before = [path.read_bytes() for path in photos]
+    with pytest.raises(SystemExit) as exit_:
+        run(capsys, "--model", place / "model", option, *photos)  # as a shell writes photos/*
+    assert exit_.value.code == 2
+    assert "name a file first" in capsys.readouterr().err
+    assert [path.read_bytes() for path in photos] == before
+    with pytest.raises(SystemExit):
+        run(capsys, place / "model", photos[0], "--csv", tmp_path / "x", "--report", tmp_path / "x")
+    assert "two files" in capsys.readouterr().err
+
+
 def test_a_run_that_is_not_there_is_not_sought_on_a_hub(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     for arguments in (

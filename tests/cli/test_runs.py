@@ -57,6 +57,27 @@ def test_two_runs_are_compared_by_what_differs_and_with_an_interval(place, capsy
     assert "Other seeds" in output(capsys, "compare", place / "runs/a", place / "runs/b")
 
 
+def test_scores_are_compared_as_they_were_measured(place, capsys, tmp_path):
+    expected = {}
+    for name in "ab":
+        out = shutil.copytree(place / "runs" / name, tmp_path / name)
+        stored = dict(np.load(out / "scores.npz"))
+        stored["targets"][[0, 2, 3], 0] = -1
+        np.savez(out / "scores.npz", **stored)
+        about = json.loads((out / "metrics.json").read_text())
+        (out / "metrics.json").write_text(json.dumps({**about, "difficult": "negative", "ap": "voc11"}))
+        APs = average_precision(from_logits(stored["logits"]), np.maximum(stored["targets"], 0))
+        expected[name] = 100 * np.nanmean(APs)
+    found = json.loads(output(capsys, "compare", tmp_path / "a", tmp_path / "b", "--json"))["difference"]
+    assert {name: found[name] for name in "ab"} == pytest.approx(expected)
+    main(["runs", "compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "not by voc11" in capsys.readouterr().err
+    (tmp_path / "b/metrics.json").write_text((place / "runs/b/metrics.json").read_text())  # left out there
+    with pytest.raises(SystemExit):
+        main(["runs", "compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "unknown ones" in capsys.readouterr().err
+
+
 def test_the_interval_does_not_depend_on_the_order_of_the_images(place):
     a, b = (read_evaluation(place / "runs" / name) for name in "ab")
     order = np.random.default_rng(0).permutation(len(b.ids))
@@ -122,6 +143,16 @@ def test_the_report_shows_curves_classes_and_misses(place, tmp_path, capsys):
     scored = read_evaluation(place / "runs/a")
     assert page.count("data:image/jpeg") == len(list(worst(scored, 0))) + len(list(worst(scored, 1)))
     assert "Against b" in page
+
+
+def test_a_page_never_takes_the_place_of_a_photograph(place, tmp_path, capsys):
+    photograph = tmp_path / "cat.jpg"
+    photograph.write_bytes(b"all there is")
+    with pytest.raises(SystemExit) as exit_:
+        main(["runs", "report", str(place / "runs/a"), "--out", str(photograph)])
+    assert exit_.value.code == 2
+    assert "write over" in capsys.readouterr().err
+    assert photograph.read_bytes() == b"all there is"
 
 
 def test_the_worst_misses_are_the_surest_wrong_ones():
