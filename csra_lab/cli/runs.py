@@ -192,8 +192,8 @@ def _same_test(a: Path, b: Path) -> tuple[Scored, Scored]:
             raise CsraError(f"{a} and {b} have different {what}, so their scores cannot be compared image by image.")
     if (_in_order_of(first, second).targets != first.targets).any():
         raise CsraError(
-            f"{a} and {b} were measured against different labels, or with unknown ones counted otherwise; evaluate both "
-            "again with --out and one --difficult."
+            f"{a} and {b} were measured against different labels, or with unknown ones counted otherwise; evaluate "
+            "both again with --out and one --difficult."
         )
     return first, second
 
