@@ -23,9 +23,9 @@ from machine import frugal, options, peak_memory, report, take_turns
 from metrics import slope
 
 from csra_lab.classifier import create_classifier
+from csra_lab.device import autocast, to_device
 from csra_lab.heads import CSRA
 from csra_lab.losses import binary_cross_entropy
-from csra_lab.training.evaluation import autocast, to_device
 
 BACKBONE = "resnet18"
 SIZES = {"images": (4, 8, 16, 32), "pixels": (96, 160, 224, 320), "classes": (10, 20, 40, 80), "heads": (1, 2, 4, 8)}

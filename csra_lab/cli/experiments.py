@@ -16,7 +16,7 @@ from csra_lab.errors import ConfigError
 def four_lines_command(
     model: Annotated[str, tyro.conf.Positional],
     folder: Annotated[Path, tyro.conf.Positional],
-    lambdas: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    lambdas: tuple[float, ...] | None = None,
     image_size: int | None = None,
     weights: str = "installed",
     dataset: str | None = None,
@@ -32,7 +32,8 @@ def four_lines_command(
     Args:
         model: timm's name of the classifier.
         folder: One sub-folder a class, named by WordNet id, index or name; with --dataset the folder of that data set.
-        lambdas: Weights of the maximum; 0, to which the others are compared, is always among them.
+        lambdas: Weights of the maximum; 0, to which the others are compared, is always among them. Left out: 0, 0.02,
+            0.05, 0.1, 0.2, 0.5, 1 and 2.
         image_size: Side of the input in pixels; the network's own if left out.
         weights: installed, hub, or a weight file.
         dataset: A multi-label set with VOC's classes, such as voc2012; ImageNet's classes are then pooled into VOC's.
@@ -43,7 +44,7 @@ def four_lines_command(
         out: Add the result to this JSON file of recorded runs.
         json: Print one JSON object.
     """
-    from csra_lab.study.four_lines import result_table, run_four_lines
+    from csra_lab.study.four_lines import LAMBDAS, result_table, run_four_lines
 
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     of_the_set = {"--split": split, "--min-positives": min_positives}
@@ -52,9 +53,9 @@ def four_lines_command(
         flags = " and ".join(given)
         raise ConfigError(f"without --dataset, {flags} would do nothing: a folder of ImageNet classes has neither.")
     record = run_four_lines(
-        model, folder, lambdas=lambdas, image_size=image_size, weights=weights, dataset=dataset,
-        split="test" if split is None else split, min_positives=1 if min_positives is None else min_positives,
-        limit=limit, out=out, **scoring,
+        model, folder, lambdas=LAMBDAS if lambdas is None else lambdas, image_size=image_size, weights=weights,
+        dataset=dataset, split="test" if split is None else split,
+        min_positives=1 if min_positives is None else min_positives, limit=limit, out=out, **scoring,
     )  # fmt: skip
     if json:
         print(as_json(record))

@@ -1,4 +1,4 @@
-"""`csra-lab grid`: three backbones, two data sets, average pooling and CSRA."""
+"""`csra-lab grid`: backbones, data sets and heads, average pooling against CSRA."""
 
 import dataclasses
 import time

@@ -18,7 +18,7 @@ from csra_lab.datasets.coco import read_instances
 from csra_lab.datasets.dataset import MultiLabelDataset, join_splits
 from csra_lab.datasets.label_table import load_table, table_files
 from csra_lab.datasets.labels import CLASS_LISTS, TABLES, stated_convention
-from csra_lab.datasets.voc import _read_ids, devkit_splits, image_files, labels_from_xml, load_devkit
+from csra_lab.datasets.voc import devkit_splits, image_files, labels_from_xml, load_devkit, read_ids
 from csra_lab.datasets.voc_xml import read_voc_labels
 from csra_lab.datasets.yolo import load_yolo, yolo_folders
 from csra_lab.errors import ConfigError, DataError, MissingFile
@@ -135,7 +135,7 @@ def _load_voc_layout(root, split, absent, unknown) -> MultiLabelDataset:
         raise DataError(
             f"{main} has no class list and {root} no Annotations; write one CLASS_SPLIT.txt for each class, or ID.xml."
         )
-    ids = {part: _read_ids(main / f"{part}.txt", root) for part in devkit_splits(root)}
+    ids = {part: read_ids(main / f"{part}.txt", root) for part in devkit_splits(root)}
     everything = {i for part in ids.values() for i in part}
     named = {c for i in everything if (annotations / f"{i}.xml").is_file() for c in _names_in(annotations / f"{i}.xml")}
     return labels_from_xml(root, ids[split], split, name=name, classes=sorted(named) or None, files=files)

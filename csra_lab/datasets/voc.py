@@ -69,7 +69,7 @@ def load_voc(root: Path, year: str, split: str) -> MultiLabelDataset:
     if split in shipped_splits(name):
         return _shipped(read, listed, folder, split)
     if year == "2012" and "test" not in listed and split in ("trainval", "test"):
-        everything = {i for part in listed for i in _read_ids(folder / "ImageSets" / "Main" / f"{part}.txt")}
+        everything = {i for part in listed for i in read_ids(folder / "ImageSets" / "Main" / f"{part}.txt")}
         if everything & set(shipped_ids(name, "sample-test")):
             warn(
                 f"{folder} lists no test images, so {split} is the lab's own sample of images with animals; "
@@ -124,7 +124,7 @@ def load_devkit(
         raise MissingFile(
             f"{name} has no split {split!r} in {main}; it has {', '.join(splits) or 'none'} ({choice}).{hint}"
         )
-    ids = _read_ids(id_list, folder)
+    ids = read_ids(id_list, folder)
     lists = [main / f"{c}_{split}.txt" for c in classes]
     missing = [p.name for p in lists if not p.is_file()]
     if missing and len(missing) < len(lists):
@@ -226,7 +226,7 @@ def _read_text(path: Path) -> str:
         raise DataError(f"The list {path} is not plain UTF-8 text; save it as UTF-8.") from error
 
 
-def _read_ids(path: Path, folder: Path | None = None) -> tuple[str, ...]:
+def read_ids(path: Path, folder: Path | None = None) -> tuple[str, ...]:
     """The ids of a list. One with spaces or letters beyond ASCII must be the stem of an image in JPEGImages."""
     text = _read_text(path)
     ids = tuple(line.strip() for line in text.split("\n"))

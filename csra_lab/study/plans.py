@@ -65,7 +65,7 @@ SOURCES: dict[str, Source] = {
         for size in (224, 448)
     },
 }
-"""Where the experiments run: the three data sets, and the photographs by three backbones at two sizes."""
+"""Where the experiments run: four data sets, and the photographs by three backbones at two sizes."""
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,11 @@ def model_card(
     held_out = (
         f" {100 * data.validation_fraction:g} % of them chose the best epoch." if data.validation_fraction else ""
     )
-    precision = f"learning rates {plan.backbone_lr:g} for the backbone and {plan.head_lr:g} for the head"
-    rates = f"a learning rate of {plan.head_lr:g}" if model.freeze_backbone else precision
+    rates = (
+        f"a learning rate of {plan.head_lr:g}"
+        if model.freeze_backbone
+        else f"learning rates {plan.backbone_lr:g} for the backbone and {plan.head_lr:g} for the head"
+    )
     frozen = " The backbone was frozen: only the head was trained." if model.freeze_backbone else ""
     lines = [
         "---",
