@@ -99,8 +99,8 @@ def run_plans(
         for plan in here:
             rows = plan_rows(plan, name, trained, maps)
             folder = out / plan.name / name
-            comparisons = write_record(folder, plan, name, rows, sets, seconds)
-            log(f"{plan.name} on {name}: {plan.question}\n\n{table(rows, sets, comparisons)}\n\n{folder}\n")
+            results, comparisons = write_record(folder, plan, name, rows, sets, seconds)
+            log(f"{plan.name} on {name}: {plan.question}\n\n{table(rows, results, comparisons)}\n\n{folder}\n")
             folders.append(folder)
     return folders
 
@@ -213,8 +213,8 @@ def check_record(folder: Path, plan: Plan) -> None:
 
 def write_record(
     folder: Path, plan: Plan, source: str, rows: dict[str, Row], sets: dict[str, MultiLabelDataset], seconds: dict
-) -> pd.DataFrame:
-    """Write the record of a plan on a source, whole or not at all; returns the comparisons."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the record of a plan on a source, whole or not at all; returns its results and comparisons."""
     where = SOURCES[source]
     start = time.perf_counter()
     comparisons = comparisons_of(rows, sets, where)
@@ -253,7 +253,7 @@ def write_record(
                     if photographs is not None:
                         splits[f"photographs {split}"] = photographs
                 write_arrays(file, {"classes": np.array(sets[where.splits[0]].classes)} | splits | kept)
-    return comparisons
+    return results, comparisons
 
 
 def describe(dataset: MultiLabelDataset) -> dict:
@@ -286,9 +286,8 @@ def read_scores(folder: str | Path) -> tuple[dict[tuple[str, str], np.ndarray], 
     return scores, truth
 
 
-def table(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], comparisons: pd.DataFrame) -> str:
+def table(rows: dict[str, Row], results: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """mAP of the rows that are compared with its spread over the seeds, in %, and the verdicts."""
-    results = results_of(rows.values(), sets)
     compared = {label for row in rows.values() if row.against for label in (row.label, row.against)}
     shown = results[results.label.isin(compared)] if compared else results
     width = shown.label.str.len().max()
