@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import nn
 
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab.device import is_memory_error
-from csra_lab.errors import CsraError, DataError
+from csra_lab.errors import ConfigError, CsraError, DataError
+from csra_lab.training.feature_key import weights_digest
 
 STATE = "state.pt"
 FILES = (STATE, "model", "model/README.md", "recipe.json", "history.csv", "metrics.json", "scores.npz")
@@ -23,8 +25,26 @@ class Progress:
     history: list[dict] = field(default_factory=list)
 
 
+class FrozenWeights:
+    """Weights that are not trained and not kept in the state: a run goes on with the same ones only."""
+
+    def __init__(self, module: nn.Module):
+        self.digest = weights_digest(module)
+
+    def state_dict(self) -> dict:
+        return {"digest": self.digest}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raise a CsraError where the state was written with other weights."""
+        if state["digest"] != self.digest:
+            raise ConfigError(
+                "the frozen network has other weights than when this run began, so it cannot go on; put the file of "
+                "--weights back, or choose another --out."
+            )
+
+
 def save_state(out: Path, progress: Progress, stateful: dict) -> None:
-    """Write the state of a run. `stateful`: name -> module, optimiser or scaler, or None."""
+    """Write the state of a run. `stateful`: name -> module, optimiser, scaler or frozen weights, or None."""
     states = {name: None if each is None else each.state_dict() for name, each in stateful.items()}
     content = {"epoch": progress.epoch, "best": progress.best, "history": progress.history, **states}
     with atomic_write(out / STATE) as path:
@@ -35,7 +55,7 @@ def load_state(out: Path, stateful: dict) -> Progress:
     """Put back what `save_state` wrote, and say where the run had got to; a new run where there is no state.
 
     Raises:
-        CsraError: a state that cannot be read.
+        CsraError: a state that cannot be read, or is that of a run with other frozen weights.
     """
     path = out / STATE
     if not path.exists():
@@ -46,6 +66,8 @@ def load_state(out: Path, stateful: dict) -> Progress:
             if each is not None:
                 each.load_state_dict(content[name])
         return Progress(content["epoch"], content["best"], list(content["history"]))
+    except ConfigError:
+        raise
     except PermissionError as error:
         raise CsraError(f"{path} may not be read by you ({error.strerror}); change its permissions.") from error
     except Exception as error:  # torch raises many kinds here; all others mean the same to the reader
@@ -54,8 +76,8 @@ def load_state(out: Path, stateful: dict) -> Progress:
                 f"there is no memory to read {path}; close what else uses it, and give the same command again."
             ) from error
         raise DataError(
-            f"{path} cannot be read ({type(error).__name__}); delete that file, and the run starts again from its "
-            "first epoch."
+            f"{path} cannot be read ({type(error).__name__}); delete that file and history.csv, and the run starts "
+            "again from its first epoch."
         ) from error
 
 

@@ -4,16 +4,19 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import PIL
+from torch import nn
 
 from csra_lab.backbones import Backbone
 from csra_lab.datasets import MultiLabelDataset
 
-VERSION = 2
-"""Of the way from a file to its features here: decoding, resizing, and how the network is run (2: norms are folded)."""
-PART = 2**16
+VERSION = 3
+"""Of the way from a file to its features here: decoding, resizing, and how the network is run (2: norms are folded; 3:
+files are read whole)."""
+PART = 2**21
 """Bytes that are read of each end of an image."""
 
 
@@ -22,8 +25,9 @@ def feature_key(
 ) -> str:
     """Ten characters that change with the weights, the input, the precision, and the images, their crops and decoding.
 
-    An image is known by its id, its name, its size in bytes, and its first and last 64 KiB; not by its folder or its
-    age, so that a copy of a data set has the features of the original. A process reads an unchanged image once.
+    An image is known by its id, its name and its content, of which files above 4 MiB give only their size and their
+    ends; not by its folder or its age, so that a copy of a data set has the features of the original. A process reads
+    an unchanged image once.
 
     Args:
         shape: of the maps. dtype: of autocast. pixels: mean and std of the input's normalisation.
@@ -31,15 +35,28 @@ def feature_key(
     digest = hashlib.blake2b(digest_size=5)
     decoded_by = [VERSION, PIL.__version__.split(".")[0]]  # a major version of Pillow may resize otherwise
     digest.update(json.dumps([shape, backbone.image_size, *pixels, dtype, *decoded_by]).encode())
-    for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for part in _weights(backbone):
+        digest.update(part)
     contents = {path: _content(path) for path in dict.fromkeys(dataset.paths)}  # persons share photographs
     for image_id, path in zip(dataset.ids, dataset.paths, strict=True):
         digest.update(f"{image_id}/{Path(path).name}/{contents[path]}\n".encode("utf-8", "surrogateescape"))
     if dataset.crops is not None:
         digest.update(dataset.crops.tobytes())
     return digest.hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """16 hex digits that change with a module's weights and their names."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in _weights(module):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _weights(module: nn.Module) -> Iterator[bytes]:
+    for name, tensor in sorted(module.state_dict().items()):
+        yield name.encode()
+        yield tensor.detach().cpu().contiguous().numpy().tobytes()
 
 
 def _content(path: Path) -> str:

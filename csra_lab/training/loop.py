@@ -36,7 +36,15 @@ from csra_lab.device import autocast, fit_in_memory, multiplies_in_bfloat16, to_
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
 from csra_lab.recipes import Recipe
-from csra_lab.training.checkpoint import Progress, clear_after_kill, finish, load_state, save_history, save_state
+from csra_lab.training.checkpoint import (
+    FrozenWeights,
+    Progress,
+    clear_after_kill,
+    finish,
+    load_state,
+    save_history,
+    save_state,
+)
 from csra_lab.training.data import check_files, check_test_set, prepare, split_off
 from csra_lab.training.evaluation import evaluate, predict_scores
 from csra_lab.training.model_card import write_model_card
@@ -161,6 +169,7 @@ class Trainer:
         self.batches(0)  # refuses a batch size that does not fit, before anything is read or written
         self.data = prepare(recipe, self.model, parts, rank=self.rank, world=self.world, computing=self.computing())
         self.trained = self.model.head if recipe.model.freeze_backbone else self.model
+        self.frozen = FrozenWeights(self.model.backbone) if recipe.model.freeze_backbone else None
         self.average = copy.deepcopy(self.trained).requires_grad_(False) if recipe.optimisation.ema_decay else None
         self.optimizer = model_optimizer(recipe, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -335,7 +344,10 @@ class Trainer:
 
     def stateful(self) -> dict:
         """What a killed run needs to go on, by name."""
-        return {"trained": self.trained, "average": self.average, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {
+            "trained": self.trained, "frozen": self.frozen, "average": self.average, "optimizer": self.optimizer,
+            "scaler": self.scaler,
+        }  # fmt: skip
 
     def resume(self) -> None:
         """Go on where the folder's state says, or start."""

@@ -318,6 +318,18 @@ def test_an_image_that_is_edited_in_place_has_other_features(tmp_path):
     assert torch.equal(after[1:], before[1:])
 
 
+def test_an_image_that_is_edited_in_its_middle_has_another_key(tmp_path):
+    data = write_bitmaps(tmp_path / "photos", 0)
+    Image.new("RGB", (400, 400)).save(data.paths[0])  # 480 kB
+    keys = [feature_key.feature_key(network(), data, (4,), "None", ())]
+    with Image.open(data.paths[0]) as image:
+        image.paste((255, 0, 0), (150, 150, 250, 250))
+        image.save(data.paths[0])
+    os.utime(data.paths[0], ns=(0, 10**9))
+    keys.append(feature_key.feature_key(network(), data, (4,), "None", ()))
+    assert keys[0] != keys[1]
+
+
 def test_an_unchanged_image_is_read_once_for_its_key(tmp_path, monkeypatch):
     data = write_bitmaps(tmp_path / "photos", 0)
     first = feature_key.feature_key(network(), data, (4,), "None", ())

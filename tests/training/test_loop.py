@@ -126,6 +126,34 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(sets, tmp_path, monkeyp
     pd.testing.assert_frame_equal(*histories, check_exact=True)
 
 
+def test_a_run_goes_on_with_the_frozen_weights_that_it_began_with(sets, tmp_path, monkeypatch):
+    recipe, end = VIT.replace(freeze_backbone=True), Trainer.end
+    monkeypatch.setattr(Trainer, "end", lambda _: 1 / 0)  # all epochs are done, and nothing is measured
+    with pytest.raises(ZeroDivisionError):
+        train(recipe, *sets, tmp_path, progress=False)
+    monkeypatch.setattr(Trainer, "end", end)
+    digest = checkpoint.weights_digest
+    monkeypatch.setattr(checkpoint, "weights_digest", lambda module: digest(module)[::-1])
+    with pytest.raises(CsraError, match="other weights than when this run began"):
+        train(recipe, *sets, tmp_path, progress=False)
+    monkeypatch.setattr(checkpoint, "weights_digest", digest)
+    assert train(recipe, *sets, tmp_path, progress=False).metrics is not None
+
+
+def test_a_torn_state_is_deleted_as_the_message_says(sets, tmp_path, monkeypatch):
+    end = Trainer.end
+    monkeypatch.setattr(Trainer, "end", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(VIT, *sets, tmp_path, progress=False)
+    monkeypatch.setattr(Trainer, "end", end)
+    (tmp_path / "state.pt").write_bytes(b"torn")
+    with pytest.raises(CsraError, match=r"delete that file and history\.csv"):
+        train(VIT, *sets, tmp_path, progress=False)
+    for name in ("state.pt", "history.csv"):
+        (tmp_path / name).unlink()
+    assert train(VIT, *sets, tmp_path, progress=False).metrics is not None
+
+
 def test_a_killed_process_resumes_to_the_same_bits(devkit, sets, tmp_path):
     recipe = VIT.replace(epochs=25)
     command = [
@@ -564,7 +592,7 @@ def test_labels_that_never_say_absent_are_refused_before_training(sets):
             PermissionError(13, "Permission denied"),
             r"state.pt may not be read by you \(Permission denied\); change its",
         ),
-        (ValueError("torn"), r"state.pt cannot be read \(ValueError\); delete that file, and the run starts again"),
+        (ValueError("torn"), r"state.pt cannot be read \(ValueError\); delete that file and history.csv, and the run"),
     ],
 )
 def test_what_keeps_a_state_from_being_read_is_told_apart(tmp_path, monkeypatch, error, message):
