@@ -22,6 +22,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def add_four_lines(model: nn.Module, lam: float, *, example: Tensor | None = Non
     Raises:
         CsraError: the model does not average over locations before its classifier; the message says what it does.
     """
-    if isinstance(lam, bool) or not isinstance(lam, int | float) or not math.isfinite(lam):
+    if isinstance(lam, bool) or not isinstance(lam, Real) or not math.isfinite(lam):
         raise ConfigError(f"lam must be a finite number, not {lam!r}.")
     images = _example(model) if example is None else example
     with evaluating(model), torch.no_grad(), _Recorder() as recorder:
@@ -213,12 +214,14 @@ class _Tail:
         names: of all calls from the pool to the end; at run time they must be the same.
         product, norm: places of the classifier and the normalisation among them; None where there is none.
         channels: dimension of the pool's input that holds the channels.
+        shape: of the pool's input for one image; for another the pool is verified again.
     """
 
     names: tuple[str, ...]
     product: int | None
     norm: int | None
     channels: int
+    shape: tuple[int, ...]
 
     @property
     def length(self) -> int:
@@ -233,6 +236,11 @@ class _Tail:
                 "call it with images alone (no labels), or call add_four_lines again with such an input."
             )
         pool = calls[0]
+        if pool.source.shape[1:] != self.shape and _averaged(pool) != self.channels:
+            raise CsraError(
+                f"for images of this size the model does not average over its whole map of {tuple(pool.source.shape)}; "
+                "give images of the size with which it was traced, or pool with AdaptiveAvgPool2d(1)."
+            )
         features = pool.source.movedim(self.channels, -1)  # (B, h, w, d) or (B, N, d)
         if self.norm is not None:
             features = _normalized(calls[self.norm], features, pool.result)
@@ -269,12 +277,21 @@ def _find_tail(logits: Tensor, calls: list[_Call], name: str) -> _Tail:
     channels = _averaged(pool) if pool is not None and pool.name in AVERAGES else None
     if place is None or channels is None:
         raise refuse(pool)
+    made = producer(calls[place].source, place) if product is None else None
+    while made is not None and calls[made].name in ("transpose", "permute", "movedim"):
+        made = producer(calls[made].source, made)
+    if made is not None and (calls[made].name in ("stack", "cat") or calls[made].result.ndim == 2):
+        raise CsraError(
+            f"{name} cannot take the four lines: its logits are a mean over several views or models, not over the "
+            "locations of a map; add the four lines to the classifier inside it."
+        )
     names = tuple(call.name for call in calls[place:])
     tail = _Tail(
         names,
         product=None if product is None else product - place,
         norm=None if norm is None else norm - place,
         channels=channels,
+        shape=tuple(calls[place].source.shape[1:]),
     )
     maps = tail.score_maps(calls[place:]).flatten(2).mean(dim=-1)
     if maps.shape != logits.shape or not torch.allclose(maps, logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max())):
@@ -298,7 +315,8 @@ def _averaged(pool: _Call) -> int | None:
         mean = source.mean(dim=dims)
         if source.numel() == mean.numel() or mean.numel() != result.numel():
             continue
-        if torch.allclose(mean.flatten(), result.flatten(), rtol=1e-4, atol=1e-6):
+        rtol, atol = (1e-4, 1e-6) if result.dtype in (torch.float32, torch.float64) else (2e-2, 2e-2)
+        if torch.allclose(mean.flatten().to(result.dtype), result.flatten(), rtol=rtol, atol=atol):
             return channels
     return None
 

@@ -237,6 +237,41 @@ def test_its_own_example_has_the_models_size():
     assert add_four_lines(model, 0.2)(torch.randn(1, 3, 160, 160)).shape == (1, 3)
 
 
+class Views(nn.Module):
+    """A classifier's mean logit over an image and its mirror image."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.net, self.dim = small(), dim
+
+    def forward(self, images):
+        return torch.stack([self.net(images), self.net(images.flip(-1))], self.dim).mean(self.dim)
+
+
+class Crops(Views):
+    """The same as one batch of twice as many images."""
+
+    def forward(self, images):
+        together = self.net(torch.cat([images, images.flip(-1)]))
+        return together.view(2, len(images), -1).transpose(0, 1).mean(1)
+
+
+@pytest.mark.parametrize("model", [Views(1), Views(2), Crops(1)])
+def test_a_mean_over_views_is_no_mean_over_locations(model):
+    model = model.eval()
+    with pytest.raises(CsraError, match="several views or models"):
+        add_four_lines(model, 0.5, example=torch.randn(3, 3, 20, 20))
+
+
+@torch.no_grad()
+def test_a_pool_that_leaves_out_part_of_a_larger_map_is_told():
+    layers = [nn.Conv2d(3, 4, 3, stride=4), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 2)]
+    four = add_four_lines(nn.Sequential(*layers).eval(), 0.5, example=torch.randn(2, 3, 16, 16))
+    assert four(torch.randn(1, 3, 16, 16)).shape == (1, 2)
+    with pytest.raises(CsraError, match="whole map"):
+        four(torch.randn(2, 3, 20, 20))  # a map of 5 x 5, of which the pool sees 4 x 4
+
+
 def test_another_ending_than_traced_is_told():
     model = hf_resnet().eval()
     images = torch.randn(2, 3, 64, 64)
