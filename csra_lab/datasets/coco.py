@@ -90,18 +90,21 @@ def load_coco2014(root: Path, split: str) -> MultiLabelDataset:
         )
     folder = next((p for p in (base / name, base / "images" / name) if p.is_dir()), base)
     path = _instances(base, name)
-    return read_instances(path, folder, name=f"coco{name[-4:]}", split=part, coco=True)
+    return read_instances(path, [folder], name=f"coco{name[-4:]}", split=part, coco=True)
 
 
 def _instances(base: Path, name: str) -> Path:
     return base / "annotations" / f"instances_{name}.json"
 
 
-def read_instances(path: Path, folder: Path, *, name: str, split: str, coco: bool = False) -> MultiLabelDataset:
+def read_instances(
+    path: Path, folders: Sequence[Path], *, name: str, split: str, coco: bool = False
+) -> MultiLabelDataset:
     """A file in COCO's instances format with any categories; ids may be numbers or texts, and boxes may be missing.
 
     Args:
-        folder: where the images lie. coco: the categories must be COCO's 80.
+        folders: where the images may lie; the first that has the first image counts. coco: the categories must be
+            COCO's 80.
 
     Raises:
         DataError: the file is malformed; it says where.
@@ -143,6 +146,7 @@ def read_instances(path: Path, folder: Path, *, name: str, split: str, coco: boo
     if len(rows_of_ids) != len(ids):
         twice = next(i for row, i in enumerate(ids) if rows_of_ids[i] != row)
         raise DataError(f"{path} has two images named {twice!r}; fetch the file again.")
+    folder = next((place for place in folders for first in file_names[:1] if (place / first).is_file()), folders[0])
     order = np.argsort(rows[boxed], kind="stable")
     reader = CocoBoxes(
         rows=rows_of_ids,

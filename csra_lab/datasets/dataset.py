@@ -311,7 +311,7 @@ def join_splits(parts: Sequence[MultiLabelDataset], split: str) -> MultiLabelDat
     Ids stay as they are, unless one stands for different files: then every id begins with its split, "train/1.jpg".
 
     Raises:
-        CsraError: the parts have different classes.
+        CsraError: the parts have different classes, or different labels of one file.
     """
     first = parts[0]
     odd = next((part for part in parts if part.classes != first.classes), None)
@@ -320,7 +320,12 @@ def join_splits(parts: Sequence[MultiLabelDataset], split: str) -> MultiLabelDat
     taken: dict[tuple[str, Path], tuple[int, int]] = {}
     for p, part in enumerate(parts):
         for row, item in enumerate(zip(part.ids, part.paths, strict=True)):
-            taken.setdefault(item, (p, row))
+            before, at = taken.setdefault(item, (p, row))
+            if (parts[before].targets[at] != part.targets[row]).any():
+                raise DataError(
+                    f"{first.name}: {item[0]} has other labels in {parts[before].split} than in {part.split}; correct "
+                    "or remove one."
+                )
     places, ids = list(taken.values()), [image_id for image_id, _ in taken]
     if len(set(ids)) < len(ids):
         ids = [f"{parts[p].split}/{parts[p].ids[row]}" for p, row in places]

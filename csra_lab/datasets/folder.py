@@ -161,10 +161,10 @@ def _instance_files(root: Path) -> dict[str, Path]:
     return found
 
 
-def _images_of(root: Path, split: str, path: Path) -> Path:
-    """The folder that holds the images of a file in COCO's format."""
+def _images_of(root: Path, split: str, path: Path) -> list[Path]:
+    """The folders in which the images of a file in COCO's format may lie, the likeliest first."""
     if path.name == "_annotations.coco.json" and path.parent != root:
-        return path.parent
+        return [path.parent]
     stem = path.stem.removeprefix("instances_")
     places = (root / stem, root / "images" / stem, root / split, root / "images" / split, root / "images")
-    return next((place for place in places if place.is_dir()), root)
+    return [*(place for place in places if place.is_dir()), root]

@@ -245,8 +245,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise DataError(f"{name} holds floating-point values with no agreed range; save it with 8 bits.")
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.int32)
-        np.clip(grey, 0, 65535, out=grey)  # in place: such an image may have 89 million pixels
-        grey += 128
+        least, most = int(grey.min()), int(grey.max())
+        if least < 0 or most > 65535:
+            raise DataError(
+                f"{name} holds whole numbers from {least} to {most}, which is no range of 16 bits; save it with 8 bits."
+            )
+        grey += 128  # in place: such an image may have 89 million pixels
         grey //= 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

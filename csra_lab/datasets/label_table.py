@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def load_table(root: Path, split: str, path: Path, convention: LabelConvention =
     """
     header, rows = _read_rows(path)
     _check_header(header, root, path)
-    header, rows = _without_line_numbers(header, rows)
+    header, rows = _without_line_numbers(header, rows, convention)
     if len(header) < 2 or not rows:
         raise DataError(f"{path} needs a header (image, then the classes) and a line for each image.")
     tags = _tag_separator(rows, convention) if len(header) == 2 else None
@@ -57,12 +58,17 @@ def load_table(root: Path, split: str, path: Path, convention: LabelConvention =
         classes = _all_tags(root, header, tags)
         targets = _tags(rows, tags, classes, path)
     names = _image_names([(number, row[0]) for number, row in rows], root, path)
+    paths = _existing_paths(root, names)
+    first: dict[Path, str] = {}
+    for name, file in zip(names, paths, strict=True):
+        if first.setdefault(file, name) != name:
+            raise DataError(f"{path}: {first[file]!r} and {name!r} are one file, {file.name}; remove one of the lines.")
     dataset = MultiLabelDataset(
         name=root.resolve().name,
         split=split,
         classes=classes,
         ids=names,
-        paths=_existing_paths(root, names),
+        paths=paths,
         targets=targets,
         root=root,
     )
@@ -76,7 +82,8 @@ def _read_rows(path: Path) -> tuple[list[str], Rows]:
     """The header, and every other line that is not blank, with its number."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        lines = list(csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(text)))
+        ended = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)  # splitlines would cut names at U+2028, too
+        lines = list(csv.reader(ended, delimiter=_delimiter(text)))
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as UTF-8 CSV ({error}); save it as UTF-8.") from error
     if len(lines) < 2 or not lines[0]:
@@ -108,10 +115,11 @@ def _check_header(header: list[str], root: Path, path: Path) -> None:
         )
 
 
-def _without_line_numbers(header: list[str], rows: Rows) -> tuple[list[str], Rows]:
-    """The table less a first column that numbers the lines, as pandas writes one."""
+def _without_line_numbers(header: list[str], rows: Rows, convention: LabelConvention) -> tuple[list[str], Rows]:
+    """The table less a first column that numbers the lines, as pandas writes one; not where labels stand beside it."""
     numbered = len(header) > 2 and (header[0] == "" or header[0].lower() in ("unnamed: 0", "index"))
-    if not numbered or not all(row[0].strip().isdigit() for _, row in rows):
+    labelled = all(len(row) > 1 and row[1].strip() in convention.targets for _, row in rows)
+    if not numbered or labelled or not all(row[0].strip().isdigit() for _, row in rows):
         return header, rows
     return header[1:], [(number, row[1:]) for number, row in rows]
 
@@ -190,7 +198,7 @@ def _all_tags(root: Path, header: list[str], separator: str) -> list[str]:
     found: set[str] = set()
     for path in table_files(root).values():
         try:
-            other, rows = _without_line_numbers(*_read_rows(path))
+            other, rows = _without_line_numbers(*_read_rows(path), TABLES)
         except DataError:
             continue
         if other == header:

@@ -191,9 +191,14 @@ def image_files(folder: Path) -> dict[str, str]:
     except OSError:
         return {}
     files: dict[str, str] = {}
+    others: list[tuple[str, str]] = []
     for name in names:
         if is_image_name(name) and not name.startswith("."):
-            files.setdefault(os.path.splitext(name)[0], name)
+            first = files.setdefault(os.path.splitext(name)[0], name)
+            others += [(first, name)] if first != name else []
+    if others:
+        first, second = others[0]
+        warn(f"{folder} has {len(others)} image(s) beside another of one name: {first} is read, and {second} is not.")
     return files
 
 

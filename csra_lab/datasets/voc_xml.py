@@ -101,6 +101,15 @@ def _flag(item: Element, name: str, number: int, path: Path) -> bool:
     return value == "1"
 
 
+def _decoded(raw: bytes) -> str:
+    """A file that is not UTF-8, in the encoding that it declares, else as latin-1: most often a photographer's name."""
+    declared = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.:-]+)", raw)
+    try:
+        return raw.decode(declared[1].decode() if declared else "latin-1")
+    except (LookupError, UnicodeDecodeError):
+        return raw.decode("latin-1")
+
+
 def _parse_xml(path: Path) -> Element:
     try:
         with open(path, "rb") as file:
@@ -114,7 +123,7 @@ def _parse_xml(path: Path) -> Element:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = raw.decode("latin-1")  # a photographer's name; the fields that are read are ASCII
+        text = _decoded(raw)
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)  # what it declares is known by now
     try:
         return defusedxml.ElementTree.fromstring(text, forbid_dtd=True)

@@ -306,9 +306,9 @@ def as_numpy(values: Any) -> NDArray:
 
 def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None = None) -> tuple[NDArray, NDArray]:
     """Both as (N, C) arrays of finite floats and of int8, or a CsraError that says what is wrong."""
-    named = [list(table.columns) for table in (scores, targets) if hasattr(table, "columns")]
-    if len(named) == 2 and named[0] != named[1]:
-        raise ConfigError("the columns of scores and targets have other names, or another order; give both alike.")
+    tables = [table for table in (scores, targets) if hasattr(table, "columns")]
+    if len(tables) == 2:
+        _check_names(*tables)
     try:
         targets = np.ma.filled(targets, -1) if np.ma.isMaskedArray(targets) else targets  # masked: not known
         scores, targets = as_numpy(scores), as_numpy(targets)
@@ -334,6 +334,16 @@ def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None
     if unknown.any():
         raise ConfigError(f"{_first(unknown, targets, classes, name='target')}: targets must be 1, 0 or -1 (ignore).")
     return scores, targets.astype(np.int8)
+
+
+def _check_names(scores: Any, targets: Any) -> None:
+    """Raise a CsraError for two tables of pandas whose columns, or whose rows, do not stand in one order."""
+    if list(scores.columns) != list(targets.columns):
+        raise ConfigError("the columns of scores and targets have other names, or another order; give both alike.")
+    rows, others = list(scores.index), list(targets.index)
+    plain = list(range(len(rows)))  # what pandas writes where no names were given
+    if rows != others and (plain not in (rows, others) or set(rows) == set(others)):
+        raise ConfigError("the rows of scores and targets have other names, or another order; give both alike.")
 
 
 def _first(bad: NDArray[np.bool_], values: NDArray, classes: Sequence[str] | None, *, name: str = "score") -> str:

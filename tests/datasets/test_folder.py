@@ -1,14 +1,18 @@
 """Pictures of one's own: both layouts, and every fault that makes people report mAP 0 is found and named."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from csra_lab._io.notice import CsraWarning
 from csra_lab.catalog import load_dataset
 from csra_lab.cli import main
+from csra_lab.datasets import open_image
 from csra_lab.datasets.check import check_folder
+from csra_lab.datasets.voc_xml import read_voc_labels
 from csra_lab.errors import CsraError
 from tests import toy
 
@@ -134,3 +138,80 @@ def test_a_model_of_ones_own_trains_in_one_command(own, tmp_path, capsys):
     main(["train", "folder-lite0-csra", "--data", str(own), "--out", str(out), "--backbone", "test_efficientnet",
           "--weights", "none", "--image-size", "64", "--epochs", "1", "--batch-size", "4"])  # fmt: skip
     assert (out / "metrics.json").exists()
+
+
+def write_csv(folder, text, names=("1.png", "2.png")):
+    folder.mkdir()
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(folder / name)
+    (folder / "all.csv").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_one_file_under_two_names_is_refused(tmp_path):
+    folder = write_csv(tmp_path / "own", "image,cat,dog\n1.png,1,0\n1,0,1\n")
+    with pytest.raises(CsraError, match=r"'1\.png' and '1' are one file"):
+        load_dataset("folder", folder, "all")
+
+
+def test_a_name_that_two_images_have_is_told(tmp_path):
+    folder = write_csv(tmp_path / "own", "image,cat,dog\n1,1,0\n2,0,1\n", ("1.bmp", "1.png", "2.png"))
+    with pytest.warns(CsraWarning, match=r"1\.bmp is read, and 1\.png is not"):
+        assert load_dataset("folder", folder, "all").paths[0].name == "1.bmp"
+
+
+@pytest.mark.parametrize("header", [",cat,dog", "index,cat,dog", "Unnamed: 0,cat,dog"])
+def test_numbers_beside_labels_name_images_and_not_lines(tmp_path, header):
+    folder = write_csv(tmp_path / "own", f"{header}\n1,1,0\n2,0,1\n")
+    found = load_dataset("folder", folder, "all")
+    assert found.classes == ("cat", "dog")
+    assert found.ids == ("1", "2")
+    assert found.targets.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_only_ends_of_lines_end_a_line(tmp_path, ending):
+    text = "image,cat\u2028fish,dog\n1.png,1,0\n2.png,0,1\n".replace("\n", ending)
+    folder = write_csv(tmp_path / "own", "")
+    (folder / "all.csv").write_bytes(text.encode())
+    assert load_dataset("folder", folder, "all").classes == ("cat\u2028fish", "dog")
+
+
+def test_splits_that_contradict_each_other_are_not_joined(tmp_path):
+    folder = write_csv(tmp_path / "own", "")
+    (folder / "all.csv").unlink()
+    (folder / "train.csv").write_text("image,cat,dog\n1.png,1,0\n2.png,0,1\n")
+    (folder / "val.csv").write_text("image,cat,dog\n1.png,0,1\n")
+    with pytest.raises(CsraError, match=r"1\.png has other labels in train than in val"):
+        load_dataset("folder", folder, "trainval")
+
+
+@pytest.mark.parametrize("place", ["images", "train"])
+def test_coco_names_that_begin_with_the_folder_are_found(tmp_path, place):
+    write_csv(tmp_path / "own", "", (f"{place}/1.png", f"{place}/2.png"))
+    (tmp_path / "own/all.csv").unlink()
+    images = [{"id": i, "file_name": f"{place}/{i}.png", "width": 8, "height": 8} for i in (1, 2)]
+    objects = [{"id": 0, "image_id": 1, "category_id": 0, "bbox": [1, 1, 2, 2]}]
+    content = {"images": images, "annotations": objects, "categories": [{"id": 0, "name": "cat"}]}
+    (tmp_path / "own/train.json").write_text(json.dumps(content))
+    assert all(path.is_file() for path in load_dataset("folder", tmp_path / "own", "train").paths)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 260_000), (-1000, 3000)])
+def test_whole_numbers_beyond_16_bits_have_no_agreed_range(tmp_path, least, most):
+    path = tmp_path / "scan.tiff"
+    Image.fromarray(np.linspace(least, most, 64, dtype=np.int32).reshape(8, 8)).save(path)
+    with pytest.raises(CsraError, match=f"from {least} to {most}"):
+        open_image(path)
+
+
+def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path):
+    body = "<annotation><object><name>\u043a\u043e\u0442</name></object></annotation>"
+    for encoding in ("windows-1251", "utf-8", "utf-16"):
+        content = f"<?xml version='1.0' encoding='{encoding}'?>{body}".encode(encoding)
+        (tmp_path / f"{encoding}.xml").write_bytes(content)
+    for encoding in ("windows-1251", "utf-8"):
+        assert set(read_voc_labels(tmp_path / f"{encoding}.xml")) == {"\u043a\u043e\u0442"}
+    with pytest.raises(CsraError, match="not UTF-8"):
+        read_voc_labels(tmp_path / "utf-16.xml")

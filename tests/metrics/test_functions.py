@@ -396,7 +396,13 @@ def test_tables_with_other_columns_are_refused_and_masked_labels_are_not_known()
     table = pd.DataFrame(scores, columns=["a", "b"])
     with pytest.raises(CsraError, match="other names, or another order"):
         multilabel_metrics(table, pd.DataFrame(targets, columns=["b", "a"]))
-    same = multilabel_metrics(table, pd.DataFrame(targets, columns=["a", "b"]))
+    labels = pd.DataFrame(targets, columns=["a", "b"])
+    named = table.set_axis(["x", "y", "z"])  # the names of images
+    for mine, other in ((table, labels[::-1]), (table[::-1], labels), (named, labels.set_axis(["z", "y", "x"]))):
+        with pytest.raises(CsraError, match="rows of scores and targets"):
+            multilabel_metrics(mine, other)
+    assert multilabel_metrics(named, labels).mAP == multilabel_metrics(scores, targets).mAP  # one has no names
+    same = multilabel_metrics(table, labels)
     assert same.mAP == multilabel_metrics(scores, targets).mAP
     masked = np.ma.masked_array(targets, mask=[[0, 0], [0, 0], [0, 1]])
     unknown = targets.copy()
