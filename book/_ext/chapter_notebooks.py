@@ -5,9 +5,11 @@ Jupyter and Colab do not know MyST's directives and roles. What the book's pages
 
 import ast
 import itertools
+import json
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
@@ -91,6 +93,28 @@ def install_cell(repository: str) -> str:
         'if importlib.util.find_spec("csra_lab") is None:',
         f'    %pip install -q "csra-lab[book] @ git+{repository}"',
     ])  # fmt: skip
+
+
+def cited(entry) -> tuple[str, str]:
+    """Authors of an entry of BibTeX as the text names them, and the year."""
+    names = [" ".join([*p.prelast_names, *p.last_names]) for p in entry.persons["author"]]
+    who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+    return re.sub(r"[{}]", "", who), entry.fields["year"]
+
+
+def figure_numbers(app) -> dict[str, str]:
+    """Name of a figure -> its number in the book that was built."""
+    return {
+        name: ".".join(map(str, number))
+        for figures in app.env.toc_fignumbers.values()
+        for name, number in figures.get("figure", {}).items()
+    }
+
+
+def glued_values(file: Path) -> dict[str, str]:
+    """Key -> text of the values that a page glued; none where it did not run."""
+    values = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return {key: value["data"]["text/plain"] for key, value in values.items() if "text/plain" in value["data"]}
 
 
 def exercise_titles(text: str) -> dict[str, str]:

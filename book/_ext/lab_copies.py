@@ -15,7 +15,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import yaml
-from chapter_notebooks import QUOTED, Book, exercise_titles, plain_markdown
+from chapter_notebooks import QUOTED, Book, cited, exercise_titles, glued_values, plain_markdown
 from nbformat import NotebookNode
 from pybtex.database import parse_file
 
@@ -42,7 +42,7 @@ def write_copies(folder: Path, source: Path = BOOK) -> list[str]:
     for page, name in names.items():
         glue = source / f"_build/jupyter_execute/{page}.glue.json"
         notebook = jupytext.read(source / f"{page}.md", fmt="md:myst")
-        copies[f"{name}.ipynb"] = copy_of(notebook, page, about | {"glued": glued(glue)}, names)
+        copies[f"{name}.ipynb"] = copy_of(notebook, page, about | {"glued": Glued(glued_values(glue))}, names)
     edited = []
     for name in sorted({*copies, *written}):
         path, new = folder / name, copies.get(name)
@@ -85,16 +85,10 @@ def book_of(source: Path) -> dict:
     figures = [name for text in texts.values() for name in re.findall(r"^    name: (fig-\S+)", text, re.M)]
     labels = {name: page for page, text in texts.items() for name in re.findall(r"^\(([\w:-]+)\)=$", text, re.M)}
     return {
-        "citations": {key: _authors(entry) for key, entry in entries.items()},
+        "citations": {key: cited(entry) for key, entry in entries.items()},
         "figures": {name: str(number) for number, name in enumerate(figures, 1)},
         "labels": labels,
     }
-
-
-def _authors(entry) -> tuple[str, str]:
-    names = [" ".join([*p.prelast_names, *p.last_names]) for p in entry.persons["author"]]
-    who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-    return re.sub(r"[{}]", "", who), entry.fields["year"]
 
 
 class Glued(dict):
@@ -102,11 +96,6 @@ class Glued(dict):
 
     def __missing__(self, key: str) -> str:
         return "'…'"
-
-
-def glued(file: Path) -> Glued:
-    values = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    return Glued({k: v["data"]["text/plain"] for k, v in values.items() if "text/plain" in v["data"]})
 
 
 def copy_of(notebook: NotebookNode, page: str, about: dict, names: dict[str, str]) -> NotebookNode:

@@ -4,7 +4,6 @@ Every chapter's executed notebook lies in `notebooks/` beside the pages, with a 
 address of the repository in _config.yml, each page also links to its source, to a form for suggestions, and to Binder.
 """
 
-import json
 import re
 import shutil
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import nbformat
-from chapter_notebooks import Book, chapter_notebook
+from chapter_notebooks import Book, chapter_notebook, cited, figure_numbers, glued_values
 from jupyter_cache import get_cache
 from pybtex.database import parse_file
 
@@ -123,18 +122,12 @@ def write_notebooks(app, exception) -> None:
     executed, folder = Path(app.outdir).parent / "jupyter_execute", Path(app.outdir) / "notebooks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    numbers = {
-        name: ".".join(map(str, number))
-        for figures in app.env.toc_fignumbers.values()
-        for name, number in figures.get("figure", {}).items()
-    }
     labels = {name: page for name, (page, _) in app.env.get_domain("std").anonlabels.items()}
     cache, (url, _) = get_cache(app.env.mystnb_config.execution_cache_path), repository(app)
+    figures = figure_numbers(app)
     for page in sorted(filter(lambda name: is_chapter(app, name), app.env.found_docs)):
-        glue = executed / f"{page}.glue.json"
-        glued = json.loads(glue.read_text("utf-8")) if glue.exists() else {}
-        values = {key: value["data"]["text/plain"] for key, value in glued.items() if "text/plain" in value["data"]}
-        book = Book(glued=values, citations=citations(app), figures=numbers, labels=labels, repository=url)
+        values = glued_values(executed / f"{page}.glue.json")
+        book = Book(glued=values, citations=citations(app), figures=figures, labels=labels, repository=url)
         notebook = nbformat.read(executed / f"{page}.ipynb", as_version=4)
         with suppress(KeyError):  # a page that did not run is not in the cache; the build has said so
             _, notebook = cache.merge_match_into_notebook(notebook)
@@ -143,10 +136,8 @@ def write_notebooks(app, exception) -> None:
 
 def citations(app) -> dict[str, tuple[str, str]]:
     """BibTeX key -> authors as the text names them, and the year."""
-    found = {}
-    for file in app.config.bibtex_bibfiles:
-        for key, entry in parse_file(Path(app.srcdir) / file).entries.items():
-            names = [" ".join([*p.prelast_names, *p.last_names]) for p in entry.persons["author"]]
-            who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-            found[key] = (re.sub(r"[{}]", "", who), entry.fields["year"])
-    return found
+    return {
+        key: cited(entry)
+        for file in app.config.bibtex_bibfiles
+        for key, entry in parse_file(Path(app.srcdir) / file).entries.items()
+    }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from chapter_notebooks import figure_numbers
 from sphinx.errors import ExtensionError
 
 PAGE = """<!DOCTYPE html>
@@ -65,12 +66,7 @@ def write_slides(app, exception) -> None:
     plan = Path(app.srcdir) / "teaching.yml"
     if exception is not None or app.builder.format != "html" or not plan.exists():
         return
-    numbers = {
-        name: ".".join(map(str, number))
-        for figures in app.env.toc_fignumbers.values()
-        for name, number in figures.get("figure", {}).items()
-    }
-    shown = figures_of(Path(app.outdir) / "notebooks")
+    numbers, shown = figure_numbers(app), figures_of(Path(app.outdir) / "notebooks")
     folder = Path(app.outdir) / "slides"
     folder.mkdir(exist_ok=True)
     for number, session in enumerate(yaml.safe_load(plan.read_text("utf-8"))["sessions"], 1):
