@@ -12,13 +12,14 @@ found.npz          best cells of all seeds, (S, P); of seed 0 also the mass at T
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from csra_lab._io import strict_json
 from csra_lab._io.arrays import write_arrays
@@ -293,18 +294,39 @@ def _boxes(heads, scores, settings, pairs: Pairs, objects: Objects, weights) -> 
 
 def _find(heads, scores, temperature, threshold, pairs: Pairs, objects: Objects, weights) -> Found:
     """Boxes for the pairs, and detections of all classes in all images, from the (S, N, C, h, w) maps of S heads."""
-    boxes, fates, precision = [], [], []
+    boxes, fates, mAPs, rows = [], [], [], once_and_drawn(weights)
     for head, maps in zip(heads, torch.from_numpy(scores), strict=True):
         boxes.append(boxes_of(maps[pairs.image, pairs.label], temperature, threshold, size=FINE))
         fates.append(outcomes(boxes[-1], pairs))
-        probability = torch.sigmoid(head.pool(maps.flatten(2)[:, None])).detach().numpy().astype(np.float64)
-        image, label = np.nonzero(probability > LEAST_PROBABILITY)
-        corners = boxes_of(maps[image, label], temperature, threshold, size=FINE)
-        detections = Detections(image, label, corners, probability[image, label])
-        of_rows = detection_precision(detections, objects, weights=once_and_drawn(weights))  # (1 + R, C)
-        precision.append(np.nanmean(of_rows, axis=1))
-    seen, drawn = np.array(precision)[:, 0], np.array(precision)[:, 1:]
-    return Found(np.stack(boxes), np.stack(fates), seen, drawn)
+        mAPs += [*detection_mAP(head, maps, temperature, threshold, objects, rows)]
+    return Found(np.stack(boxes), np.stack(fates), np.array(mAPs)[:, 0], np.array(mAPs)[:, 1:])
+
+
+@torch.inference_mode()
+def detection_mAP(
+    head: ScoreMapHead,
+    maps: Tensor,
+    temperature: float | None,
+    threshold: float,
+    objects: Objects,
+    weights: NDArray,
+    *,
+    overlaps: Sequence[float] = (0.5,),
+) -> NDArray[np.float64]:
+    """mAP of detection by one head's boxes: (L, R) at L overlaps, where image n is there weights[r, n] times.
+
+    A class with a probability above `LEAST_PROBABILITY` gives one box.
+
+    Args:
+        maps: (N, C, h, w) score maps of all images. temperature, threshold: of the boxes, see `boxes_of`.
+        weights: (R, N).
+    """
+    probability = torch.sigmoid(head.pool(maps.flatten(2)[:, None])).double().numpy()  # (N, C)
+    image, label = np.nonzero(probability > LEAST_PROBABILITY)
+    boxes = boxes_of(maps[image, label], temperature, threshold, size=FINE)
+    detections = Detections(image, label, boxes, probability[image, label])
+    precision = [detection_precision(detections, objects, least=least, weights=weights) for least in overlaps]
+    return np.nanmean(precision, axis=2)  # over classes
 
 
 def _best_rectangles(pairs: Pairs, grid: tuple[int, int]) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
-from csra_lab.study.own_best import AVERAGE, CSRA, bootstrap, measured_claims, results_table, tune
+from csra_lab.study.own_best import AVERAGE, CSRA, best_settings, bootstrap, measured_claims, results_table, tune
 from csra_lab.study.plans import FOUR_LINES, SOURCES, Source
 from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps
@@ -115,7 +115,7 @@ def run_backbone_gains(
         "recipes": {name: recipe.to_json() for name, recipe in _recipes(SOURCES[source]).items()},
     }
     tunings: list[pd.DataFrame] = []
-    chosen: dict[str, dict] = {}
+    chosen: dict[str, dict[str, float]] = {}
     trained: dict[str, dict[str, NDArray]] = {"seed": {}, "resample": {}}
     for name, where in sources.items():
         sets, maps = source_features(where, data, cache=cache)
@@ -129,7 +129,7 @@ def run_backbone_gains(
         split = where.splits[0]
         groups = {s: drawn_together(where, sets[s]) for s in ("trainval", split)}
         tuning = steps.table(f"{name}-tuning", partial(_tune, recipes, maps, fit, held_out, log))
-        best = {method: rows.set_index("setting").held_out_mAP.idxmax() for method, rows in tuning.groupby("method")}
+        best = best_settings(tuning, "setting")
         own = {method: recipe.replace(head_lr=float(best[method])) for method, recipe in recipes.items()}
         scored = partial(_scores, own, best[TUNED], maps, split, groups["trainval"])
         for kind, runs in (("seed", seeds), ("resample", resamples)):
@@ -137,7 +137,7 @@ def run_backbone_gains(
             by_method = zip(METHODS, np.stack(stacked, axis=1), strict=True)
             trained[kind] |= {f"{name}: {m}": np.stack(s) for m, s in by_method}
         tunings.append(tuning.assign(network=name))
-        chosen[name] = dict(best)
+        chosen[name] = best
     about = {
         "question": question,
         "source": source,

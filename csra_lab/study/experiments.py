@@ -22,7 +22,7 @@ import torch
 from csra_lab._io import strict_json
 from csra_lab._io.arrays import joined_bytes, split_bytes, write_arrays
 from csra_lab._io.atomic_write import atomic_write, clear_leftovers
-from csra_lab.backbones import best_weights, create_backbone
+from csra_lab.backbones import Backbone, best_weights, create_backbone
 from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError
@@ -105,12 +105,17 @@ def run_plans(
     return folders
 
 
+def source_backbone(source: Source) -> Backbone:
+    """The frozen backbone of a source."""
+    weights = source.weights or best_weights(source.backbone)
+    return create_backbone(source.backbone, weights=weights, image_size=source.image_size)
+
+
 def source_features(
     source: Source, data: Path | None, *, cache: Path | None = None, progress: bool = False
 ) -> tuple[dict[str, MultiLabelDataset], dict[str, FeatureMaps]]:
     """The data sets and cached features of a source, by split; "trainval" is what is trained on."""
-    weights = source.weights or best_weights(source.backbone)
-    backbone = create_backbone(source.backbone, weights=weights, image_size=source.image_size)
+    backbone = source_backbone(source)
     root = None if source.dataset in DRAWN else data
     sets, maps = {}, {}
     for split in ("trainval", *source.splits):

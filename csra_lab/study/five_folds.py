@@ -28,20 +28,18 @@ from numpy.typing import NDArray
 from csra_lab._io import strict_json
 from csra_lab._io.arrays import write_arrays
 from csra_lab._io.atomic_write import atomic_write
-from csra_lab.backbones import best_weights, create_backbone
 from csra_lab.catalog import load_dataset
 from csra_lab.claims import Claim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.datasets.splits import NUM_FOLDS, fold_of
 from csra_lab.heads import ScoreMapHead, four_lines_head
-from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import MEANS, draw_images, once_and_drawn, weighted_mAP
-from csra_lab.study.experiments import describe
-from csra_lab.study.grid_draws import RESAMPLES
+from csra_lab.study.experiments import describe, source_backbone
+from csra_lab.study.grid_draws import RESAMPLES, as_whole
 from csra_lab.study.grid_draws import UNIT_OF_RUNS as UNIT
 from csra_lab.study.head_stack import score_heads, train_heads
-from csra_lab.study.own_best import AVERAGE, CSRA, METHODS, tune, tuning_table
+from csra_lab.study.own_best import AVERAGE, CSRA, METHODS, best_settings, mean_AP, tune, tuning_table
 from csra_lab.study.plans import SOURCES
 from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps, cache_features
@@ -91,7 +89,7 @@ def run_five_folds(
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         table = steps.table(f"tuning-{fold}", partial(_tune, recipes, features, *_hold_out(sets, train), log))
         tuned.append(table.assign(fold=fold))
-        best = {name: rows.set_index("head_lr").held_out_mAP.idxmax() for name, rows in table.groupby("method")}
+        best = best_settings(table)
         own = [recipe.replace(head_lr=float(best[name])) for name, recipe in recipes.items()]
         for seed in range(seeds):
             make = partial(_scores, own, seed, features, train, test)
@@ -113,7 +111,7 @@ def run_five_folds(
 def pool(data: Path | None) -> tuple[list[MultiLabelDataset], FeatureMaps]:
     """The two data sets of `SPLITS`, and the features of both in one, with mirror images."""
     where = SOURCES["photographs"]
-    backbone = create_backbone(where.backbone, weights=best_weights(where.backbone), image_size=where.image_size)
+    backbone = source_backbone(where)
     sets = [load_dataset(where.dataset, data, split, classes=where.classes) for split in SPLITS]
     parts = [cache_features(backbone, d, mirror=True, progress=False) for d in sets]
     maps = torch.cat([part.maps for part in parts])  # (N, 2, d, h, w)
@@ -139,10 +137,10 @@ def write_five_folds(
     for name, each in scores.items():
         for mean_over in MEANS:
             mAPs = weighted_mAP(each, targets, rows, mean_over=mean_over)  # (S, 1 + R)
-            draws[f"{mean_over}, {name}"] = np.round(UNIT * mAPs).astype(np.uint16)
+            draws[f"{mean_over}, {name}"] = as_whole(mAPs, UNIT)
     by_class = pd.DataFrame({"class": classes, "positives": (targets == 1).sum(axis=0)})
     for name, each in scores.items():
-        by_class[name] = np.mean([average_precision(s, targets, ap="average") for s in each], axis=0)
+        by_class[name] = mean_AP(each, targets)
     with atomic_write(folder) as path:
         path.mkdir(parents=True)
         strict_json.write(path / "run.json", about | {"images": len(targets)}, indent=1)

@@ -40,7 +40,7 @@ def write_draws(folder: Path, test_set: MultiLabelDataset) -> None:
     rows = once_and_drawn(draw_images(len(test_set), groups=np.array(test_set.keys), resamples=RESAMPLES))
     mAPs = {m: weighted_mAP(run.scores, run.targets, rows, mean_over=m) for m in MEANS}  # (1 + R,) each
     with atomic_write(folder / DRAWS) as path:
-        write_arrays(path, {mean_over: _whole(each, UNIT_OF_RUNS) for mean_over, each in mAPs.items()})
+        write_arrays(path, {mean_over: as_whole(each, UNIT_OF_RUNS) for mean_over, each in mAPs.items()})
 
 
 def read_draws(folder: Path) -> dict[MeanOver, NDArray[np.float64]] | None:
@@ -53,7 +53,8 @@ def read_draws(folder: Path) -> dict[MeanOver, NDArray[np.float64]] | None:
     return draws if all(each.shape == (1 + RESAMPLES,) for each in draws.values()) else None
 
 
-def _whole(fractions: NDArray[np.float64], unit: int) -> NDArray[np.uint16]:
+def as_whole(fractions: NDArray[np.float64], unit: int) -> NDArray[np.uint16]:
+    """Fractions of any shape as whole numbers, so many in 1."""
     return np.round(unit * fractions).astype(np.uint16)
 
 
@@ -70,7 +71,7 @@ def pack_draws(results: pd.DataFrame, draws: Mapping[str, NDArray[np.float64]]) 
         unknown = np.zeros_like(draws[names[0]])
         for mean_over in MEANS:
             rows = [draws.get(drawn_name(name, mean_over), unknown) for name in names]
-            stacked[f"{dataset}, {mean_over}"] = _whole(np.stack(rows), UNIT)  # (S, 1 + R)
+            stacked[f"{dataset}, {mean_over}"] = as_whole(np.stack(rows), UNIT)  # (S, 1 + R)
     return stacked
 
 

@@ -22,14 +22,14 @@ from PIL import Image
 
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
-from csra_lab.backbones import Backbone, best_weights, create_backbone
+from csra_lab.backbones import Backbone
 from csra_lab.claims import Claim, measure_claims
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.datasets.voc import VOC_CLASSES
 from csra_lab.device import for_inference, to_device
 from csra_lab.metrics import average_precision
 from csra_lab.modes import evaluating
-from csra_lab.study.experiments import source_features
+from csra_lab.study.experiments import source_backbone, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
 from csra_lab.study.plans import SOURCES
@@ -97,7 +97,7 @@ def record_multiplicity(
     ]
     heads = [t.head for t in train_heads(recipes, maps["trainval"])]
     log("heads are trained")
-    backbone = create_backbone(source.backbone, weights=best_weights(source.backbone), image_size=source.image_size)
+    backbone = source_backbone(source)
     targets = scene_targets(scenes)
     scores: dict[str, NDArray] = {}
     for count, side in itertools.product(COUNTS, SIDES):

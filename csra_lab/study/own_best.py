@@ -147,7 +147,7 @@ def run_own_best(
     fit, held_out = hold_out(sets["trainval"], 0.2)
     starts = {name: method.start for name, method in methods.items()}
     tuned = steps.table("tuning", lambda: tuning_table(tune(recipes, starts, train, fit, held_out, log=log)))
-    best = {name: rates.set_index("head_lr").held_out_mAP.idxmax() for name, rates in tuned.groupby("method")}
+    best = best_settings(tuned)
     own = {name: recipe.replace(head_lr=best[name]) for name, recipe in recipes.items()}
     curved = {name: own[name] for name, method in methods.items() if method.curve}
     curves = [
@@ -319,6 +319,11 @@ def tuning_table(tuned: Mapping[str, Mapping[float, float]]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["method", "head_lr", "held_out_mAP"])
 
 
+def best_settings(tuning: pd.DataFrame, column: str = "head_lr") -> dict[str, float]:
+    """Method -> the value in this column with its best held-out mAP, of a table such as `tuning_table` makes."""
+    return {name: rows.set_index(column).held_out_mAP.idxmax() for name, rows in tuning.groupby("method")}
+
+
 def _curves(recipes: Mapping[str, Recipe], seed: int, features: FeatureMaps, fit, held_out) -> pd.DataFrame:
     """method, seed, epoch, and held-out mAP of every recipe, trained on `fit`."""
     trained = train_heads([r.replace(seed=seed) for r in recipes.values()], features, fit=fit, held_out=held_out)
@@ -350,8 +355,17 @@ def results_table(scores: Mapping[str, NDArray], again: Mapping[str, NDArray], t
     return pd.DataFrame(lines)
 
 
+def mean_AP(runs: NDArray, targets: NDArray) -> NDArray[np.float64]:
+    """(C,) AP of every class, the mean over the runs.
+
+    Args:
+        runs: (S, N, C) scores of S runs. targets: (N, C).
+    """
+    return np.mean([average_precision(each, targets, ap="average") for each in runs], axis=0)
+
+
 def _classes(scores: Mapping[str, NDArray], dataset: MultiLabelDataset) -> pd.DataFrame:
     frame = pd.DataFrame({"class": dataset.classes, "positives": (dataset.targets == 1).sum(axis=0)})
     for name, runs in scores.items():
-        frame[name] = np.mean([average_precision(s, dataset.targets, ap="average") for s in runs], axis=0)
+        frame[name] = mean_AP(runs, dataset.targets)
     return frame

@@ -30,15 +30,14 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab.heads import ScoreMapHead
 from csra_lab.significance import draw_images, once_and_drawn
 from csra_lab.study.attention_study import (
-    FINE,
-    LEAST_PROBABILITY,
     TEMPERATURES,
+    detection_mAP,
     interval,
     mean_interval,
     score_maps,
     size_bins,
 )
-from csra_lab.study.detection import Detections, boxes_of, detection_precision, localised
+from csra_lab.study.detection import boxes_of, localised
 from csra_lab.study.experiments import describe, source_features
 from csra_lab.study.head_stack import train_heads
 from csra_lab.study.localization import (
@@ -198,8 +197,6 @@ def detection_values(
 ) -> dict[tuple[str, str], tuple[NDArray, NDArray]]:
     """(way, measure) -> (S,) mAPs of detection on the images, and (S, R) on the draws of them.
 
-    A class with a probability of at least `LEAST_PROBABILITY` gives one box.
-
     Args:
         thresholds: way -> threshold of its boxes. weights: (R, N) how often each image is drawn.
     """
@@ -208,14 +205,9 @@ def detection_values(
     for way, (name, t) in WAYS.items():
         for head in heads[name]:
             maps = torch.from_numpy(score_maps(head, features))  # (N, C, h, w)
-            with torch.inference_mode():
-                probability = torch.sigmoid(head.pool(maps.flatten(2)[:, None])).double().numpy()  # (N, C)
-            image, label = np.nonzero(probability > LEAST_PROBABILITY)
-            corners = boxes_of(maps[image, label], t, thresholds[way], size=FINE)
-            detections = Detections(image, label, corners, probability[image, label])
-            for least in OVERLAPS:
-                precision = detection_precision(detections, objects, least=least, weights=rows)
-                found.setdefault((way, f"mAP {least:g}"), []).append(np.nanmean(precision, axis=1))
+            mAPs = detection_mAP(head, maps, t, thresholds[way], objects, rows, overlaps=OVERLAPS)  # (2, 1 + R)
+            for least, each in zip(OVERLAPS, mAPs, strict=True):
+                found.setdefault((way, f"mAP {least:g}"), []).append(each)
     return {key: (np.array(runs)[:, 0], np.array(runs)[:, 1:]) for key, runs in found.items()}
 
 

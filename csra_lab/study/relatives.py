@@ -34,13 +34,12 @@ from csra_lab.claims import Claim
 from csra_lab.cost import model_cost
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.heads import ScoreMapHead, build_head
-from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.residual_attention import residual_max
 from csra_lab.study.calibration import calibration
 from csra_lab.study.experiments import describe, drawn_together, source_features
 from csra_lab.study.head_stack import score_heads, train_heads
-from csra_lab.study.own_best import LADDER, bootstrap, measured_claims, results_table, tune
+from csra_lab.study.own_best import LADDER, bootstrap, mean_AP, measured_claims, results_table, tune
 from csra_lab.study.plans import BASE, SOURCES
 from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps
@@ -322,5 +321,5 @@ def _classes(scores: Mapping[str, NDArray], train: MultiLabelDataset, test: Mult
     positives = {split: (part.targets == 1).sum(axis=0) for split, part in (("train", train), ("test", test))}
     frame = pd.DataFrame({"class": test.classes, **positives})
     for name, runs in scores.items():
-        frame[name] = np.mean([average_precision(each, test.targets, ap="average") for each in runs], axis=0)
+        frame[name] = mean_AP(runs, test.targets)
     return frame

@@ -61,7 +61,7 @@ def test_a_record_holds_its_claims(tmp_path, monkeypatch):
     features = FeatureMaps(torch.from_numpy(rng.normal(size=(48, 1, 16, 2, 2)).astype(np.float16)), targets)
     network = create_backbone("test_efficientnet", image_size=64)
     monkeypatch.setattr(multiplicity, "source_features", lambda *_, **__: (None, {"trainval": features}))
-    monkeypatch.setattr(multiplicity, "create_backbone", lambda *_, **__: network)
+    monkeypatch.setattr(multiplicity, "source_backbone", lambda _: network)
     monkeypatch.setattr(
         multiplicity, "image_features",
         lambda backbone, images, targets: FeatureMaps(
