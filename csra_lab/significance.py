@@ -210,6 +210,25 @@ def difference_errors(
     return by_images, by_seeds, math.sqrt(t_images**2 * by_images + squares)
 
 
+def image_interval(
+    seen: float, drawn: NDArray, *, units: int, confidence: float = 0.95, comparisons: int = 1
+) -> tuple[float, float]:
+    """The interval of a mAP, a difference or any other statistic of runs as they are: for other test images alone.
+
+    It is -+ t(n - 1) x standard deviation over the draws x sqrt(n / (n - 1)), n the units. What another seed would give
+    is not in it; `compare` tells that of several.
+
+    Args:
+        seen: on all images. drawn: (R,) on R draws of them.
+        units: how many images, or groups of them, were drawn from. confidence, comparisons: see `compare`.
+
+    Returns:
+        Its lower and its upper end.
+    """
+    half = critical_t(confidence, comparisons, units - 1) * drawn.std(ddof=1) * math.sqrt(units / (units - 1))
+    return float(seen - half), float(seen + half)
+
+
 def seed_spread(mAPs: ArrayLike, *, confidence: float = 0.95) -> SeedSpread:
     """How far seeds move the mAP of one method on one test set; for error bars.
 
@@ -257,7 +276,7 @@ def draw_images(
         if np.shape(groups) != (num_images,):
             raise ConfigError(f"groups must hold one id for each of {num_images} images, not shape {np.shape(groups)}.")
         ids = np.asarray(groups)
-        if ids.dtype.kind == "f" and np.isnan(ids).any():
+        if any(name is None or name != name for name in ids.tolist()):  # NaN alone differs from itself
             raise ConfigError("groups must say of every image which group it is in, and some are NaN.")
         members = np.unique(ids, return_inverse=True)[1]
     num_groups = int(members.max(initial=-1)) + 1

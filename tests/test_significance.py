@@ -12,7 +12,15 @@ from scipy import stats
 
 from csra_lab.errors import CsraError
 from csra_lab.metrics import average_precision, multilabel_metrics
-from csra_lab.significance import bootstrap_mAP, compare, critical_t, draw_images, seed_spread, weighted_mAP
+from csra_lab.significance import (
+    bootstrap_mAP,
+    compare,
+    critical_t,
+    draw_images,
+    image_interval,
+    seed_spread,
+    weighted_mAP,
+)
 
 
 def draw(seed, arrays=2, images=40, classes=5, *, levels=None, ignore=0.0, prevalence=0.25):
@@ -215,6 +223,15 @@ def test_the_images_part_is_what_moves_all_seeds_together():
 
 def multilabel_mAP(scores, targets):
     return float(average_precision(scores, targets).mean())
+
+
+@pytest.mark.parametrize("comparisons", [1, 6])
+def test_the_interval_for_other_images_is_students_for_a_mean(comparisons):
+    values = np.random.default_rng(3).normal(1, 2, size=12)
+    drawn = draw_images(12, resamples=20_000) @ values / 12
+    found = image_interval(values.mean(), drawn, units=12, comparisons=comparisons)
+    expected = stats.t.interval(1 - 0.05 / comparisons, 11, values.mean(), stats.sem(values))
+    assert found == pytest.approx(expected, abs=0.03)
 
 
 def test_identical_methods_are_not_distinguishable():

@@ -22,7 +22,7 @@ from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
 from csra_lab.heads import config_kind
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
-from csra_lab.significance import bootstrap_mAP
+from csra_lab.significance import bootstrap_mAP, image_interval
 from csra_lab.training.run_folder import Scored, differences, is_finished, read_evaluation, read_history, read_recipe
 
 MISSES = 24  # images of a report
@@ -138,10 +138,12 @@ def interval(a: Scored, b: Scored) -> dict[str, float]:
     """
     b = _in_order_of(a, b)
     scores = np.stack([a.scores, b.scores])  # (2, N, C)
-    drawn = 100 * bootstrap_mAP(scores, a.targets, groups=a.groups or b.groups, resamples=1000)  # (2, R)
-    low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
+    groups = a.groups or b.groups
+    drawn = 100 * bootstrap_mAP(scores, a.targets, groups=groups, resamples=1000)  # (2, R)
     seen = [100 * float(np.nanmean(average_precision(each, a.targets))) for each in scores]
-    return {"a": seen[0], "b": seen[1], "difference": seen[1] - seen[0], "lower": float(low), "upper": float(high)}
+    units = len(a.ids) if groups is None else len(set(groups))
+    low, high = image_interval(seen[1] - seen[0], drawn[1] - drawn[0], units=units)
+    return {"a": seen[0], "b": seen[1], "difference": seen[1] - seen[0], "lower": low, "upper": high}
 
 
 def in_words(found: dict[str, float], a: str, b: str) -> str:

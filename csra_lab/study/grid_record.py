@@ -10,7 +10,6 @@ draws.npz       see `grid_draws`
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.metrics import chance_average_precision
 from csra_lab.recipes import Recipe
-from csra_lab.significance import MeanOver, critical_t
+from csra_lab.significance import MeanOver, image_interval
 from csra_lab.study.experiments import METRICS
 from csra_lab.study.grid import FOUR_LINES, HEADS, Grid, Run, scored_folders
 from csra_lab.study.grid_draws import DRAWS, KEY, drawn_name, pack_draws, read_draws, unpack_draws
@@ -122,8 +121,7 @@ class GridRecord:
             return None
         average, attended = (self.draws[f"{backbone}-{dataset}-{head}-{min(shared)}"] for head in ("avg", "csra"))
         gains, units = attended - average, self.about["test_sets"][dataset]["units"]
-        half = critical_t(confidence, 1, units - 1) * gains[1:].std(ddof=1) * math.sqrt(units / (units - 1))
-        return float(gains[0]), float(gains[0] - half), float(gains[0] + half)
+        return float(gains[0]), *image_interval(gains[0], gains[1:], units=units, confidence=confidence)
 
 
 def gain(backbone: str, head: str = "csra") -> Claim:
