@@ -32,6 +32,7 @@ class FrozenWeights:
         self.digest = weights_digest(module)
 
     def state_dict(self) -> dict:
+        """What tells these weights from others."""
         return {"digest": self.digest}
 
     def load_state_dict(self, state: dict) -> None:
