@@ -208,6 +208,8 @@ class _Overlays(_Output):
         self.folder = folder
         self.stems: set[str] = set()
         self.names: set[str] = set()
+        taken: set[str] = set()
+        self.safe = [_free_name(name, taken) for name in self.classes]  # the same for a class in every image
 
     def add(self, found: Found) -> None:
         if not found.labels:
@@ -217,7 +219,7 @@ class _Overlays(_Output):
         picture, stem = open_image(found.path), _free_name(found.path.stem, self.stems)
         for i in found.labels:
             title = f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}"
-            name = _free_name(f"{stem}_{self.classes[i]}", self.names)
+            name = _free_name(f"{stem}_{self.safe[i]}", self.names)
             _write_overlay(self.folder / f"{name}.png", picture, attention[i], title)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from csra_lab import create_classifier
 from csra_lab.cli import main
+from csra_lab.cli.predict import _Overlays
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.training.evaluation import evaluate
 
@@ -72,6 +73,11 @@ def test_json_is_one_array_whatever_can_be_read(place, tmp_path, capsys):
     assert set(found[0]["probabilities"]) == set(CLASSES)
     assert captured.err.count("3 x.jpg") == 1
     assert [x["path"] for x in found] == [str(p) for p in sorted(broken.iterdir()) if p.name != "3 x.jpg"]
+
+
+def test_an_attention_file_has_one_name_for_a_class(tmp_path):
+    model = create_classifier("test_efficientnet", classes=("b/c", "B_c", "d"), image_size=64)
+    assert _Overlays(model, tmp_path).safe == ["b_c", "B_c-2", "d"]
 
 
 def test_nothing_readable_is_an_empty_array(place, tmp_path, capsys):
