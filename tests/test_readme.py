@@ -53,6 +53,10 @@ def test_what_speaks_against_it_is_what_the_records_say(source):
     assert re.search(rf"{100 * gain.difference:.1f} [^.]*\({low} to {high}\)", " ".join(README.split()))
     if source == "photographs":
         assert f"weighted by the number of positives it is {100 * weighted.difference:.1f}" in " ".join(README.split())
+    if source == "coco":
+        lower, upper = 100 * weighted.lower, 100 * weighted.upper
+        text = f"on COCO that way it is {100 * weighted.difference:.1f} ({lower:.1f} to {upper:.1f})"
+        assert text in " ".join(README.split())
 
 
 def test_five_folds_are_what_the_record_says():
