@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from csra_lab.errors import ConfigError
-from csra_lab.significance import MeanOver, critical_t, difference_errors, draw_images, once_and_drawn, weighted_mAP
+from csra_lab.significance import (
+    MeanOver,
+    check_whole,
+    critical_t,
+    difference_errors,
+    draw_images,
+    once_and_drawn,
+    weighted_mAP,
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ def measure_claims(
     Raises:
         CsraError: a label without scores, runs of unequal or too small number, and what `weighted_mAP` raises.
     """
-    resampled, comparisons = resampled or {}, comparisons or len(claims)
+    resampled, comparisons = resampled or {}, _checked_comparisons(claims, comparisons)
     used = dict.fromkeys(label for claim in claims for label, _ in claim.terms)
     _check(used, scores, resampled)
     num_images = np.shape(targets)[0]
@@ -152,7 +160,7 @@ def claims_from_draws(
         resampled: label -> (K,) mAPs of the same methods trained on K bootstrap samples of the training images; see
             `measure_claims`.
     """
-    again, comparisons = resampled or {}, comparisons or len(claims)
+    again, comparisons = resampled or {}, _checked_comparisons(claims, comparisons)
     measured = []
     for claim in claims:
         runs = _combined(claim, mAPs)  # (S, 1 + R)
@@ -180,10 +188,24 @@ def _combined(claim: Claim, mAPs: Mapping[str, NDArray]) -> NDArray[np.float64]:
     return sum((weight * mAPs[label] for label, weight in claim.terms), start=np.zeros(()))
 
 
+def _checked_comparisons(claims: Sequence[Claim], comparisons: int | None) -> int:
+    """How many intervals are to hold together; a CsraError for no number of them, and for weights that are none."""
+    odd = next((c.name for c in claims if not all(math.isfinite(weight) for _, weight in c.terms)), None)
+    if odd is not None:
+        raise ConfigError(f"the weights of the claim {odd!r} must be finite numbers.")
+    comparisons = max(1, len(claims)) if comparisons is None else comparisons
+    check_whole("comparisons", comparisons, minimum=1)
+    return comparisons
+
+
 def _check(used, scores: Mapping[str, ArrayLike], resampled: Mapping[str, ArrayLike]) -> None:
     missing = [label for label in used if label not in scores]
     if missing:
         raise ConfigError(f"a claim names {missing[0]!r}, which has no scores.")
+    for runs in (scores, resampled):
+        odd = next((label for label in used if label in runs and np.ndim(runs[label]) != 3), None)
+        if odd is not None:
+            raise ConfigError(f"{odd!r} needs scores (runs, images, classes), not of shape {np.shape(runs[odd])}.")
     counts = {label: np.shape(scores[label])[0] for label in used}
     if len(set(counts.values())) > 1 or min(counts.values(), default=2) < 2:
         raise ConfigError(f"scores must hold as many runs of each method, at least 2, not {counts}.")

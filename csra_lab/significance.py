@@ -144,7 +144,7 @@ def compare(
         raise ConfigError(f"{few}: train 5 seeds, at least 2, or look at the images alone with bootstrap_mAP.")
     if paired_seeds and len(a) != len(b):
         raise ConfigError(f"{len(a)} seeds of a cannot be paired with {len(b)} of b; pass paired_seeds=False.")
-    _check_whole("comparisons", comparisons, minimum=1)
+    check_whole("comparisons", comparisons, minimum=1)
     num_images = a.shape[1]
     weights = draw_images(num_images, groups=groups, resamples=resamples, seed=seed)
     units = num_images if groups is None else len(np.unique(np.asarray(groups)))
@@ -270,7 +270,7 @@ def draw_images(
     Raises:
         CsraError: groups of another number or not known, fewer than 2 images or groups, fewer than 2 draws.
     """
-    _check_whole("resamples", resamples, minimum=2)
+    check_whole("resamples", resamples, minimum=2)
     members = np.arange(num_images)  # (N,) the group of each image
     if groups is not None:
         if np.shape(groups) != (num_images,):
@@ -400,7 +400,8 @@ def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray,
     return np.stack(runs).astype(np.float64, copy=False), truth, np.array(mAPs)
 
 
-def _check_whole(name: str, value: int, *, minimum: int) -> None:
+def check_whole(name: str, value: int, *, minimum: int) -> None:
+    """Raise a CsraError for what is no whole number, or one below the minimum."""
     if not isinstance(value, int | np.integer) or value < minimum:
         raise ConfigError(f"{name} must be a whole number from {minimum}, not {value!r}.")
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -69,6 +70,15 @@ def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[s
     strict_json.write(Path(folder) / THRESHOLDS_FILE, content, indent=1)
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose names must differ: of two thresholds of one class neither is right."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is named twice")
+    return dict(pairs)
+
+
 def read_thresholds(folder: str | Path, classes: tuple[str, ...]) -> NDArray[np.float64] | None:
     """(C,) thresholds of a saved model in the order of its classes; None where it has none.
 
@@ -77,7 +87,7 @@ def read_thresholds(folder: str | Path, classes: tuple[str, ...]) -> NDArray[np.
     """
     path = Path(folder) / THRESHOLDS_FILE
     try:
-        by_class = json.loads(path.read_text(encoding="utf-8"))["thresholds"]
+        by_class = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)["thresholds"]
         if set(by_class) != set(classes):
             raise DataError(f"{path} has thresholds for other classes than the model's; choose them again.")
         values = [by_class[name] for name in classes]

@@ -1,5 +1,7 @@
 """Claims measured together: against `compare`, at their limits, and by how often they hold."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,17 @@ def test_wrong_input_is_one_sentence(methods):
         measure_claims([Claim.difference("b", "a")], scores | {"b": scores["b"][:2]}, targets)
     with pytest.raises(CsraError, match="at least 2"):
         measure_claims([Claim.difference("b", "a")], scores, targets, resampled={"a": scores["a"][:1]})
+
+
+def test_what_is_no_number_of_intervals_is_refused():
+    random = np.random.default_rng(0)
+    scores = {name: random.random((2, 20, 3)) for name in "ab"}
+    targets = (random.random((20, 3)) < 0.5).astype(int)
+    claim = Claim.difference("b", "a")
+    for wrong in (-1, 0, 0.01):
+        with pytest.raises(CsraError, match="comparisons must be a whole number"):
+            measure_claims([claim], scores, targets, comparisons=wrong, resamples=20)
+    with pytest.raises(CsraError, match="must be finite"):
+        measure_claims([Claim("x", (("a", math.nan), ("b", -1.0)))], scores, targets, resamples=20)
+    with pytest.raises(CsraError, match="'a' needs scores"):
+        measure_claims([claim], scores | {"a": scores["a"][0]}, targets, resamples=20)

@@ -87,3 +87,14 @@ def test_thresholds_far_from_a_half_are_not_rounded(tmp_path):
     thresholds = [1.28e-5, 1 - 1e-9, 1 / 3]
     write_thresholds(tmp_path, thresholds, ("a", "b", "c"), about="a test")
     np.testing.assert_array_equal(read_thresholds(tmp_path, ("a", "b", "c")), thresholds)
+
+
+def test_thresholds_edited_by_hand(tmp_path):
+    write_thresholds(tmp_path, [0.25, 0.5], ("a", "b"), about="x")
+    (path,) = tmp_path.iterdir()
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")  # as some editors do
+    np.testing.assert_array_equal(read_thresholds(tmp_path, ("a", "b")), [0.25, 0.5])
+    path.write_text(text.replace('"b": 0.5', '"b": 0.5, "a": 0.75'))
+    with pytest.raises(CsraError, match="'a' is named twice"):
+        read_thresholds(tmp_path, ("a", "b"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import string
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -284,7 +285,8 @@ def check_voc_predictions(folder: str | Path, dataset: MultiLabelDataset, *, com
     """The folder that `write_voc_predictions` would write: all that can be refused before anything is scored.
 
     Raises:
-        CsraError: an unknown competition, another data set or other classes than VOC's, or results that are there.
+        CsraError: an unknown competition, another data set or other classes than VOC's, an id that is not ASCII or
+            holds a space, or results that are there.
     """
     if competition not in ("comp1", "comp2"):
         raise ConfigError(f"The competition must be comp1 (only VOC data) or comp2 (any data), not {competition!r}.")
@@ -294,6 +296,9 @@ def check_voc_predictions(folder: str | Path, dataset: MultiLabelDataset, *, com
         raise ConfigError(
             f"The server wants all {len(VOC_CLASSES)} VOC classes; the scores are of {len(dataset.classes)}."
         )
+    odd = next((i for i in dataset.ids if not i.isascii() or set(i) & set(string.whitespace)), None)
+    if odd is not None:
+        raise ConfigError(f"The server reads lines of an id and a score, which cannot hold the id {odd!r}; rename it.")
     main = Path(folder) / "results" / dataset.name.upper() / "Main"
     if main.exists():
         raise ConfigError(f"{main} exists already; name another folder or remove it.")

@@ -34,6 +34,7 @@ class SyncedMultilabelMetrics(Metric):
     full_state_update = False
     scores: list[Tensor]
     targets: list[Tensor]
+    asked: Tensor
     images: Tensor
     counts: Tensor
     histograms: Tensor
@@ -49,6 +50,10 @@ class SyncedMultilabelMetrics(Metric):
             self.add_state("scores", [], dist_reduce_fx="cat")
             self.add_state("targets", [], dist_reduce_fx="cat")
         else:
+            # Torchmetrics merges metrics of one kind whose states are alike after the first batch: these options keep
+            # apart what counts otherwise.
+            asked = [-1.0 if option is None else float(option) for option in (threshold, top_k)]
+            self.add_state("asked", torch.tensor(asked, dtype=torch.float64), dist_reduce_fx="max")
             self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
             self.add_state("counts", torch.from_numpy(empty.counts), dist_reduce_fx="sum")
             self.add_state("histograms", torch.from_numpy(empty.histograms), dist_reduce_fx="sum")

@@ -31,7 +31,7 @@ from csra_lab.metrics import multilabel_metrics
 from csra_lab.recipes import Recipe
 from csra_lab.significance import compare
 from csra_lab.study.head_stack import TrainedHead, score_heads, train_heads
-from csra_lab.study.plans import SOURCES, Plan, Source
+from csra_lab.study.plans import SOURCES, Plan, Source, four_lines_label
 from csra_lab.study.subgroups import gains
 from csra_lab.training.feature_cache import FeatureMaps, cache_features
 from csra_lab.training.run_folder import environment, from_logits, to_logits
@@ -151,11 +151,6 @@ def plan_rows(
         table[label] = Row(label, against, part, keep, seeds)
         start += len(row_heads)
     return table if not plan.choose else _chosen(plan, table)
-
-
-def four_lines_label(lam: float) -> str:
-    """The label of the four-line rows."""
-    return f"four lines, lam = {lam:g}"
 
 
 def comparisons_of(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], source: Source) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.device import best_device
-from csra_lab.errors import ConfigError, CsraError
+from csra_lab.errors import ConfigError, CsraError, DataError
 from csra_lab.recipes import Recipe
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
 from csra_lab.study.grid import FOUR_LINES, Grid, Run, pretraining_folder, scored_folders
@@ -100,6 +100,7 @@ class GridRunner:
         self._marks: dict[tuple[str, str], dict[str, str]] = {}
         before = earlier_record(grid, self.record)
         names = set() if before is None else set(before.draws)
+        self._test_sets: dict[str, dict] = {} if before is None else before.about["test_sets"]
         # Both heads of a seed share a pretraining, so one of them alone is run again with its twin.
         heads = grid.scored_heads
         self._recorded = {run for run in grid.runs() if all(run.with_head(head).name in names for head in heads)}
@@ -124,6 +125,7 @@ class GridRunner:
             if not self._is_here(run.dataset):
                 raise ConfigError(f"say where {run.dataset} lies: --data {run.dataset} FOLDER.")
             self._load(run.dataset, self.grid.recipes[run.backbone, run.dataset].data.test_split)
+        self._check_record(wanted)
         self.update_record()
         failed: CsraError | None = None
         for run in wanted:
@@ -147,6 +149,15 @@ class GridRunner:
         """
         return run in self._recorded or self._is_finished(run)
 
+    def _check_record(self, runs: Sequence[Run]) -> None:
+        """Refuse a record of other test items before a run is trained, or taken as done."""
+        for run in runs:
+            there = self._test_sets.get(run.dataset)
+            if there is not None and there["fingerprint"] != self.test_set(run).fingerprint():
+                raise DataError(
+                    f"{self.record} holds scores of other items of {run.dataset}; name another folder with --record."
+                )
+
     def _is_finished(self, run: Run) -> bool:
         return self._is_trained(run) and (not self._has_lines(run) or self._lines_are_scored(run))
 
@@ -156,8 +167,11 @@ class GridRunner:
             return False
         lam = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("four_lines", self.grid.four_lines)
         if lam != self.grid.four_lines:
+            run = folder.parent
+            again = folder if (run / "model").exists() else f"{run}, which is then trained again"
             raise ConfigError(
-                f"{folder} was scored with lambda {lam:g}, not {self.grid.four_lines:g}; delete that folder."
+                f"{folder} was scored with lambda {lam:g}, not {self.grid.four_lines:g}; name another --out, or delete "
+                f"{again}."
             )
         return True
 

@@ -321,6 +321,10 @@ def _check(plan: Plan, path: Path) -> None:
     labels = [entry.label for entry in plan.entries]
     if not labels or len(set(labels)) != len(labels):
         raise DataError(f"{path}: a plan needs entries, each with a label of its own.")
+    rows = [*labels, *(four_lines_label(lam) for entry in plan.entries for lam in entry.four_lines)]
+    twice = next((label for label in rows if rows.count(label) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: two rows of the table are called {twice!r}; let one entry ask for four lines.")
     of_the_source = {"name", "dataset", "backbone", "image_size", "classes", "seed"}
     for changes in (plan.base, *(entry.changes for entry in plan.entries)):
         if of_the_source & changes.keys():
@@ -343,6 +347,11 @@ def _check(plan: Plan, path: Path) -> None:
         raise DataError(f"{path} names no source; there are {', '.join(SOURCES)}.")
     if not plan.name.replace("-", "").isalnum():
         raise DataError(f"{path}: the name becomes a folder, so it is letters, digits and dashes, not {plan.name!r}.")
+
+
+def four_lines_label(lam: float) -> str:
+    """The label of the rows of four lines."""
+    return f"four lines, lam = {lam:g}"
 
 
 def _ignored(name: str) -> bool:

@@ -169,6 +169,8 @@ class Trainer:
         self.batches(0)  # refuses a batch size that does not fit, before anything is read or written
         self.data = prepare(recipe, self.model, parts, rank=self.rank, world=self.world, computing=self.computing())
         self.trained = self.model.head if recipe.model.freeze_backbone else self.model
+        if recipe.optimisation.ema_decay and accelerator.is_main_process:
+            self.warn_of_slow_average()
         self.frozen = FrozenWeights(self.model.backbone) if recipe.model.freeze_backbone else None
         self.average = copy.deepcopy(self.trained).requires_grad_(False) if recipe.optimisation.ema_decay else None
         self.optimizer = model_optimizer(recipe, self.model)
@@ -177,6 +179,16 @@ class Trainer:
         if recipe.run.compile != "no":
             self.parallel = torch.compile(self.parallel, mode=recipe.run.compile)
         self.progress = Progress()
+
+    def warn_of_slow_average(self) -> None:
+        """Say where the average of the weights would end with much of the weights that the run begins with."""
+        plan = self.recipe.optimisation
+        steps = plan.epochs * self.batches(0).batches_per_epoch
+        if (left := plan.ema_decay**steps) > 0.1:
+            warn(
+                f"after the {steps} steps of this run the average of the weights is {left:.0%} the first weights; "
+                f"--ema-decay {max(0.0, 1 - 5 / steps):.2g} or less suits so few."
+            )
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
 

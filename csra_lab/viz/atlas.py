@@ -112,7 +112,7 @@ def add_to_atlas(
     return path
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which would leave a model moved below untrainable
 def _score_maps(model: MultiLabelClassifier, pictures: Sequence[AtlasPicture]) -> Iterator[torch.Tensor]:
     """(1, heads, C, h, w) for each picture."""
     transform, device = model.transform, model.device

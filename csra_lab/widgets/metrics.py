@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from csra_lab.errors import ConfigError
 from csra_lab.metrics import multilabel_metrics
+from csra_lab.metrics.functions import as_numpy, checked
 from csra_lab.widgets.base import Explorer, module, packed
 
 
@@ -45,16 +46,15 @@ def score_set(name: str, classes: Sequence[str], targets: ArrayLike, methods: Ma
     Raises:
         CsraError: what `multilabel_metrics` refuses.
     """
-    targets = np.asarray(targets)
-    kept = {}
+    known, kept = as_numpy(targets), {}
     for method, scores in methods.items():
-        scores = np.asarray(scores)
-        scores = scores if scores.dtype == np.float16 else scores.astype(np.float32)
-        multilabel_metrics(scores, targets, classes=classes)  # says what is wrong with them
-        kept[method] = scores
+        values, known = checked(scores, targets, classes)
+        half = as_numpy(scores).dtype == np.float16
+        kept[method] = values.astype(np.float16 if half else np.float32)
+        multilabel_metrics(kept[method], known, classes=classes)  # says what else is wrong with them
     return {
         "name": name,
         "classes": list(classes),
-        "targets": packed(targets.astype(np.int8)),
+        "targets": packed(known.astype(np.int8)),
         "methods": [{"name": method, "scores": packed(scores)} for method, scores in kept.items()],
     }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torchmetrics import MetricCollection
 
 from csra_lab.errors import CsraError
 from csra_lab.metrics import multilabel_metrics
@@ -86,3 +87,17 @@ def test_called_it_measures_the_batch_and_loses_nothing_that_cannot_be_measured(
     assert all(torch.isnan(value).all() for value in nothing.values())
     whole = torch.cat([scores, scores[:1]]), torch.cat([targets, torch.zeros_like(targets[:1])])
     assert_same(metric.compute(), multilabel_metrics(*(each.numpy() for each in whole)))
+
+
+def test_in_a_collection_each_keeps_its_own_options():
+    """Torchmetrics merges metrics whose states are alike after a first batch, such as one below all thresholds."""
+    scores, targets = (torch.from_numpy(a) for a in draw())
+    options = {"low": {"threshold": 0.5}, "high": {"threshold": 0.9}, "three": {"top_k": 3}}
+    together = MetricCollection({name: SyncedMultilabelMetrics(5, bins=4096, **each) for name, each in options.items()})
+    together.update(scores / 4, targets)
+    together.update(scores, targets)
+    shown = np.concatenate([scores.numpy() / 4, scores.numpy()]), np.concatenate([targets.numpy()] * 2)
+    for name, each in options.items():
+        expected, found = multilabel_metrics(*shown, **each), together[name].compute()
+        assert found["OR"].item() == pytest.approx(expected.OR)
+        assert found["CP"].item() == pytest.approx(expected.CP)

@@ -101,6 +101,16 @@ def test_a_history_without_its_images_is_not_recorded(filled, data, tmp_path):
         runner(out, data).update_record()
 
 
+def test_a_record_of_other_test_items_is_said_before_a_run_is_trained(filled, data, tmp_path, monkeypatch):
+    record = shutil.copytree(filled[0] / "record", tmp_path / "record")
+    about = json.loads((record / "run.json").read_text())
+    about["test_sets"][EMOJI]["fingerprint"] = "0" * 16
+    (record / "run.json").write_text(json.dumps(about))
+    monkeypatch.setattr(grid_runner, "train", None)
+    with pytest.raises(DataError, match=f"scores of other items of {EMOJI}"):
+        runner(tmp_path / "runs", data, record=record).fill()
+
+
 def test_the_record_says_what_the_runs_said(filled):
     record = read_record(filled[0] / "record")
     assert len(record.results) == 8

@@ -234,3 +234,16 @@ def test_data_without_labels_cannot_be_measured(model, data):
         evaluate(model, unlabelled)
     with pytest.raises(CsraError, match="empty"):
         evaluate(model, data.subset([]))
+
+
+def test_a_model_can_be_trained_and_take_the_four_lines_after_it_was_evaluated():
+    torch.manual_seed(0)
+    model = create_classifier("test_resnet", num_classes=2, image_size=64, head="average")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # so that evaluation moves it
+    images = [(torch.randn(3, 64, 64), 0) for _ in range(2)]
+    predict_scores(model, images)
+    model.train()(torch.stack([image for image, _ in images])).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    predict_scores(model, images)
+    assert model.with_four_lines(0.2).eval()(images[0][0][None]).shape == (1, 2)

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -539,3 +540,15 @@ def test_metrics_explorer_keeps_half_precision():
     )
     assert [m["scores"]["dtype"] for m in kept["methods"]] == ["float32", "float16", "float32"]
     assert isinstance(explore_metrics(kept), MetricsExplorer)
+
+
+def test_scores_of_an_explorer_are_read_as_the_metrics_read_them():
+    scores, targets = np.array([[0.9, 0.2], [0.1, 0.8], [0.6, 0.7]]), np.array([[1, 0], [0, 1], [1, 0]])
+    tables = pd.DataFrame(scores, columns=["b", "a"]), pd.DataFrame(targets, columns=["a", "b"])
+    with pytest.raises(CsraError, match="other names"):
+        score_set("s", ["a", "b"], tables[1], {"m": tables[0]})
+    masked = np.ma.masked_array(targets, mask=[[0, 0], [0, 0], [0, 1]])
+    unknown = np.where(masked.mask, -1, targets)
+    expected = score_set("s", ["a", "b"], unknown, {"m": scores})
+    assert score_set("s", ["a", "b"], masked, {"m": scores}) == expected
+    assert score_set("s", ["a", "b"], unknown, {"m": torch.tensor(scores, requires_grad=True)}) == expected
