@@ -167,8 +167,8 @@ class GridRunner:
             return False
         lam = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("four_lines", self.grid.four_lines)
         if lam != self.grid.four_lines:
-            run = folder.parent
-            again = folder if (run / "model").exists() else f"{run}, which is then trained again"
+            whole = folder.parent
+            again = folder if (whole / "model").exists() else f"{whole}, which is then trained again"
             raise ConfigError(
                 f"{folder} was scored with lambda {lam:g}, not {self.grid.four_lines:g}; name another --out, or delete "
                 f"{again}."
