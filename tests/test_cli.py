@@ -19,6 +19,7 @@ from csra_lab import MultiLabelClassifier, create_classifier, multilabel_metrics
 from csra_lab.cli import ENDING, main
 from csra_lab.datasets.transforms import eval_transform
 from csra_lab.recipes import RECIPES
+from csra_lab.thresholds import write_thresholds
 from csra_lab.training.evaluation import evaluate
 from tests import toy
 
@@ -248,6 +249,14 @@ def test_export_writes_a_file_and_says_how_to_use_it(run, tmp_path, capsys, name
     assert (tmp_path / name).stat().st_size > 1e5
     assert "(batch, 3, 64, 64)" in shown
     assert all(c in shown for c in toy.CLASSES)
+    assert "by `predict` from" not in shown  # it has no thresholds of its own
+
+
+def test_export_says_from_which_probabilities_predict_names_labels(run, tmp_path, capsys):
+    model = shutil.copytree(run / "model", tmp_path / "model")
+    write_thresholds(model, [0.25, 0.5, 0.125], toy.CLASSES, about="a test")
+    shown = output(capsys, "export", model, tmp_path / "model.pt2")
+    assert "from these probabilities on: 0.25, 0.5, 0.12" in shown
 
 
 def test_the_installed_command_starts_from_any_folder(tmp_path):

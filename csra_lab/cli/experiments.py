@@ -127,6 +127,9 @@ def ablate_command(
     if weights is not None and not any(STUDIES[name].reads_weights for name in studies):
         readers = " and ".join(name for name, study in STUDIES.items() if study.reads_weights)
         raise ConfigError(f"--weights is read by {readers} alone; nothing named here reads it.")
+    strange = [name for name in sources or () if not any(name in plan.sources for plan in chosen)]
+    if chosen and strange and not studies:
+        raise ConfigError(f"no plan named here has a source {strange[0]}.")
     for name in studies:
         run_study(name, sources, out, data=data, weights=weights, seeds=seeds, quiet=quiet)
     if studies and not chosen:

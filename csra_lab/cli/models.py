@@ -15,6 +15,7 @@ from csra_lab.device import best_device, reading_threads
 from csra_lab.errors import ConfigError, MissingFile
 from csra_lab.export import example, export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
+from csra_lab.thresholds import read_thresholds
 
 MODELS = asset("models")  # heads that come with the lab
 DEFAULT_MODEL = "coco"  # what `predict` takes where no model is named
@@ -86,6 +87,9 @@ def export_command(
         print("        resized to that square as Pillow's BILINEAR does; bicubic or a crop moves the scores")
     print(f"logits  (batch, {len(model.classes)}); the probability of a class is the sigmoid of its logit")
     print(f"classes {', '.join(model.classes)}")
+    limits = read_thresholds(model_folder(run), model.classes)
+    if limits is not None:
+        print(f"named   by `predict` from these probabilities on: {', '.join(f'{limit:.2g}' for limit in limits)}")
     if out.suffix == ".onnx":
         print("\n" + example(model, str(out), with_resize=with_resize))
 

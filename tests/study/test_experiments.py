@@ -205,6 +205,7 @@ def test_a_wrong_plan_file_is_one_sentence(tmp_path, change, says):
         (["poolin"], "did you mean pooling"),
         (["lam", "--sources", "moon"], "there is no source 'moon'"),
         (["lam", "--sources", "photographs-lite1-448"], "no plan named here"),
+        (["lam", "--sources", "photographs", "coco"], "no plan named here has a source coco"),
         (["lam", "--seeds", "0"], "--seeds is at least 1"),
         (["lam", "--seeds", "1", "--sources", "photographs"], "lam compares methods, which needs at least 2 seeds"),
         (["lam", "--sources", "photographs"], "Say in which folder voc2012 lies"),
