@@ -60,7 +60,8 @@ def for_inference(module: Module) -> Module:
     module.eval()
     if best_device() == "cpu":
         keep_freed_memory()
-    return module.to(memory_format=torch.channels_last) if is_convolutional(module) else module
+    with torch.inference_mode(False):  # weights that are moved in inference mode could not be trained afterwards
+        return module.to(memory_format=torch.channels_last) if is_convolutional(module) else module
 
 
 def to_device(batch: Tensor, device: torch.device | str) -> Tensor:

@@ -123,7 +123,7 @@ def record_multiplicity(
         table.to_csv(path / "claims.csv", index=False, float_format="%.6f")
 
 
-@torch.no_grad()  # not inference_mode, which would leave a backbone moved below untrainable
+@torch.inference_mode()
 def image_features(
     backbone: Backbone, images: Iterable[Image.Image], targets: NDArray, *, batch_size: int = 32
 ) -> FeatureMaps:

@@ -24,7 +24,7 @@ from csra_lab.metrics.functions import check_absent_of, checked_threshold
 from csra_lab.modes import evaluating
 
 
-@torch.no_grad()  # not inference_mode, which would leave a model moved below untrainable
+@torch.inference_mode()
 def predict_scores(
     network: nn.Module,
     inputs: Dataset,

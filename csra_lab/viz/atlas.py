@@ -112,7 +112,7 @@ def add_to_atlas(
     return path
 
 
-@torch.no_grad()  # not inference_mode, which would leave a model moved below untrainable
+@torch.inference_mode()
 def _score_maps(model: MultiLabelClassifier, pictures: Sequence[AtlasPicture]) -> Iterator[torch.Tensor]:
     """(1, heads, C, h, w) for each picture."""
     transform, device = model.transform, model.device

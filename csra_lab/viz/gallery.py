@@ -81,7 +81,7 @@ class Case:
         return self.before.index(self.label) + 1, self.after.index(self.label) + 1
 
 
-@torch.no_grad()  # not inference_mode, which would leave a model moved below untrainable
+@torch.inference_mode()
 def look(
     model: MultiLabelClassifier, name: str, image: Image.Image, label: str, *, lam: float, temperature: float
 ) -> Case:

@@ -186,7 +186,7 @@ def maps_of_atlas(
     }
 
 
-@torch.no_grad()  # not inference_mode, which would leave a model moved below untrainable
+@torch.inference_mode()
 def maps_of_photographs(model: MultiLabelClassifier, pictures: dict[str, Image.Image]) -> dict:
     """The `data` of an explorer from a classifier and named pictures.
 
