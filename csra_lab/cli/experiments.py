@@ -128,12 +128,10 @@ def ablate_command(
         readers = " and ".join(name for name, study in STUDIES.items() if study.reads_weights)
         raise ConfigError(f"--weights is read by {readers} alone; nothing named here reads it.")
     strange = [name for name in sources or () if not any(name in plan.sources for plan in chosen)]
-    if chosen and strange and not studies:
-        raise ConfigError(f"no plan named here has a source {strange[0]}.")
+    if chosen and strange and (not studies or len(strange) == len(sources or ())):
+        raise ConfigError(f"no plan named here has a source {', '.join(strange)}.")
     for name in studies:
         run_study(name, sources, out, data=data, weights=weights, seeds=seeds, quiet=quiet)
     if studies and not chosen:
         return
-    if sources is not None and not any(set(sources) & set(plan.sources) for plan in chosen):
-        raise ConfigError(f"no plan named here has a source {', '.join(sources)}.")
     run_plans(chosen, sources=sources, data=data, out=out, progress=not quiet)

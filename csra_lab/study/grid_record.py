@@ -196,9 +196,8 @@ def write_record(
     now, before = _measured(grid, runs, out, test_sets), earlier_record(grid, record)
     if before is not None:
         for what, held in (("scores of", "test_sets"), ("runs trained on", "train_sets")):
-            there = before.about.get(held, {})  # earlier records have no training sets
-            for name in (name for name, data in now.about[held].items() if _others(there.get(name, data), data)):
-                raise DataError(f"{record} holds {what} other items of {name}; name another folder with --record.")
+            for name, data in now.about[held].items():  # earlier records have no training sets
+                check_items(record, what, name, before.about.get(held, {}).get(name, data), data)
         now = _joined(before, now)
     with atomic_write(record) as folder:
         folder.mkdir()
@@ -355,6 +354,12 @@ def _history(history: pd.DataFrame, key: Mapping) -> pd.DataFrame:
 def _others(one: Mapping, other: Mapping) -> bool:
     """Whether two records are of other items of a data set, or of the same with other labels."""
     return one["fingerprint"] != other["fingerprint"]
+
+
+def check_items(record: Path, what: str, dataset: str, held: Mapping, here: Mapping) -> None:
+    """Raise a DataError where a record holds other items of a data set than those here."""
+    if _others(held, here):
+        raise DataError(f"{record} holds {what} other items of {dataset}; name another folder with --record.")
 
 
 def _test_set(dataset: MultiLabelDataset) -> dict:

@@ -16,12 +16,12 @@ from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.device import best_device
-from csra_lab.errors import ConfigError, CsraError, DataError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.recipes import Recipe
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
 from csra_lab.study.grid import FOUR_LINES, Grid, Run, pretraining_folder, scored_folders
 from csra_lab.study.grid_draws import read_draws, write_draws
-from csra_lab.study.grid_record import earlier_record, write_record
+from csra_lab.study.grid_record import check_items, earlier_record, write_record
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
 from csra_lab.training.loop import train
@@ -151,12 +151,10 @@ class GridRunner:
 
     def _check_record(self, runs: Sequence[Run]) -> None:
         """Refuse a record of other test items before a run is trained, or taken as done."""
-        for run in runs:
-            there = self._test_sets.get(run.dataset)
-            if there is not None and there["fingerprint"] != self.test_set(run).fingerprint():
-                raise DataError(
-                    f"{self.record} holds scores of other items of {run.dataset}; name another folder with --record."
-                )
+        for dataset, run in {run.dataset: run for run in runs}.items():
+            if dataset in self._test_sets:
+                here = {"fingerprint": self.test_set(run).fingerprint()}
+                check_items(self.record, "scores of", dataset, self._test_sets[dataset], here)
 
     def _is_finished(self, run: Run) -> bool:
         return self._is_trained(run) and (not self._has_lines(run) or self._lines_are_scored(run))
