@@ -39,13 +39,15 @@ class Claim:
         terms: label of a method -> its weight; the weights add up to 0.
 
     Raises:
-        CsraError: they do not.
+        CsraError: they do not, or one is not finite.
     """
 
     name: str
     terms: tuple[tuple[str, float], ...]
 
     def __post_init__(self):
+        if not all(math.isfinite(weight) for _, weight in self.terms):
+            raise ConfigError(f"the weights of the claim {self.name!r} must be finite numbers.")
         if abs(sum(weight for _, weight in self.terms)) > 1e-9:
             raise ConfigError(f"the weights of a claim must add up to 0, and those of {self.name!r} do not.")
 
@@ -189,10 +191,7 @@ def _combined(claim: Claim, mAPs: Mapping[str, NDArray]) -> NDArray[np.float64]:
 
 
 def _checked_comparisons(claims: Sequence[Claim], comparisons: int | None) -> int:
-    """How many intervals are to hold together; a CsraError for no number of them, and for weights that are none."""
-    odd = next((c.name for c in claims if not all(math.isfinite(weight) for _, weight in c.terms)), None)
-    if odd is not None:
-        raise ConfigError(f"the weights of the claim {odd!r} must be finite numbers.")
+    """How many intervals are to hold together; a CsraError for no number of them."""
     comparisons = max(1, len(claims)) if comparisons is None else comparisons
     check_whole("comparisons", comparisons, minimum=1)
     return comparisons

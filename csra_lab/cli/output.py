@@ -2,8 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from csra_lab._io import strict_json
+from csra_lab._io.atomic_write import check_file
+from csra_lab.datasets.images import is_image_name
+from csra_lab.errors import ConfigError
 from csra_lab.metrics import MetricValues
 
 
@@ -15,6 +19,16 @@ def metrics_table(metrics: MetricValues, title: str) -> str:
         rows = [(c, "no positive" if math.isnan(ap) else f"{100 * ap:.1f}") for c, ap in pairs]
         lines.append(as_table([("class", "AP"), *rows]))
     return "\n\n".join(lines)
+
+
+def check_output(path: Path, option: str, example: str) -> None:
+    """Refuse a folder where a file is to be written, and an image's name, before any work is done.
+
+    A shell puts photographs where the name of a file was forgotten.
+    """
+    check_file(path, option)
+    if is_image_name(path.name):
+        raise ConfigError(f"{option} would write over {path}; name a file first, as in {option} {example}.")
 
 
 def as_table(rows: Sequence[Sequence[str]]) -> str:

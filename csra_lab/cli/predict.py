@@ -13,13 +13,13 @@ import numpy as np
 import tyro
 
 from csra_lab._io import strict_json
-from csra_lab._io.atomic_write import atomic_write, check_file
+from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.html import Page, thumbnail
 from csra_lab.cli.models import DEFAULT_MODEL, MODELS, is_model, load_model, model_folder
+from csra_lab.cli.output import check_output
 from csra_lab.datasets import open_image
-from csra_lab.datasets.images import is_image_name
 from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.prediction import Prediction, predict_each
@@ -68,9 +68,7 @@ def predict_command(
         raise ConfigError(f"--threshold is a probability from 0 to 1, not {threshold}.")
     for option, path, example in (("--csv", csv, "table.csv"), ("--report", report, "page.html")):
         if path is not None:
-            check_file(path, option)
-            if is_image_name(path.name):  # a shell puts photographs where the file's name was forgotten
-                raise ConfigError(f"{option} would write over {path}; name a file first, as in {option} {example}.")
+            check_output(path, option, example)
     if csv is not None and report is not None and csv.resolve() == report.resolve():
         raise ConfigError(f"--csv and --report are both {csv}; name two files.")
     files = find_images(images)  # a wrong path is said before a model is loaded

@@ -11,14 +11,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from csra_lab._io.atomic_write import atomic_write, check_file
+from csra_lab._io.atomic_write import atomic_write
 from csra_lab.catalog import load_dataset
 from csra_lab.cli import run_group
 from csra_lab.cli.html import Page, curve, thumbnail
-from csra_lab.cli.output import as_json, as_table
+from csra_lab.cli.output import as_json, as_table, check_output
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.datasets.images import is_image_name
-from csra_lab.errors import ConfigError, CsraError, DataError, MissingFile
+from csra_lab.errors import CsraError, DataError, MissingFile
 from csra_lab.heads import config_kind
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
@@ -110,9 +109,7 @@ def report_command(
         out: The page; report.html in the run's folder if left out.
     """
     out = run / "report.html" if out is None else out
-    check_file(out, "--out")
-    if is_image_name(out.name):
-        raise ConfigError(f"--out would write over {out}; name the page, as in --out report.html.")
+    check_output(out, "--out", "report.html")
     recipe, scored = read_recipe(run), _read(run)
     images = _test_set(recipe, data, scored)
     with atomic_write(out) as fresh:
