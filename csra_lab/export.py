@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.errors import CsraError
+from csra_lab.thresholds import thresholds_by_class
 
 _ORIENTATION = "upright: turned as the file's EXIF tag says, before anything else"
 
@@ -96,43 +98,65 @@ def export_program(model: MultiLabelClassifier, *, with_resize: bool = False) ->
         return torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
 
 
-def save_program(model: MultiLabelClassifier, path: str | Path, *, with_resize: bool = False) -> Path:
+def save_program(
+    model: MultiLabelClassifier,
+    path: str | Path,
+    *,
+    with_resize: bool = False,
+    thresholds: ArrayLike | None = None,
+) -> Path:
     """Write `export_program(model)` as a .pt2 file and return its path; `torch.export.load` reads it.
 
-    What a caller needs besides is in its extra files "csra_lab" and "preprocessing", as in `export_onnx`.
+    What a caller needs besides is in its extra files "csra_lab", "preprocessing" and "thresholds", as in `export_onnx`.
+
+    Args:
+        thresholds: (C,) probabilities from which a class is named; see `read_thresholds`.
     """
     path = Path(path)
+    extra = _metadata(model, with_resize, thresholds)
     with atomic_write(path) as fresh:
-        torch.export.save(
-            export_program(model, with_resize=with_resize), fresh, extra_files=_metadata(model, with_resize)
-        )
+        torch.export.save(export_program(model, with_resize=with_resize), fresh, extra_files=extra)
     return path
 
 
-def export_onnx(model: MultiLabelClassifier, path: str | Path, *, with_resize: bool = False) -> Path:
+def export_onnx(
+    model: MultiLabelClassifier,
+    path: str | Path,
+    *,
+    with_resize: bool = False,
+    thresholds: ArrayLike | None = None,
+) -> Path:
     """Write the classifier as an ONNX file and return its path.
 
     The graph's input is "images" ("pixels" with `with_resize`), its output "logits", of `export_program`'s shapes. What
     a caller needs besides is in the file's metadata, as JSON: class names, image size, mean and std under "csra_lab",
-    and how to resize under "preprocessing". The probability of a class is the sigmoid of its logit.
+    how to resize under "preprocessing", and where it has thresholds of its own, each class's under "thresholds". The
+    probability of a class is the sigmoid of its logit.
+
+    Args:
+        thresholds: (C,) probabilities from which a class is named; see `read_thresholds`.
 
     Raises:
-        CsraError: the packages `onnx` and `onnxscript`, which torch writes ONNX with, are not installed.
+        CsraError: thresholds that are not one probability for each class, or the packages `onnx` and `onnxscript`,
+            which torch writes ONNX with, are not installed.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise CsraError(f"to write ONNX, torch needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
     path = Path(path)
+    extra = _metadata(model, with_resize, thresholds)
     name = preprocessing(model, with_resize=with_resize)["input"]
     graph = export_program(model, with_resize=with_resize)
     program = torch.onnx.export(graph, dynamo=True, verbose=False, input_names=[name], output_names=["logits"])
     assert program is not None  # as with dynamo=True
-    program.model.metadata_props.update(_metadata(model, with_resize))
+    program.model.metadata_props.update(extra)
     with atomic_write(path) as fresh:
         program.save(fresh)
     return path
 
 
-def _metadata(model: MultiLabelClassifier, with_resize: bool) -> dict[str, str]:
-    how = preprocessing(model, with_resize=with_resize)
-    return {"csra_lab": strict_json.dumps(model.config()), "preprocessing": strict_json.dumps(how)}
+def _metadata(model: MultiLabelClassifier, with_resize: bool, thresholds: ArrayLike | None) -> dict[str, str]:
+    content = {"csra_lab": model.config(), "preprocessing": preprocessing(model, with_resize=with_resize)}
+    if thresholds is not None:
+        content["thresholds"] = thresholds_by_class(thresholds, model.classes)
+    return {name: strict_json.dumps(value) for name, value in content.items()}

@@ -57,8 +57,8 @@ def _best_threshold(scores: NDArray, targets: NDArray) -> float:
     return float((ranked[i] + below) / 2)
 
 
-def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[str, ...], *, about: str) -> None:
-    """Write (C,) thresholds beside a saved model; `about` says what they were chosen on.
+def thresholds_by_class(thresholds: ArrayLike, classes: tuple[str, ...]) -> dict[str, float]:
+    """(C,) thresholds as class -> threshold, for a file.
 
     Raises:
         CsraError: not one probability for each class.
@@ -66,7 +66,16 @@ def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[s
     values = np.asarray(thresholds, dtype=np.float64)  # (C,)
     if values.shape != (len(classes),) or not ((values >= 0) & (values <= 1)).all():
         raise ConfigError(f"thresholds must be one probability for each of {len(classes)} classes, not {values}.")
-    content = {"about": about, "thresholds": {c: float(t) for c, t in zip(classes, values, strict=True)}}
+    return {name: float(value) for name, value in zip(classes, values, strict=True)}
+
+
+def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[str, ...], *, about: str) -> None:
+    """Write (C,) thresholds beside a saved model; `about` says what they were chosen on.
+
+    Raises:
+        CsraError: not one probability for each class.
+    """
+    content = {"about": about, "thresholds": thresholds_by_class(thresholds, classes)}
     strict_json.write(Path(folder) / THRESHOLDS_FILE, content, indent=1)
 
 

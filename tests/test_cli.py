@@ -257,6 +257,16 @@ def test_export_says_from_which_probabilities_predict_names_labels(run, tmp_path
     write_thresholds(model, [0.25, 0.5, 0.125], toy.CLASSES, about="a test")
     shown = output(capsys, "export", model, tmp_path / "model.pt2")
     assert "from these probabilities on: 0.25, 0.5, 0.12" in shown
+    extra = {"thresholds": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    assert json.loads(extra["thresholds"]) == dict(zip(toy.CLASSES, [0.25, 0.5, 0.125], strict=True))
+
+
+def test_export_writes_nothing_where_thresholds_cannot_be_read(run, tmp_path, capsys):
+    model = shutil.copytree(run / "model", tmp_path / "model")
+    (model / "thresholds.json").write_text("{")
+    assert "thresholds.json cannot be read" in refused(capsys, "export", model, tmp_path / "model.pt2")
+    assert not (tmp_path / "model.pt2").exists()
 
 
 def test_the_installed_command_starts_from_any_folder(tmp_path):

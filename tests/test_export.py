@@ -55,6 +55,7 @@ def test_an_onnx_file_gives_the_same_logits_in_onnxruntime(backbone, tmp_path):
         torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=0, atol=1e-4)
     properties = {p.key: p.value for p in onnx.load(path).metadata_props}
     assert json.loads(properties["csra_lab"]) == model.config()
+    assert "thresholds" not in properties  # it has none
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]  # weights inside, nothing beside it
 
 
@@ -80,6 +81,25 @@ def test_a_saved_program_gives_the_same_logits_and_knows_its_classes(tmp_path):
     torch.testing.assert_close(program(images), model(images), rtol=1e-5, atol=1e-5)
     assert json.loads(extra["csra_lab"]) == model.config()
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_a_file_holds_the_thresholds_that_its_model_has(tmp_path):
+    model, limits = classifier(), [0.1, 0.2, 0.3, 0.4, 0.5]
+    expected = dict(zip(model.classes, limits, strict=True))
+    onnx_file = export_onnx(model, tmp_path / "model.onnx", thresholds=limits)
+    stored = {p.key: p.value for p in onnx.load(onnx_file).metadata_props}
+    assert json.loads(stored["thresholds"]) == expected
+    extra = {"thresholds": ""}
+    torch.export.load(save_program(model, tmp_path / "model.pt2", thresholds=np.array(limits)), extra_files=extra)
+    assert json.loads(extra["thresholds"]) == expected
+
+
+@pytest.mark.parametrize("write", [export_onnx, save_program])
+@pytest.mark.parametrize("wrong", [[0.5], [0.1, 0.2, 0.3, 0.4, float("nan")], [0.1, 0.2, 0.3, 0.4, 1.5]])
+def test_thresholds_that_are_not_one_probability_a_class_write_nothing(write, wrong, tmp_path):
+    with pytest.raises(CsraError, match="one probability for each of 5 classes"):
+        write(classifier(), tmp_path / "model", thresholds=wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exporting_leaves_the_model_as_it_was():

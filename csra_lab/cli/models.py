@@ -76,7 +76,8 @@ def export_command(
         raise ConfigError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
     check_file(out, "csra-lab export RUN")
     model = load_model(run)
-    EXPORTS[out.suffix](model, out, with_resize=with_resize)
+    limits = read_thresholds(model_folder(run), model.classes)
+    EXPORTS[out.suffix](model, out, with_resize=with_resize, thresholds=limits)
     size = model.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (model.mean, model.std))
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
@@ -87,7 +88,6 @@ def export_command(
         print("        resized to that square as Pillow's BILINEAR does; bicubic or a crop moves the scores")
     print(f"logits  (batch, {len(model.classes)}); the probability of a class is the sigmoid of its logit")
     print(f"classes {', '.join(model.classes)}")
-    limits = read_thresholds(model_folder(run), model.classes)
     if limits is not None:
         print(f"named   by `predict` from these probabilities on: {', '.join(f'{limit:.2g}' for limit in limits)}")
     if out.suffix == ".onnx":

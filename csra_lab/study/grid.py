@@ -162,7 +162,7 @@ def drawn_grid(
     return Grid(name, why, recipes, seeds, pretraining, scenes, test_items)
 
 
-def paper_grid(datasets: Sequence[str] = ("voc2007", "wider"), *, seeds: int = 3) -> Grid:
+def paper_grid(datasets: Sequence[str] = ("voc2007", "wider")) -> Grid:
     """The paper's settings on a reader's own data sets, from ImageNet weights of the hub.
 
     Raises:
@@ -172,7 +172,7 @@ def paper_grid(datasets: Sequence[str] = ("voc2007", "wider"), *, seeds: int = 3
         if dataset not in PAPER_RECIPES:
             raise ConfigError(f"the paper's grid has the data sets {', '.join(PAPER_RECIPES)}, not {dataset!r}.")
     recipes = {(b, d): RECIPES[f"{b}-csra_{PAPER_RECIPES[d]}"] for b in BACKBONES for d in datasets}
-    return Grid("paper", "the paper's settings, from ImageNet weights", recipes, seeds)
+    return Grid("paper", "the paper's settings, from ImageNet weights", recipes)
 
 
 def photographs_grid(name: str, why: str, networks: Mapping[str, Mapping]) -> Grid:
