@@ -9,6 +9,9 @@ pixels, 30 epochs and 3 seeds, from pretraining on scenes that the machine's cor
 EfficientNet-Lite0 and MobileNetV2 end to end on real images at 448 pixels, both heads, 5 seeds. `schedule` runs the
 paper's VOC2007 schedule on synthetic images for as many of its epochs as fit, and times it.
 
+Lite0's weights come from the package that the book installs, MobileNetV2's from --weights. Where a package cannot be
+installed, a copy of its folder on PYTHONPATH is enough. A network without its weights is left out, and the row says so.
+
 --work holds what lets a part go on (ignored by git, kept while a machine is warm), --out the results alone: tables,
 JSON and records of the two grids, which `data/runs/grid` takes as they are. Real images travel as .npz files of at
 most 60 MB: one uint8 array of all JPEG bytes, where each ends, ids and labels.
@@ -44,6 +47,7 @@ from csra_lab.study.grid_runner import GridRunner
 from csra_lab.synthetic.emoji_voc import prepare_emoji_voc
 from csra_lab.synthetic.paperdoll_wider import prepare_paperdoll_wider
 from csra_lab.training.loop import train
+from csra_lab.weights.sources import has_installed_weights
 from data import write_devkit
 
 MOST_BYTES = 60_000_000  # of one packed file
@@ -153,14 +157,22 @@ def real(day: Day) -> str:
         base = base.replace(
             image_size=64, batch_size=4, epochs=1, weights="none", backbone="test_efficientnet", workers=0
         )
-    recipes = {("lite0", REAL): base.replace(name="real-lite0-csra")}
-    if day.weights is not None:
-        recipes["mobilenetv2", REAL] = base.replace(
-            name="real-mobilenetv2-csra", backbone=MOBILENET, weights=str(day.weights)
-        )
+    networks = {"lite0": {}, "mobilenetv2": {"backbone": MOBILENET, "weights": str(day.weights)}}
+    missing = {}
+    if not day.tiny and not has_installed_weights(LITE0):
+        missing["lite0"] = "no installed package holds its weights"
+    if day.weights is None:
+        missing["mobilenetv2"] = "no --weights"
+    recipes = {
+        (network, REAL): base.replace(name=f"real-{network}-csra", **fields)
+        for network, fields in networks.items()
+        if network not in missing
+    }
+    left_out = "".join(f"; {network} left out: {why}" for network, why in missing.items())
+    if not recipes:
+        raise CsraError(f"no network has its weights{left_out}.")
     plan = Grid("real", "ImageNet weights, end to end on real images", recipes, seeds=1 if day.tiny else 5)
-    missing = "" if day.weights else "; MobileNetV2 left out: no --weights"
-    return _fill(plan, day, loaded=sets) + missing
+    return _fill(plan, day, loaded=sets) + left_out
 
 
 def schedule(day: Day) -> str:

@@ -1,6 +1,7 @@
 """Every benchmark runs at a tiny size, and compares things that give the same. Nothing here looks at a clock."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -11,6 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
+from csra_lab.errors import CsraError
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -61,6 +64,27 @@ def test_a_rehearsal_writes_no_result(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     machine.report("x", [{"a": 1}], machine.options([], "x"))
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_network_without_its_weights_is_left_out_by_name(tmp_path, monkeypatch):
+    gpu_day = importlib.import_module("gpu_day")
+    gpu_day.pack({s: gpu_day._some_images(tmp_path / "toy", s) for s in ("trainval", "test")}, tmp_path)
+    day = gpu_day.Day(False, tmp_path, tmp_path, float("inf"), None, torch.device("cpu"), {})
+    plans = []
+
+    def fill(plan, day, **_):
+        plans.append(list(plan.recipes))
+        return "2 of 2 runs, whole"
+
+    monkeypatch.setattr(gpu_day, "_fill", fill)
+    monkeypatch.setattr(gpu_day, "has_installed_weights", lambda name: True)
+    assert gpu_day.real(day) == "2 of 2 runs, whole; mobilenetv2 left out: no --weights"
+    assert plans == [[("lite0", "voc2012")]]
+    monkeypatch.setattr(gpu_day, "has_installed_weights", lambda name: False)
+    with pytest.raises(CsraError, match=r"lite0 left out: no installed package .*; mobilenetv2 left out: no --weights"):
+        gpu_day.real(day)
+    assert "mobilenetv2" not in gpu_day.real(dataclasses.replace(day, weights=tmp_path / "m.safetensors"))
+    assert plans[1:] == [[("mobilenetv2", "voc2012")]]
 
 
 # ---- how it is measured ------------------------------------------------------------------------------------------
