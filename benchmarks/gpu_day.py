@@ -163,6 +163,8 @@ def real(day: Day) -> str:
         missing["lite0"] = "no installed package holds its weights"
     if day.weights is None:
         missing["mobilenetv2"] = "no --weights"
+    elif not day.weights.is_file():
+        missing["mobilenetv2"] = f"there is no file {day.weights}"
     recipes = {
         (network, REAL): base.replace(name=f"real-{network}-csra", **fields)
         for network, fields in networks.items()
@@ -340,7 +342,7 @@ def run_part(name: str, day: Day) -> dict:
     except (CsraError, RuntimeError, OSError) as error:
         reason = str(error).partition("\n")[0]
         return {**row, "seconds": time.monotonic() - start, "state": f"failed: {type(error).__name__}: {reason}"}
-    if name not in ("grid", "real") or said.partition(";")[0].endswith("whole"):
+    if name not in ("grid", "real") or said.endswith("whole"):
         marker.write_text(said)
     return {**row, "seconds": time.monotonic() - start, "state": said}
 

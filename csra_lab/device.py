@@ -60,7 +60,8 @@ def for_inference(module: Module) -> Module:
     module.eval()
     if best_device() == "cpu":
         keep_freed_memory()
-    with torch.inference_mode(False):  # weights that are moved in inference mode could not be trained afterwards
+    made_so = any(parameter.is_inference() for parameter in module.parameters())
+    with torch.inference_mode(made_so):  # other weights that are moved in that mode could not be trained afterwards
         return module.to(memory_format=torch.channels_last) if is_convolutional(module) else module
 
 

@@ -107,10 +107,14 @@ def save_program(
 ) -> Path:
     """Write `export_program(model)` as a .pt2 file and return its path; `torch.export.load` reads it.
 
-    What a caller needs besides is in its extra files "csra_lab", "preprocessing" and "thresholds", as in `export_onnx`.
+    What a caller needs besides is in its extra files "csra_lab", "preprocessing" and, where thresholds are given,
+    "thresholds", as in `export_onnx`.
 
     Args:
         thresholds: (C,) probabilities from which a class is named; see `read_thresholds`.
+
+    Raises:
+        CsraError: thresholds that are not one probability for each class.
     """
     path = Path(path)
     extra = _metadata(model, with_resize, thresholds)
@@ -130,8 +134,8 @@ def export_onnx(
 
     The graph's input is "images" ("pixels" with `with_resize`), its output "logits", of `export_program`'s shapes. What
     a caller needs besides is in the file's metadata, as JSON: class names, image size, mean and std under "csra_lab",
-    how to resize under "preprocessing", and where it has thresholds of its own, each class's under "thresholds". The
-    probability of a class is the sigmoid of its logit.
+    how to resize under "preprocessing", and thresholds that are given under "thresholds". The probability of a class is
+    the sigmoid of its logit.
 
     Args:
         thresholds: (C,) probabilities from which a class is named; see `read_thresholds`.

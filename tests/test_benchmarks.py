@@ -69,7 +69,8 @@ def test_a_rehearsal_writes_no_result(tmp_path, monkeypatch):
 def test_a_network_without_its_weights_is_left_out_by_name(tmp_path, monkeypatch):
     gpu_day = importlib.import_module("gpu_day")
     gpu_day.pack({s: gpu_day._some_images(tmp_path / "toy", s) for s in ("trainval", "test")}, tmp_path)
-    day = gpu_day.Day(False, tmp_path, tmp_path, float("inf"), None, torch.device("cpu"), {})
+    tops = {"bf16": machine.Ceilings(multiply_adds_per_second=1e15, bytes_per_second=1e12)}
+    day = gpu_day.Day(False, tmp_path, tmp_path, float("inf"), None, torch.device("cpu"), tops)
     plans = []
 
     def fill(plan, day, **_):
@@ -83,8 +84,16 @@ def test_a_network_without_its_weights_is_left_out_by_name(tmp_path, monkeypatch
     monkeypatch.setattr(gpu_day, "has_installed_weights", lambda name: False)
     with pytest.raises(CsraError, match=r"lite0 left out: no installed package .*; mobilenetv2 left out: no --weights"):
         gpu_day.real(day)
-    assert "mobilenetv2" not in gpu_day.real(dataclasses.replace(day, weights=tmp_path / "m.safetensors"))
+    weights = tmp_path / "m.safetensors"
+    given = dataclasses.replace(day, weights=weights)
+    assert "mobilenetv2 left out: there is no file" in gpu_day.run_part("real", given)["state"]
+    weights.touch()
+    gpu_day.run_part("real", given)
     assert plans[1:] == [[("mobilenetv2", "voc2012")]]
+    monkeypatch.setattr(gpu_day, "has_installed_weights", lambda name: True)
+    for _ in range(2):  # the first is whole, so nothing is left for the second
+        gpu_day.run_part("real", given)
+    assert plans[2:] == [[("lite0", "voc2012"), ("mobilenetv2", "voc2012")]]
 
 
 # ---- how it is measured ------------------------------------------------------------------------------------------

@@ -99,6 +99,17 @@ def test_depthwise_convolutions_train_in_single_precision_on_a_cpu():
         assert pointwise(x.float()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_model_made_in_inference_mode_scores_there_and_afterwards(inside):
+    with torch.inference_mode():
+        model = create_classifier("test_efficientnet", num_classes=3, image_size=64)
+    with torch.inference_mode(inside):
+        (prediction,) = model.predict(torch.rand(3, 64, 64))
+        scores = predict_scores(model, [(torch.rand(3, 64, 64), torch.ones(3))])
+    assert prediction.probabilities.shape == (3,)
+    assert scores.shape == (1, 3)
+
+
 HELD = """
 import os
 import torch

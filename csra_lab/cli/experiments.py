@@ -107,6 +107,8 @@ def ablate_command(
 
     if not plans:
         raise ConfigError("name one or more plans; `csra-lab ablate --help` lists them.")
+    if sources == ():
+        raise ConfigError(f"--sources names none; there are {', '.join(SOURCES)}.")
     studies = [name for name in plans if name in STUDIES]
     plans = tuple(name for name in plans if name not in STUDIES)
     chosen = list(PLANS.values()) if plans == ("all",) else [get_plan(name) for name in plans]

@@ -4,7 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from csra_lab._io.atomic_write import check_file
 from csra_lab._io.resources import asset
@@ -16,6 +18,7 @@ from csra_lab.errors import ConfigError, MissingFile
 from csra_lab.export import example, export_onnx, save_program
 from csra_lab.recipes import PAPER_BACKBONES
 from csra_lab.thresholds import read_thresholds
+from csra_lab.weights.saved import saved_folder
 
 MODELS = asset("models")  # heads that come with the lab
 DEFAULT_MODEL = "coco"  # what `predict` takes where no model is named
@@ -53,6 +56,11 @@ def load_model(run: Path) -> MultiLabelClassifier:
     return MultiLabelClassifier.from_pretrained(folder)
 
 
+def own_thresholds(run: Path, classes: tuple[str, ...]) -> NDArray[np.float64] | None:
+    """(C,) probabilities from which the classifier of `load_model(run)` names its classes; None where it has none."""
+    return read_thresholds(saved_folder(model_folder(run)), classes)
+
+
 def scoring_options(*, batch_size: int, progress: bool) -> dict:
     """What `evaluate` is told about this machine; beside a GPU, other processes read the images."""
     device = best_device()
@@ -76,7 +84,7 @@ def export_command(
         raise ConfigError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
     check_file(out, "csra-lab export RUN")
     model = load_model(run)
-    limits = read_thresholds(model_folder(run), model.classes)
+    limits = own_thresholds(run, model.classes)
     EXPORTS[out.suffix](model, out, with_resize=with_resize, thresholds=limits)
     size = model.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (model.mean, model.std))

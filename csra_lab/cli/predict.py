@@ -17,13 +17,12 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.html import Page, thumbnail
-from csra_lab.cli.models import DEFAULT_MODEL, MODELS, is_model, load_model, model_folder
+from csra_lab.cli.models import DEFAULT_MODEL, MODELS, is_model, load_model, model_folder, own_thresholds
 from csra_lab.cli.output import check_output
 from csra_lab.datasets import open_image
 from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.prediction import Prediction, predict_each
-from csra_lab.thresholds import read_thresholds
 from csra_lab.training.evaluation import find_images
 
 
@@ -233,7 +232,7 @@ def _split(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
 
 def _thresholds(run: Path, classifier: MultiLabelClassifier, threshold: float | None) -> np.ndarray:
     """(C,) probabilities from which a class is named: as asked, the model's own, or 0.5."""
-    own = read_thresholds(model_folder(run), classifier.classes) if threshold is None else None
+    own = own_thresholds(run, classifier.classes) if threshold is None else None
     return np.full(len(classifier.classes), 0.5 if threshold is None else threshold) if own is None else own
 
 

@@ -14,6 +14,7 @@ from csra_lab import create_classifier
 from csra_lab.cli import main
 from csra_lab.cli.predict import _Overlays
 from csra_lab.datasets import MultiLabelDataset
+from csra_lab.thresholds import write_thresholds
 from csra_lab.training.evaluation import evaluate
 
 CLASSES = ("a b", "ü", "c<d>")
@@ -120,6 +121,17 @@ def test_a_forgotten_file_name_destroys_no_photograph(place, tmp_path, capsys, o
     with pytest.raises(SystemExit):
         run(capsys, place / "model", photos[0], "--csv", tmp_path / "x", "--report", tmp_path / "x")
     assert "two files" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_names_labels_from_its_own_thresholds(place, tmp_path, capsys, monkeypatch):
+    stored = shutil.copytree(place / "model", tmp_path / "stored")
+    write_thresholds(stored, [1.0, 0.0, 1.0], CLASSES, about="a test")
+    asked = []
+    monkeypatch.setattr("csra_lab.weights.saved.snapshot_download", lambda name, **_: asked.append(name) or str(stored))
+    monkeypatch.chdir(place)
+    (found,) = json.loads(run(capsys, "images/0 x.jpg", "--model", "owner/name", "--json"))
+    assert [label["class"] for label in found["labels"]] == [CLASSES[1]]
+    assert set(asked) == {"owner/name"}
 
 
 def test_a_run_that_is_not_there_is_not_sought_on_a_hub(place, capsys, monkeypatch):
