@@ -84,8 +84,8 @@ def export_command(
         raise ConfigError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
     check_file(out, "csra-lab export RUN")
     model = load_model(run)
-    limits = own_thresholds(run, model.classes)
-    EXPORTS[out.suffix](model, out, with_resize=with_resize, thresholds=limits)
+    thresholds = own_thresholds(run, model.classes)
+    EXPORTS[out.suffix](model, out, with_resize=with_resize, thresholds=thresholds)
     size = model.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (model.mean, model.std))
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
@@ -96,8 +96,8 @@ def export_command(
         print("        resized to that square as Pillow's BILINEAR does; bicubic or a crop moves the scores")
     print(f"logits  (batch, {len(model.classes)}); the probability of a class is the sigmoid of its logit")
     print(f"classes {', '.join(model.classes)}")
-    if limits is not None:
-        print(f"named   by `predict` from these probabilities on: {', '.join(f'{limit:.2g}' for limit in limits)}")
+    if thresholds is not None:
+        print(f"named   by `predict` from these probabilities on: {', '.join(f'{t:.2g}' for t in thresholds)}")
     if out.suffix == ".onnx":
         print("\n" + example(model, str(out), with_resize=with_resize))
 
