@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from csra_lab._io import strict_json
-from csra_lab.errors import ConfigError, DataError
+from csra_lab.errors import ConfigError, DataError, MissingFile
 from csra_lab.metrics.functions import check_absent_of, check_probabilities, checked
 
 THRESHOLDS_FILE = "thresholds.json"
@@ -73,9 +73,11 @@ def write_thresholds(folder: str | Path, thresholds: ArrayLike, classes: tuple[s
     """Write (C,) thresholds beside a saved model; `about` says what they were chosen on.
 
     Raises:
-        CsraError: not one probability for each class.
+        CsraError: not one probability for each class, or a folder without a saved model, where nobody would read them.
     """
     content = {"about": about, "thresholds": thresholds_by_class(thresholds, classes)}
+    if not (Path(folder) / "config.json").exists():
+        raise MissingFile(f"{folder} holds no saved model that these could belong to; of a run, name its model/.")
     strict_json.write(Path(folder) / THRESHOLDS_FILE, content, indent=1)
 
 

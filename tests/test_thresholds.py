@@ -45,10 +45,22 @@ def test_separable_scores_are_separated():
     )
 
 
-def test_written_is_read(tmp_path):
-    assert read_thresholds(tmp_path, ("a", "b")) is None
-    write_thresholds(tmp_path, [0.25, 0.5], ("a", "b"), about="a test")
-    np.testing.assert_array_equal(read_thresholds(tmp_path, ("b", "a")), [0.5, 0.25])
+@pytest.fixture
+def model_folder(tmp_path):
+    (tmp_path / "config.json").touch()
+    return tmp_path
+
+
+def test_written_is_read(model_folder):
+    assert read_thresholds(model_folder, ("a", "b")) is None
+    write_thresholds(model_folder, [0.25, 0.5], ("a", "b"), about="a test")
+    np.testing.assert_array_equal(read_thresholds(model_folder, ("b", "a")), [0.5, 0.25])
+
+
+def test_none_are_written_where_nobody_would_read_them(tmp_path):
+    with pytest.raises(CsraError, match=r"no saved model .* name its model/"):
+        write_thresholds(tmp_path, [0.25, 0.5], ("a", "b"), about="a test")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -76,25 +88,25 @@ def test_wrong_arrays_are_refused(scores, targets, words):
         choose_thresholds(scores, targets)
 
 
-def test_what_would_not_be_read_is_not_written(tmp_path):
+def test_what_would_not_be_read_is_not_written(model_folder):
     for thresholds in ([0.5], [0.5, 2.0], [0.5, np.nan]):
         with pytest.raises(CsraError, match="one probability for each of 2 classes"):
-            write_thresholds(tmp_path, thresholds, ("a", "b"), about="")
-    assert not list(tmp_path.iterdir())
+            write_thresholds(model_folder, thresholds, ("a", "b"), about="")
+    assert [path.name for path in model_folder.iterdir()] == ["config.json"]
 
 
-def test_thresholds_far_from_a_half_are_not_rounded(tmp_path):
+def test_thresholds_far_from_a_half_are_not_rounded(model_folder):
     thresholds = [1.28e-5, 1 - 1e-9, 1 / 3]
-    write_thresholds(tmp_path, thresholds, ("a", "b", "c"), about="a test")
-    np.testing.assert_array_equal(read_thresholds(tmp_path, ("a", "b", "c")), thresholds)
+    write_thresholds(model_folder, thresholds, ("a", "b", "c"), about="a test")
+    np.testing.assert_array_equal(read_thresholds(model_folder, ("a", "b", "c")), thresholds)
 
 
-def test_thresholds_edited_by_hand(tmp_path):
-    write_thresholds(tmp_path, [0.25, 0.5], ("a", "b"), about="x")
-    (path,) = tmp_path.iterdir()
+def test_thresholds_edited_by_hand(model_folder):
+    write_thresholds(model_folder, [0.25, 0.5], ("a", "b"), about="x")
+    path = model_folder / "thresholds.json"
     text = path.read_text()
     path.write_text(text, encoding="utf-8-sig")  # as some editors do
-    np.testing.assert_array_equal(read_thresholds(tmp_path, ("a", "b")), [0.25, 0.5])
+    np.testing.assert_array_equal(read_thresholds(model_folder, ("a", "b")), [0.25, 0.5])
     path.write_text(text.replace('"b": 0.5', '"b": 0.5, "a": 0.75'))
     with pytest.raises(CsraError, match="'a' is named twice"):
-        read_thresholds(tmp_path, ("a", "b"))
+        read_thresholds(model_folder, ("a", "b"))

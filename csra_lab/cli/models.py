@@ -4,9 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 from csra_lab._io.atomic_write import check_file
 from csra_lab._io.resources import asset
@@ -44,8 +42,8 @@ def model_folder(run: Path) -> Path:
     return folder if folder.exists() else run
 
 
-def load_model(run: Path) -> MultiLabelClassifier:
-    """The classifier of a run, of a saved model, of a name that comes with the lab, or of the hub ("owner/name").
+def found_folder(run: Path) -> Path:
+    """The folder of the classifier of a run, of a saved model, of a name that comes with the lab, or of the hub's.
 
     Raises:
         CsraError: no such run; one below a folder that is here, or below runs/, is not sought on a hub.
@@ -53,12 +51,7 @@ def load_model(run: Path) -> MultiLabelClassifier:
     folder = model_folder(run)
     if not folder.exists() and (len(run.parts) != 2 or run.parts[0] == "runs" or run.parent.is_dir()):
         raise MissingFile(f"there is no run or model {run}; `csra-lab runs list` shows the runs below runs/.")
-    return MultiLabelClassifier.from_pretrained(folder)
-
-
-def own_thresholds(run: Path, classes: tuple[str, ...]) -> NDArray[np.float64] | None:
-    """(C,) probabilities from which the classifier of `load_model(run)` names its classes; None where it has none."""
-    return read_thresholds(saved_folder(model_folder(run)), classes)
+    return saved_folder(folder)
 
 
 def scoring_options(*, batch_size: int, progress: bool) -> dict:
@@ -83,8 +76,9 @@ def export_command(
     if out.suffix not in EXPORTS:
         raise ConfigError(f"{out} must end in {' or '.join(EXPORTS)}, which says the format to write.")
     check_file(out, "csra-lab export RUN")
-    model = load_model(run)
-    thresholds = own_thresholds(run, model.classes)
+    folder = found_folder(run)
+    model = MultiLabelClassifier.from_pretrained(folder)
+    thresholds = read_thresholds(folder, model.classes)
     EXPORTS[out.suffix](model, out, with_resize=with_resize, thresholds=thresholds)
     size = model.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (model.mean, model.std))

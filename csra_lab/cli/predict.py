@@ -17,12 +17,13 @@ from csra_lab._io.atomic_write import atomic_write
 from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.html import Page, thumbnail
-from csra_lab.cli.models import DEFAULT_MODEL, MODELS, is_model, load_model, model_folder, own_thresholds
+from csra_lab.cli.models import DEFAULT_MODEL, MODELS, found_folder, is_model
 from csra_lab.cli.output import check_output
 from csra_lab.datasets import open_image
 from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.prediction import Prediction, predict_each
+from csra_lab.thresholds import read_thresholds
 from csra_lab.training.evaluation import find_images
 
 
@@ -73,9 +74,10 @@ def predict_command(
     files = find_images(images)  # a wrong path is said before a model is loaded
     if attention is not None and any(attention.resolve() == file.parent.resolve() for file in files):
         raise ConfigError(f"{attention} holds the images themselves; name another folder with --attention.")
-    classifier = load_model(run).to(best_device())
-    thresholds = _thresholds(run, classifier, threshold)
-    if MODELS in model_folder(run).parents:  # of a run of their own, readers know what it knows
+    folder = found_folder(run)
+    classifier = MultiLabelClassifier.from_pretrained(folder).to(best_device())
+    thresholds = _thresholds(folder, classifier, threshold)
+    if MODELS in folder.parents:  # of a run of their own, readers know what it knows
         print(_who_speaks(run, classifier, thresholds), file=sys.stderr)
     failed: list[Path] = []
 
@@ -230,9 +232,9 @@ def _split(paths: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
     return (paths[0], paths[1:]) if paths and is_model(paths[0]) else (MODELS / DEFAULT_MODEL, paths)
 
 
-def _thresholds(run: Path, classifier: MultiLabelClassifier, threshold: float | None) -> np.ndarray:
+def _thresholds(folder: Path, classifier: MultiLabelClassifier, threshold: float | None) -> np.ndarray:
     """(C,) probabilities from which a class is named: as asked, the model's own, or 0.5."""
-    own = own_thresholds(run, classifier.classes) if threshold is None else None
+    own = read_thresholds(folder, classifier.classes) if threshold is None else None
     return np.full(len(classifier.classes), 0.5 if threshold is None else threshold) if own is None else own
 
 

@@ -13,7 +13,8 @@ import tyro
 
 from csra_lab._io.notice import warn
 from csra_lab.catalog import load_dataset
-from csra_lab.cli.models import load_model, scoring_options
+from csra_lab.classifier import MultiLabelClassifier
+from csra_lab.cli.models import found_folder, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import MultiLabelDataset, write_voc_predictions
 from csra_lab.datasets.pair import match_classes
@@ -181,7 +182,7 @@ def evaluate_command(
         batch_size: Images at a time.
         json: Print one JSON object.
     """
-    model = load_model(run)
+    model = MultiLabelClassifier.from_pretrained(found_folder(run))
     if four_lines is not None:
         model = model.with_four_lines(four_lines)
     recipe = read_recipe(run) if (run / "recipe.json").exists() else None
