@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from csra_lab import MultiLabelClassifier, create_classifier, multilabel_metrics
 from csra_lab.cli import ENDING, main
 from csra_lab.datasets.transforms import eval_transform
+from csra_lab.errors import CsraError
 from csra_lab.recipes import RECIPES
 from csra_lab.thresholds import write_thresholds
 from csra_lab.training.evaluation import evaluate
@@ -160,6 +161,69 @@ def test_evaluate_measures_what_the_run_was_not_fitted_to(run, devkit, copy, tmp
     assert "give the folder of a run" in refused(
         capsys, "evaluate", run / "model", "--data", devkit, "--split", "held-out", "--dataset", "voc2012"
     )
+
+
+def test_evaluate_says_how_many_images_were_trained_on(run, devkit, tmp_path, capsys):
+    there = shutil.copytree(devkit, tmp_path / "devkit")
+    main(["evaluate", str(run), "--data", str(there), "--json"])
+    assert "training images" not in capsys.readouterr().err
+    main(["evaluate", str(run), "--data", str(there), "--split", "trainval", "--json"])
+    count = json.loads((run / "recipe.json").read_text())["train_set"]["images"]
+    assert f"{count} of these {count} images are in trainval, from which" in capsys.readouterr().err
+    lists = there / "VOC2012" / "ImageSets" / "Main"
+    for path in lists.glob("*trainval.txt"):  # some of them, as val has some of a sample of both
+        part = lists / path.name.replace("trainval", "some")
+        part.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
+    main(["evaluate", str(run), "--data", str(there), "--split", "some", "--json"])
+    assert "5 of these 5 images are in trainval" in capsys.readouterr().err
+
+
+def test_training_images_are_never_recorded_as_the_test_of_a_run(devkit, copy, tmp_path, capsys):
+    swapped = shutil.copytree(devkit, tmp_path / "swapped")
+    lists = swapped / "VOC2012" / "ImageSets" / "Main"
+    for path in sorted(lists.glob("*trainval.txt")):
+        shutil.copy(path, lists / path.name.replace("trainval", "test"))
+    for name in ("metrics.json", "scores.npz"):
+        (copy / name).unlink()
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(copy), "--data", str(swapped), "--out", str(copy)])
+    assert "trained on these very images" in capsys.readouterr().err
+    assert not (copy / "metrics.json").exists()
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_scored(run, devkit, tmp_path, monkeypatch, capsys):
+    def never(*_, **__):
+        raise AssertionError("scored first")
+
+    monkeypatch.setattr("csra_lab.training.evaluation.predict_scores", never)
+    monkeypatch.setattr("csra_lab.cli.predict.predict_each", never)
+    file = tmp_path / "file"
+    file.touch()
+    for option in ("--out", "--server-format"):
+        assert f"{file} is a file" in refused(capsys, "evaluate", run, "--data", devkit, option, file / "below")
+    for option in ("--attention", "--csv", "--report"):
+        assert f"{file} is a file" in refused(capsys, "predict", run, devkit, option, file / "below")
+    assert f"{file} is a file" in refused(capsys, "ablate", "pooling", "--out", file)
+    assert f"{file} is a file" in refused(capsys, "grid", "small", "--record", file)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [([], ("-1", "blank")), (["--absent", "-1,blank"], ("-1,blank", None)), (["--unknown", "0"], (None, "0"))],
+)
+def test_a_convention_that_is_given_is_the_whole_convention(copy, monkeypatch, given, read, capsys):
+    recipe = json.loads((copy / "recipe.json").read_text())
+    recipe["recipe"]["data"] |= {"dataset": "folder", "absent": "-1", "unknown": "blank"}
+    (copy / "recipe.json").write_text(json.dumps(recipe))
+    asked = []
+
+    def load(name, folder, split, *, absent, unknown):
+        asked.append((absent, unknown))
+        raise CsraError("seen")
+
+    monkeypatch.setattr("csra_lab.cli.train.load_dataset", load)
+    assert "seen" in refused(capsys, "evaluate", copy, "--data", copy, *given)
+    assert asked == [read]
 
 
 def test_evaluate_uses_the_definitions_that_are_asked_for(run, devkit, capsys):

@@ -54,13 +54,30 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def check_file(path: str | Path, option: str) -> None:
-    """Refuse a folder where a file is to be written, before any work is done.
+    """Refuse a path where no file can be written, before any work is done.
 
     Raises:
-        ConfigError: it is one, with the option that named it.
+        ConfigError: it is a folder, or lies below a file, with the option that named it.
     """
-    if Path(path).is_dir():
-        raise ConfigError(f"{path} is a folder; name a file in it, as in {option} {Path(path) / 'name'}.")
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it, as in {option} {path / 'name'}.")
+    if not _is_stream(path):
+        check_folder(path.parent, option)
+
+
+def check_folder(path: str | Path, option: str) -> None:
+    """Refuse a path where no folder can be, or none that may be written, before any work is done.
+
+    Raises:
+        ConfigError: a file stands there or above, or the folder may not be written, with the option that named it.
+    """
+    path = Path(path).absolute()
+    there = next(p for p in (path, *path.parents) if os.path.exists(p))
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file, so {option} cannot write into {path}; name another folder.")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"{there} may not be written; name another folder with {option}.")
 
 
 def clear_leftovers(path: str | Path) -> None:

@@ -229,7 +229,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _fail(sentence: str) -> None:
-    # File names can hold what would steer a terminal.
-    shown = "".join(c if c.isprintable() or c in "\n\xa0\u202f\u3000" else repr(c)[1:-1] for c in sentence)
-    print(f"csra-lab: {shown}", file=sys.stderr)
+    from csra_lab.cli.output import printable  # with NumPy, for which `--help` should not wait
+
+    print(f"csra-lab: {printable(sentence, keep=chr(10))}", file=sys.stderr)
     sys.exit(2)

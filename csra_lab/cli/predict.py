@@ -13,12 +13,12 @@ import numpy as np
 import tyro
 
 from csra_lab._io import strict_json
-from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.atomic_write import atomic_write, check_folder
 from csra_lab._io.progress import progress_bar
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.html import Page, thumbnail
 from csra_lab.cli.models import DEFAULT_MODEL, MODELS, found_folder, is_model
-from csra_lab.cli.output import check_output
+from csra_lab.cli.output import check_output, printable
 from csra_lab.datasets import open_image
 from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
@@ -71,6 +71,8 @@ def predict_command(
             check_output(path, option, example)
     if csv is not None and report is not None and csv.resolve() == report.resolve():
         raise ConfigError(f"--csv and --report are both {csv}; name two files.")
+    if attention is not None:
+        check_folder(attention, "--attention")
     files = find_images(images)  # a wrong path is said before a model is loaded
     if attention is not None and any(attention.resolve() == file.parent.resolve() for file in files):
         raise ConfigError(f"{attention} holds the images themselves; name another folder with --attention.")
@@ -135,7 +137,7 @@ class _Output:
 
 class _Text(_Output):
     def add(self, found: Found) -> None:
-        print(f"{found.path}: {self.words(found)}", flush=True)
+        print(printable(f"{found.path}: {self.words(found)}"), flush=True)
 
 
 class _Json(_Output):
@@ -218,7 +220,7 @@ class _Overlays(_Output):
         picture, stem = open_image(found.path), _free_name(found.path.stem, self.stems)
         for i in found.labels:
             title = f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}"
-            name = _free_name(f"{stem}_{self.safe[i]}", self.names)
+            name = _free_name(f"{stem}_{self.safe[i]}", self.names, longest=200)
             _write_overlay(self.folder / f"{name}.png", picture, attention[i], title)
 
 
@@ -246,9 +248,10 @@ def _who_speaks(run: Path, classifier: MultiLabelClassifier, thresholds: np.ndar
     return f"model {run.name}: knows {len(classifier.classes)} classes ({known} ...) and nothing else; named {above}"
 
 
-def _free_name(name: str, taken: set[str]) -> str:
-    """A name that every disk takes and that no other file has, whatever the case of its letters."""
+def _free_name(name: str, taken: set[str], longest: int = 90) -> str:
+    """A name of some `longest` bytes that every disk takes and no other file has, whatever the case of its letters."""
     safe = re.sub(r"[^\w.-]+", "_", name)  # class names may hold spaces or slashes
+    safe = safe.encode()[:longest].decode(errors="ignore")
     names = (safe if n == 1 else f"{safe}-{n}" for n in itertools.count(1))
     free = next(name for name in names if name.casefold() not in taken)
     taken.add(free.casefold())

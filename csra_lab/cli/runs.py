@@ -70,7 +70,7 @@ def compare_command(
     scored = all((run / "metrics.json").exists() for run in (a, b))
     said = [(_asked(run) if runs else {}) | (_how_scored(run) if scored else {}) for run in (a, b)]
     asked = {name: {"a": there, "b": here} for name, there, here in differences(*said)}
-    names = (a.resolve().name, b.resolve().name) if a.resolve().name != b.resolve().name else (str(a), str(b))
+    names = _names(a, b)
     first, second = _same_test(a, b)
     APs = [100 * average_precision(each.scores, each.targets) for each in (first, second)]
     difference = interval(first, second)
@@ -113,18 +113,25 @@ def report_command(
     recipe, scored = read_recipe(run), _read(run)
     images = _test_set(recipe, data, scored)
     with atomic_write(out) as fresh:
-        page = Page(fresh, f"{recipe.name}: {run.name}")
+        page = Page(fresh, f"{recipe.name}: {run.resolve().name}")
         page.open()
         try:
             _write_summary(page, run, recipe, scored)
             if against is not None:
-                page.heading(f"Against {against.name}")
-                page.paragraph(in_words(interval(*_same_test(against, run)), against.name, run.name))
+                names = _names(against, run)
+                page.heading(f"Against {names[0]}")
+                page.paragraph(in_words(interval(*_same_test(against, run)), *names))
             _write_classes(page, scored)
             _write_misses(page, scored, images)
         finally:
             page.close()
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _names(a: Path, b: Path) -> tuple[str, str]:
+    """What two runs are called: their folders' names, or the paths where these are the same."""
+    short = a.resolve().name, b.resolve().name
+    return short if short[0] != short[1] else (str(a), str(b))
 
 
 def interval(a: Scored, b: Scored) -> dict[str, float]:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,13 +12,14 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from csra_lab._io.notice import warn
+from csra_lab._io.atomic_write import check_folder
+from csra_lab._io.notice import CsraWarning, warn
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.models import found_folder, scoring_options
 from csra_lab.cli.output import as_json, as_table, metrics_table
 from csra_lab.datasets import MultiLabelDataset, write_voc_predictions
-from csra_lab.datasets.pair import match_classes
+from csra_lab.datasets.pair import match_classes, shared_items
 from csra_lab.datasets.voc import check_voc_predictions
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import PAPER_TEMPERATURES, CSRAConfig, HeadConfig, config_kind
@@ -169,8 +171,8 @@ def evaluate_command(
         split: Which split. "held-out" is the part of its training split that the run was not fitted to, by which its
             best epoch was chosen: settings are chosen by it, and not by the test split.
         dataset: Name of the data set; the run's own if left out.
-        absent: In folders, the labels that say absent, as -1 or 0,blank; those of the run if left out.
-        unknown: In folders, the labels that are not counted, as 0 or blank; those of the run if left out.
+        absent: In folders, the labels that say absent, as -1 or 0,blank; without this and --unknown, as the run's.
+        unknown: In folders, the labels that are not counted, as 0 or blank; without this and --absent, as the run's.
         four_lines: Add this lambda times the largest score to an average-pooling model: the four lines, no training.
         ap: Definition of average precision.
         threshold: Probability from which a label counts as predicted; 0.5 where --top-k is not given either.
@@ -182,6 +184,9 @@ def evaluate_command(
         batch_size: Images at a time.
         json: Print one JSON object.
     """
+    for folder, option in ((out, "--out"), (server_format, "--server-format")):
+        if folder is not None:
+            check_folder(folder, option)
     model = MultiLabelClassifier.from_pretrained(found_folder(run))
     if four_lines is not None:
         model = model.with_four_lines(four_lines)
@@ -199,8 +204,8 @@ def evaluate_command(
             raise ConfigError("the held-out part is read as in training; leave out --absent and --unknown.")
         found = _held_out(run, recipe, name, data)
     else:
-        if trained is not None and name == trained.dataset:
-            absent, unknown = absent or trained.absent, unknown or trained.unknown
+        if trained is not None and name == trained.dataset and absent is None and unknown is None:
+            absent, unknown = trained.absent, trained.unknown
         found = load_dataset(name, data, split, absent=absent, unknown=unknown)
     data_set = match_classes(model.classes, found)
     if out is not None and (out / "recipe.json").exists():
@@ -209,6 +214,10 @@ def evaluate_command(
             raise ConfigError(
                 f"{out} holds a run and other test scores, which --out would replace; name another folder."
             )
+        if trained is not None and trained.train_split != split and is_trained_on(run, data_marks(data_set)):
+            raise ConfigError(f"{run} was trained on these very images, so they are no test; name the data it had.")
+    if trained is not None and split != HELD_OUT:
+        _warn_of_trained_images(run, trained, data_set, data, of_its_set=name == trained.dataset)
     scoring = scoring_options(batch_size=batch_size, progress=not json)
     model.to(scoring["device"])
     if server_format is not None:
@@ -221,11 +230,11 @@ def evaluate_command(
             print(write_voc_predictions(server_format, data_set, score(model, data_set, **scoring)))
             return
     metrics, scores = evaluate(model, data_set, ap=ap, threshold=threshold, top_k=top_k, difficult=difficult, **scoring)
-    if server_format is not None:
-        write_voc_predictions(server_format, data_set, scores)
     measured = {"difficult": difficult, "four_lines": four_lines}
     if out is not None:
         save_evaluation(out, data_set, metrics, scores, **measured)
+    if server_format is not None:
+        write_voc_predictions(server_format, data_set, scores)
     if json:
         print(as_json({"dataset": data_set.name, "split": split, **measured, **metrics.to_dict()}))
     else:
@@ -239,6 +248,25 @@ def _are_its_test_items(run: Path, dataset: MultiLabelDataset) -> bool:
     except CsraError:
         return True
     return there.ids == dataset.ids and np.array_equal(there.targets, dataset.targets)
+
+
+def _warn_of_trained_images(
+    run: Path, source: DataConfig, measured: MultiLabelDataset, folder: Path | None, *, of_its_set: bool
+) -> None:
+    """Say so where a run is measured on images it was trained on. `of_its_set`: the folder holds their split too."""
+    shared = len(measured) if is_trained_on(run, data_marks(measured)) else 0
+    if not shared and of_its_set and measured.split != source.test_split:  # `train` looked at that pair
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CsraWarning)  # these are of another split
+                shared = len(shared_items(_load_split(source, folder, source.train_split), measured))
+        except CsraError:  # it is not there
+            return
+    if shared:
+        warn(
+            f"{shared:,} of these {len(measured):,} images are in {source.train_split}, from which {run} took its "
+            "training images: what is measured on them says little of others."
+        )
 
 
 def _held_out(run: Path, recipe: Recipe | None, name: str, folder: Path | None) -> MultiLabelDataset:

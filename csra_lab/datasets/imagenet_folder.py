@@ -4,6 +4,7 @@ A sub-folder may be named by WordNet id (n02123045), by ImageNet's index (281, 0
 ("tabby", "tabby, tabby cat", "tabby_cat"). All three are looked up, so the order of the folders means nothing.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,13 @@ class ImageFolder(torch.utils.data.Dataset):
         chosen = evenly(len(self), limit)
         paths = [self.paths[i] for i in chosen]
         return ImageFolder(paths=paths, targets=self.targets[chosen], folders=self.folders, transform=self.transform)
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the images' names in their sub-folders and of the targets."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update("\n".join("/".join(path.parts[-2:]) for path in self.paths).encode("utf-8", "surrogateescape"))
+        digest.update(self.targets.tobytes())
+        return digest.hexdigest()
 
 
 def load_image_folder(root: str | Path) -> ImageFolder:

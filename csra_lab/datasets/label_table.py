@@ -51,12 +51,11 @@ def load_table(root: Path, split: str, path: Path, convention: LabelConvention =
     header, rows = _without_line_numbers(header, rows, convention)
     if len(header) < 2 or not rows:
         raise DataError(f"{path} needs a header (image, then the classes) and a line for each image.")
-    tags = _tag_separator(rows, convention) if len(header) == 2 else None
-    if tags is None:
-        classes, targets = _class_columns(header, rows, path, convention)
+    if len(header) == 2 and _are_tags(rows, convention):
+        classes, separator = _all_tags(root, header)
+        targets = _tags(rows, separator, classes, path)
     else:
-        classes = _all_tags(root, header, tags)
-        targets = _tags(rows, tags, classes, path)
+        classes, targets = _class_columns(header, rows, path, convention)
     names = _image_names([(number, row[0]) for number, row in rows], root, path)
     paths = _existing_paths(root, names)
     first: dict[Path, str] = {}
@@ -165,8 +164,8 @@ def _odd_value(path: Path, number: int, name: str, value: str, convention: Label
     )
 
 
-def _tag_separator(rows: Rows, convention: LabelConvention) -> str | None:
-    """What separates the tags in the one column beside the images; None where that column holds 1 and 0."""
+def _are_tags(rows: Rows, convention: LabelConvention) -> bool:
+    """Whether the one column beside the images holds tags, and not 1 and 0."""
     cells = [row[1].strip() for _, row in rows if len(row) == 2]
     lists = [cell for cell in cells if cell.startswith("[") and cell.endswith("]")]
     if lists and len(lists) == len(rows):
@@ -175,10 +174,8 @@ def _tag_separator(rows: Rows, convention: LabelConvention) -> str | None:
             "separated by |, as in table.labels.map('|'.join) of pandas."
         )
     if len(cells) != len(rows) or all(cell in convention.targets or _is_number(cell) or not cell for cell in cells):
-        return None
-    if any(cell.lower() in ("yes", "no", "true", "false") for cell in cells):
-        return None
-    return next((mark for mark in "|;," if any(mark in cell for cell in cells)), " ")
+        return False
+    return not any(cell.lower() in ("yes", "no", "true", "false") for cell in cells)
 
 
 def _is_number(text: str) -> bool:
@@ -193,17 +190,21 @@ def _split_tags(cell: str, separator: str) -> list[str]:
     return [tag.strip() for tag in cell.split(separator) if tag.strip()]
 
 
-def _all_tags(root: Path, header: list[str], separator: str) -> list[str]:
-    """The tags of all tables of the folder with this header, sorted: a test split may not show every class."""
-    found: set[str] = set()
+def _all_tags(root: Path, header: list[str]) -> tuple[list[str], str]:
+    """The tags of all tables of the folder with this header, sorted, and what separates them.
+
+    A test split may not show every class, nor an image with two.
+    """
+    cells: list[str] = []
     for path in table_files(root).values():
         try:
             other, rows = _without_line_numbers(*_read_rows(path), TABLES)
         except DataError:
             continue
         if other == header:
-            found.update(tag for _, row in rows if len(row) == 2 for tag in _split_tags(row[1], separator))
-    return sorted(found)
+            cells += [row[1] for _, row in rows if len(row) == 2]
+    separator = next((mark for mark in "|;," if any(mark in cell for cell in cells)), " ")
+    return sorted({tag for cell in cells for tag in _split_tags(cell, separator)}), separator
 
 
 def _tags(rows: Rows, separator: str, classes: Sequence[str], path: Path) -> np.ndarray:

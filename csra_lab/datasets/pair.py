@@ -19,7 +19,7 @@ def check_pair(train: MultiLabelDataset, test: MultiLabelDataset | None) -> Mult
     if test is None:
         return None
     test = match_classes(train.classes, test)
-    shared = set(_items(train)) & set(_items(test))
+    shared = shared_items(train, test)
     if shared and train.split == test.split:
         warn(f"the test split is the training split, {test.split}: its scores say nothing about other images.")
     elif shared:
@@ -51,6 +51,11 @@ def match_classes(classes: Sequence[str], dataset: MultiLabelDataset) -> MultiLa
         more = f" and {len(extra) - 5} more" if len(extra) > 5 else ""
         warn(f"{dataset.name} {dataset.split}: {', '.join(extra[:5])}{more} were not trained, and are not measured.")
     return dataset.select_classes(tuple(classes))
+
+
+def shared_items(one: MultiLabelDataset, other: MultiLabelDataset) -> set[tuple]:
+    """What is in both sets: a file, and the part of it where the sets have crops."""
+    return set(_items(one)) & set(_items(other))
 
 
 def _items(dataset: MultiLabelDataset) -> list[tuple]:

@@ -21,7 +21,7 @@ import torch
 
 from csra_lab._io import strict_json
 from csra_lab._io.arrays import joined_bytes, split_bytes, write_arrays
-from csra_lab._io.atomic_write import atomic_write, clear_leftovers
+from csra_lab._io.atomic_write import atomic_write, check_folder, clear_leftovers
 from csra_lab.backbones import Backbone, best_weights, create_backbone
 from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.datasets import MultiLabelDataset
@@ -198,8 +198,9 @@ def check_record(folder: Path, plan: Plan) -> None:
     """Refuse a folder in which something stands that is no record of this plan: it would be replaced.
 
     Raises:
-        ConfigError: another plan's record, or other files.
+        ConfigError: another plan's record, or other files; or no folder can be there.
     """
+    check_folder(folder, "--out")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:

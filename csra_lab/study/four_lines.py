@@ -47,6 +47,7 @@ from csra_lab.significance import bootstrap_mAP
 from csra_lab.training.run_folder import environment
 
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+FINGERPRINT = "fingerprint"  # of the images and their labels
 _PAIRED = "A difference larger than its +- is unlikely to be chance (95 %, paired, for all lambdas together)."
 
 
@@ -259,9 +260,9 @@ def run_four_lines(
     """
     lambdas = checked_lambdas(lambdas)
     if dataset is None:
-        measure = _accuracy_on(folder, limit)
+        fingerprint, measure = _accuracy_on(folder, limit)
     else:
-        measure = _mAP_on(load_dataset(dataset, folder, split), limit, min_positives)
+        fingerprint, measure = _mAP_on(load_dataset(dataset, folder, split), limit, min_positives)
     model = imagenet_classifier(name, weights=weights, image_size=image_size)
     if len(model.classes) != timm.data.ImageNetInfo().num_classes():
         raise ConfigError(
@@ -272,6 +273,7 @@ def run_four_lines(
         "weights": Path(weights).name,
         "image_size": model.image_size,
         "folder": Path(folder).resolve().name,
+        FINGERPRINT: fingerprint,
         "dataset": dataset,
         "split": split if dataset else None,
         "min_positives": min_positives if dataset else None,
@@ -297,8 +299,11 @@ def run_four_lines(
 def _records_without(settings: dict, out: Path) -> list[dict]:
     """The runs that a file holds, none of which has these settings."""
     runs = _read_records(out) if out.exists() else []
-    if any(all(record.get(key) == value for key, value in settings.items()) for record in runs):
-        raise ConfigError(f"{out} holds a run with these settings already; name another --out, or delete that file.")
+    early = {FINGERPRINT: settings[FINGERPRINT]}  # the first records have none
+    if any(all((early | record).get(key) == value for key, value in settings.items()) for record in runs):
+        raise ConfigError(
+            f"{out} holds a run with these settings on these images already; name another --out, or delete that file."
+        )
     return runs
 
 
@@ -313,16 +318,17 @@ def _add_record(record: dict, settings: dict, out: Path) -> None:
             lock.unlink()  # while it is held: who waits sees that it is gone, and takes a new one
 
 
-def _accuracy_on(folder: Path, limit: int | None) -> Callable[..., dict]:
-    """`folder_four_lines` on at most `limit` images of a folder."""
+def _accuracy_on(folder: Path, limit: int | None) -> tuple[str, Callable[..., dict]]:
+    """The fingerprint of at most `limit` images of a folder, and `folder_four_lines` on them."""
     pictures = load_image_folder(folder)
-    return partial(folder_four_lines, pictures=pictures if limit is None else pictures.spread(limit))
+    chosen = pictures if limit is None else pictures.spread(limit)
+    return chosen.fingerprint(), partial(folder_four_lines, pictures=chosen)
 
 
-def _mAP_on(images: MultiLabelDataset, limit: int | None, min_positives: int) -> Callable[..., dict]:
-    """`voc_four_lines` on at most `limit` images of a data set."""
+def _mAP_on(images: MultiLabelDataset, limit: int | None, min_positives: int) -> tuple[str, Callable[..., dict]]:
+    """The fingerprint of at most `limit` images of a data set, and `voc_four_lines` on them."""
     chosen = images if limit is None else images.subset(evenly(len(images), limit))
-    return partial(voc_four_lines, dataset=chosen, min_positives=min_positives)
+    return chosen.fingerprint(), partial(voc_four_lines, dataset=chosen, min_positives=min_positives)
 
 
 def result_table(record: dict) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from csra_lab._io.atomic_write import check_folder
 from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
@@ -98,6 +99,8 @@ class GridRunner:
         self.folders: dict[str, Path | None] = {**dict.fromkeys(DRAWN), **(data or {})}
         self._sets = dict(loaded or {})
         self._marks: dict[tuple[str, str], dict[str, str]] = {}
+        for folder, option in ((self.out, "--out"), (self.record, "--record")):
+            check_folder(folder, option)
         before = earlier_record(grid, self.record)
         names = set() if before is None else set(before.draws)
         self._test_sets: dict[str, dict] = {} if before is None else before.about["test_sets"]

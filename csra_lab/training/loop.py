@@ -50,7 +50,13 @@ from csra_lab.training.evaluation import evaluate, predict_scores
 from csra_lab.training.model_card import write_model_card
 from csra_lab.training.optimiser import model_optimizer, move_average, set_rates
 from csra_lab.training.processes import join_processes, no_exchange, share_statistics
-from csra_lab.training.run_folder import check_run_folder, only_run, save_evaluation, write_recipe
+from csra_lab.training.run_folder import (
+    check_run_folder,
+    free_if_nothing_is_kept,
+    only_run,
+    save_evaluation,
+    write_recipe,
+)
 from csra_lab.training.sampling import Batches, head_seed, mix_seed
 from csra_lab.training.tensorboard import summary_writer, write_history
 
@@ -105,6 +111,7 @@ def train(
             check_run_folder(out, recipe, train_set)  # again: to prepare may take minutes, and not every disk has locks
             if not (out / "recipe.json").exists():
                 write_recipe(out, recipe, train_set, accelerator.device, trainer.loss)
+            stack.enter_context(free_if_nothing_is_kept(out))
         trainer.resume()
         if trainer.shows and recipe.run.precision == "auto" and trainer.dtype is None and multiplies_in_bfloat16():
             warn("--precision bf16 usually trains faster on this processor, with coarser rounding.")

@@ -136,6 +136,17 @@ def only_run(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
+@contextlib.contextmanager
+def free_if_nothing_is_kept(out: Path) -> Iterator[None]:
+    """Where training fails before its first state, take its recipe away: the folder is free for a mended command."""
+    try:
+        yield
+    except BaseException:
+        if not any(p.name != "recipe.json" and not p.name.startswith(".") for p in out.iterdir()):
+            (out / "recipe.json").unlink(missing_ok=True)
+        raise
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a run came to its end: a line of history for each of its epochs, and no state to go on from.
 

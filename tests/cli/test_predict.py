@@ -81,6 +81,36 @@ def test_an_attention_file_has_one_name_for_a_class(tmp_path):
     assert _Overlays(model, tmp_path).safe == ["b_c", "B_c-2", "d"]
 
 
+def test_no_name_is_too_long_for_an_attention_file(place, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for end in "ab":
+        shutil.copy(place / "images" / "1 x.jpg", images / ("x" * 240 + f"{end}.jpg"))
+    given = [
+        "--model",
+        place / "model",
+        "--threshold",
+        0,
+        "--attention",
+        tmp_path / "maps",
+        "--csv",
+        tmp_path / "x.csv",
+    ]
+    run(capsys, images, *given)
+    assert len(list((tmp_path / "maps").iterdir())) == 2 * len(CLASSES)
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 3
+    model = create_classifier("test_efficientnet", classes=("é" * 300, "é" * 300 + "b"), image_size=64)
+    names = _Overlays(model, tmp_path).safe
+    assert len(set(names)) == 2
+    assert all(len(name.encode()) < 100 for name in names)
+
+
+def test_a_name_cannot_steer_the_terminal(place, tmp_path, capsys):
+    shutil.copy(place / "images" / "1 x.jpg", tmp_path / "a\x1b[31m\nb.jpg")
+    (line,) = run(capsys, tmp_path, "--model", place / "model").splitlines()
+    assert "a\\x1b[31m\\nb.jpg: " in line
+
+
 def test_nothing_readable_is_an_empty_array(place, tmp_path, capsys):
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(SystemExit):

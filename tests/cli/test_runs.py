@@ -147,6 +147,17 @@ def test_the_report_shows_curves_classes_and_misses(place, tmp_path, capsys):
     assert "Against b" in page
 
 
+def test_runs_of_one_name_are_told_apart(place, tmp_path, capsys, monkeypatch):
+    twin = shutil.copytree(place / "runs/a", tmp_path / "a")
+    output(capsys, "report", place / "runs/a", "--against", twin, "--out", tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert f"({twin})" in page
+    assert f"({place / 'runs/a'})" in page
+    monkeypatch.chdir(twin)
+    output(capsys, "report", ".", "--out", tmp_path / "b.html")
+    assert ": a</title>" in (tmp_path / "b.html").read_text(encoding="utf-8")
+
+
 def test_a_page_never_takes_the_place_of_a_photograph(place, tmp_path, capsys):
     photograph = tmp_path / "cat.jpg"
     photograph.write_bytes(b"all there is")

@@ -77,6 +77,16 @@ def test_tags_are_the_classes_of_all_splits_and_are_told(tmp_path):
     assert data.targets.tolist() == [[1, 1, 0], [0, 0, 0]]
 
 
+def test_tags_are_separated_alike_in_all_splits(tmp_path):
+    """Where no test image has two tags, a class of two words must not be split."""
+    (tmp_path / "train.csv").write_text("image,tags\n0.png,person|traffic light\n1.png,dog\n")
+    (tmp_path / "test.csv").write_text("image,tags\n2.png,traffic light\n3.png,dog\n")
+    with pytest.warns(CsraWarning, match=r"separated by '\|'"):
+        train, test = (load_dataset("folder", tmp_path, split) for split in ("train", "test"))
+    assert train.classes == test.classes == ("dog", "person", "traffic light")
+    assert test.targets.tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
 def test_a_missing_header_is_noticed(tmp_path):
     (tmp_path / "a.csv").write_text("photos/0.png,1,0\nphotos/1.png,0,1\n")
     with pytest.raises(CsraError, match="write the names of the columns above it"):

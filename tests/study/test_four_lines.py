@@ -356,8 +356,8 @@ def test_the_command_on_an_image_folder(tmp_path, capsys):
     assert "over all 1000 logits" in text
     record = json.loads(four_lines(capsys, LITE0, folder, *options, "--limit", 3, "--json"))
     assert set(record) == {
-        "model", "weights", "image_size", "folder", "dataset", "split", "min_positives", "limit", "lambdas",
-        "command", "environment", "wall_seconds", "images", "classes", "note", "rows",
+        "model", "weights", "image_size", "folder", "fingerprint", "dataset", "split", "min_positives", "limit",
+        "lambdas", "command", "environment", "wall_seconds", "images", "classes", "note", "rows",
     }  # fmt: skip
     assert (record["folder"], record["images"], record["weights"]) == ("pictures", 3, "installed")
     assert [set(row) for row in record["rows"]] == [
@@ -412,7 +412,7 @@ def test_a_run_that_was_recorded_meanwhile_stays(tmp_path, monkeypatch):
             run_four_lines("net", tmp_path, image_size=32, out=out)
         return {"images": 1, "classes": 1, "note": "", "rows": []}
 
-    monkeypatch.setattr(four_lines_module, "_accuracy_on", lambda folder, limit: measure)
+    monkeypatch.setattr(four_lines_module, "_accuracy_on", lambda folder, limit: (str(folder), measure))
     monkeypatch.setattr(
         four_lines_module,
         "imagenet_classifier",
@@ -421,6 +421,31 @@ def test_a_run_that_was_recorded_meanwhile_stays(tmp_path, monkeypatch):
     run_four_lines("net", tmp_path, image_size=64, out=out)
     assert [run["image_size"] for run in json.loads(out.read_text())["runs"]] == [32, 64]
     assert [path.name for path in out.parent.iterdir()] == ["runs.json"]  # no lock stays
+
+
+def test_other_images_are_another_run(tmp_path, monkeypatch):
+    """Folders of ImageNet's images are mostly called val."""
+    for place, count in (("a", 1), ("b", 2)):
+        write_pictures(tmp_path / place / "val", ["281", "282"], each=count)
+    monkeypatch.setattr(
+        four_lines_module, "folder_four_lines", lambda *_, **__: {"images": 1, "classes": 1, "note": "", "rows": []}
+    )
+    monkeypatch.setattr(
+        four_lines_module,
+        "imagenet_classifier",
+        lambda name, weights, image_size: SimpleNamespace(classes=range(1000), image_size=image_size),
+    )
+    out = tmp_path / "runs.json"
+    run_four_lines("net", tmp_path / "a" / "val", out=out)
+    run_four_lines("net", tmp_path / "b" / "val", out=out)
+    assert len(json.loads(out.read_text())["runs"]) == 2
+    with pytest.raises(CsraError, match="on these images already"):
+        run_four_lines("net", tmp_path / "a" / "val", out=out)
+    early = json.loads(out.read_text())["runs"][:1]
+    del early[0]["fingerprint"]
+    out.write_text(json.dumps({"runs": early}))
+    with pytest.raises(CsraError, match="on these images already"):
+        run_four_lines("net", tmp_path / "b" / "val", out=out)
 
 
 @pytest.mark.usefixtures("lite0")

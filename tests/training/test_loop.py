@@ -297,6 +297,22 @@ def test_a_run_poisoned_by_its_last_step_is_not_saved(sets, tmp_path, monkeypatc
     assert not (tmp_path / "run" / "model").exists()
 
 
+def test_a_run_that_failed_before_it_kept_anything_frees_its_folder(sets, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def poisoned(run):
+        run.trained.head.weight.data.fill_(float("nan"))
+        step(run)
+
+    monkeypatch.setattr(Trainer, "step", poisoned)
+    with pytest.raises(CsraError, match=r"NaN or infinite in epoch 1.*nothing was saved yet"):
+        train(VIT, *sets, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(Trainer, "step", step)
+    train(VIT.replace(epochs=1, head_lr=0.001), sets[0], None, tmp_path / "run", progress=False)
+    assert is_finished(tmp_path / "run")
+
+
 def test_unknown_targets_are_negatives_in_training_or_left_out(sets, tmp_path):
     known = sets[0]
     unknown = known.subset(range(len(known)))
