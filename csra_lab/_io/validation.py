@@ -41,6 +41,11 @@ def is_plain(name: str) -> bool:
     return bool(name.strip()) and not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
+def printable(text: str, keep: str = "") -> str:
+    """A text without what would steer a terminal, as names of files can: codes but those to keep are spelt."""
+    return "".join(c if c.isprintable() or c in "\xa0\u202f\u3000" + keep else repr(c)[1:-1] for c in text)
+
+
 def is_name(name: object) -> bool:
     """Whether it is a text that `is_plain`."""
     return isinstance(name, str) and is_plain(name)

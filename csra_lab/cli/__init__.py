@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from csra_lab._io.notice import notices_as_lines
+from csra_lab._io.validation import printable
 from csra_lab.errors import ConfigError, CsraError
 
 
@@ -229,7 +230,5 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _fail(sentence: str) -> None:
-    from csra_lab.cli.output import printable  # with NumPy, for which `--help` should not wait
-
     print(f"csra-lab: {printable(sentence, keep=chr(10))}", file=sys.stderr)
     sys.exit(2)

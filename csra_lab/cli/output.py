@@ -31,11 +31,6 @@ def check_output(path: Path, option: str, example: str) -> None:
         raise ConfigError(f"{option} would write over {path}; name a file first, as in {option} {example}.")
 
 
-def printable(text: str, keep: str = "") -> str:
-    """A text without what would steer a terminal, as names of files can: codes but those to keep are spelt."""
-    return "".join(c if c.isprintable() or c in "\xa0\u202f\u3000" + keep else repr(c)[1:-1] for c in text)
-
-
 def as_table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(

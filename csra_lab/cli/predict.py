@@ -15,10 +15,11 @@ import tyro
 from csra_lab._io import strict_json
 from csra_lab._io.atomic_write import atomic_write, check_folder
 from csra_lab._io.progress import progress_bar
+from csra_lab._io.validation import printable
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.cli.html import Page, thumbnail
 from csra_lab.cli.models import DEFAULT_MODEL, MODELS, found_folder, is_model
-from csra_lab.cli.output import check_output, printable
+from csra_lab.cli.output import check_output
 from csra_lab.datasets import open_image
 from csra_lab.device import best_device
 from csra_lab.errors import ConfigError, CsraError
