@@ -25,8 +25,8 @@ _ORIENTATION = "upright: turned as the file's EXIF tag says, before anything els
 class FromPixels(nn.Module):
     """A classifier that reads bytes: (B, 3, H, W) uint8 RGB of any size -> (B, C) logits.
 
-    The resize is Pillow's of the model's transform: bilinear, antialiased, first each row and then each column, and
-    rounded to whole values after both. Pillow's weights are whole numbers, so a few values differ from its by 1 of 255.
+    The resize is that of the model's transform: bilinear, antialiased, to a square, rounded to whole values. Pillow
+    rounds between its two directions too, so up to a quarter of the values differ from its, by 1 of 255.
     """
 
     mean: Tensor
@@ -40,14 +40,9 @@ class FromPixels(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, C)."""
-        rows = _resize(pixels.float(), [pixels.shape[-2], self.side])
-        return self.model((_resize(rows, [self.side, self.side]) / 255 - self.mean) / self.std)
-
-
-def _resize(pixels: Tensor, sides: list[int]) -> Tensor:
-    """(B, 3, H, W) -> (B, 3, *sides), whole numbers from 0 to 255; halves are rounded up, as Pillow does."""
-    resized = F.interpolate(pixels, sides, mode="bilinear", antialias=True, align_corners=False)
-    return (resized + 0.5).floor().clamp(0, 255)
+        sides = [self.side, self.side]
+        resized = F.interpolate(pixels.float(), sides, mode="bilinear", antialias=True, align_corners=False)
+        return self.model((resized.round().clamp(0, 255) / 255 - self.mean) / self.std)
 
 
 def preprocessing(model: MultiLabelClassifier, *, with_resize: bool = False) -> dict:

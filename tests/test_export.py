@@ -157,11 +157,11 @@ class Seen(torch.nn.Module):
         return images
 
 
-@pytest.mark.parametrize("size", [(383, 256), (40, 30), (64, 90), (64, 64)])
-def test_a_program_resizes_as_pillow_but_for_the_rounding_of_its_weights(size):
+@pytest.mark.parametrize("size", [(383, 256), (256, 383), (40, 30), (64, 90), (64, 64)])
+def test_a_program_resizes_as_pillow_but_for_its_rounding_between_directions(size):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     expected = np.asarray(picture.resize((64, 64), Image.Resampling.BILINEAR), dtype=int)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
     found = (255 * FromPixels(Seen())(pixels))[0].permute(1, 2, 0).round().int().numpy()
     assert np.abs(found - expected).max() <= 1
-    assert (found != expected).mean() < 0.02  # rounded once, after both directions, it is 0.1 to 0.2
+    assert (found != expected).mean() < 0.25

@@ -73,11 +73,11 @@ def check_folder(path: str | Path, option: str) -> None:
         ConfigError: a file stands there or above, or the folder may not be written, with the option that named it.
     """
     path = Path(path).absolute()
-    there = next(p for p in (path, *path.parents) if os.path.exists(p))
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
     if not there.is_dir():
         raise ConfigError(f"{there} is a file, so {option} cannot write into {path}; name another folder.")
-    if not os.access(there, os.W_OK):
-        raise ConfigError(f"{there} may not be written; name another folder with {option}.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{there} may not be written, so {option} cannot write into {path}; name another folder.")
 
 
 def clear_leftovers(path: str | Path) -> None:

@@ -43,7 +43,7 @@ def is_plain(name: str) -> bool:
 
 def printable(text: str, keep: str = "") -> str:
     """A text without what would steer a terminal, as names of files can: codes but those to keep are spelt."""
-    return "".join(c if c.isprintable() or c in "\xa0\u202f\u3000" + keep else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in "\xa0\u202f\u3000\u200c\u200d" + keep else repr(c)[1:-1] for c in text)
 
 
 def is_name(name: object) -> bool:

@@ -85,7 +85,7 @@ def predict_command(
     failed: list[Path] = []
 
     def unreadable(path: Path, error: CsraError) -> None:
-        print(f"csra-lab: {error}", file=sys.stderr)  # the rest of the folder is still worth reading
+        print(f"csra-lab: {printable(str(error))}", file=sys.stderr)  # the rest of the folder is still worth reading
         failed.append(path)
 
     pairs = predict_each(
@@ -212,13 +212,14 @@ class _Overlays(_Output):
         self.names: set[str] = set()
         taken: set[str] = set()
         self.safe = [_free_name(name, taken) for name in self.classes]  # the same for a class in every image
+        self.room = 195 - max(len(name.encode()) for name in self.safe)  # for an image's name
 
     def add(self, found: Found) -> None:
         if not found.labels:
             return
         attention = found.prediction.attention
         assert attention is not None  # it was asked for
-        picture, stem = open_image(found.path), _free_name(found.path.stem, self.stems)
+        picture, stem = open_image(found.path), _free_name(found.path.stem, self.stems, self.room)
         for i in found.labels:
             title = f"{self.classes[i]} {found.prediction.probabilities[i]:.2f}"
             name = _free_name(f"{stem}_{self.safe[i]}", self.names, longest=200)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from csra_lab._io.atomic_write import check_folder
 from csra_lab.errors import ConfigError
 
 Log = Callable[[str], None]
@@ -143,6 +144,7 @@ def run_study(
     quiet: bool,
 ) -> None:
     """Run one of `STUDIES` on some sources, and print the folder of each record. What was done before goes on."""
+    check_folder(out, "--out")
     study = STUDIES[name]
     log: Log = (lambda line: None) if quiet else print
     for source in sources or study.sources:

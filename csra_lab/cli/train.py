@@ -255,11 +255,12 @@ def _warn_of_trained_images(
 ) -> None:
     """Say so where a run is measured on images it was trained on. `of_its_set`: the folder holds their split too."""
     shared = len(measured) if is_trained_on(run, data_marks(measured)) else 0
-    if not shared and of_its_set and measured.split != source.test_split:  # `train` looked at that pair
+    if not shared and of_its_set:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", CsraWarning)  # these are of another split
-                shared = len(shared_items(_load_split(source, folder, source.train_split), measured))
+                train_set = _load_split(source, folder, source.train_split)
+            shared = len(shared_items(train_set, measured)) if is_trained_on(run, data_marks(train_set)) else 0
         except CsraError:  # it is not there
             return
     if shared:

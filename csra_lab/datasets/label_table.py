@@ -52,7 +52,7 @@ def load_table(root: Path, split: str, path: Path, convention: LabelConvention =
     if len(header) < 2 or not rows:
         raise DataError(f"{path} needs a header (image, then the classes) and a line for each image.")
     if len(header) == 2 and _are_tags(rows, convention):
-        classes, separator = _all_tags(root, header)
+        classes, separator = _all_tags(root, header, rows)
         targets = _tags(rows, separator, classes, path)
     else:
         classes, targets = _class_columns(header, rows, path, convention)
@@ -190,10 +190,10 @@ def _split_tags(cell: str, separator: str) -> list[str]:
     return [tag.strip() for tag in cell.split(separator) if tag.strip()]
 
 
-def _all_tags(root: Path, header: list[str]) -> tuple[list[str], str]:
-    """The tags of all tables of the folder with this header, sorted, and what separates them.
+def _all_tags(root: Path, header: list[str], own: Rows) -> tuple[list[str], str]:
+    """The tags of all tables of the folder with this header, sorted, and what separates them: by the split's own rows.
 
-    A test split may not show every class, nor an image with two.
+    A test split may not show every class, nor an image with two; then the other tables say what separates tags.
     """
     cells: list[str] = []
     for path in table_files(root).values():
@@ -203,7 +203,8 @@ def _all_tags(root: Path, header: list[str]) -> tuple[list[str], str]:
             continue
         if other == header:
             cells += [row[1] for _, row in rows if len(row) == 2]
-    separator = next((mark for mark in "|;," if any(mark in cell for cell in cells)), " ")
+    first = [row[1] for _, row in own]
+    separator = next((mark for some in (first, cells) for mark in "|;," if any(mark in cell for cell in some)), " ")
     return sorted({tag for cell in cells for tag in _split_tags(cell, separator)}), separator
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from csra_lab._io import strict_json
+from csra_lab._io.atomic_write import check_file
 from csra_lab._io.progress import progress_bar
 from csra_lab.catalog import load_dataset
 from csra_lab.classifier import MultiLabelClassifier, imagenet_classifier
@@ -258,6 +259,8 @@ def run_four_lines(
     Raises:
         CsraError: see `imagenet_classifier` and the readers; or `out` holds a run with these settings already.
     """
+    if out is not None:
+        check_file(out, "--out")
     lambdas = checked_lambdas(lambdas)
     if dataset is None:
         fingerprint, measure = _accuracy_on(folder, limit)

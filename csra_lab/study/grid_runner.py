@@ -99,8 +99,6 @@ class GridRunner:
         self.folders: dict[str, Path | None] = {**dict.fromkeys(DRAWN), **(data or {})}
         self._sets = dict(loaded or {})
         self._marks: dict[tuple[str, str], dict[str, str]] = {}
-        for folder, option in ((self.out, "--out"), (self.record, "--record")):
-            check_folder(folder, option)
         before = earlier_record(grid, self.record)
         names = set() if before is None else set(before.draws)
         self._test_sets: dict[str, dict] = {} if before is None else before.about["test_sets"]
@@ -123,6 +121,8 @@ class GridRunner:
             CsraError: at once, for a data set that is not here; after all others are done, what stopped the first that
                 failed.
         """
+        for folder, option in ((self.out, "--out"), (self.record, "--record")):
+            check_folder(folder, option)
         wanted = list(self.grid.runs() if runs is None else runs)
         for run in wanted:
             if not self._is_here(run.dataset):

@@ -142,8 +142,9 @@ def free_if_nothing_is_kept(out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not any(p.name != "recipe.json" and not p.name.startswith(".") for p in out.iterdir()):
-            (out / "recipe.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what is to be said is the other error
+            if not any(p.name != "recipe.json" and not p.name.startswith(".") for p in out.iterdir()):
+                (out / "recipe.json").unlink(missing_ok=True)
         raise
 
 
