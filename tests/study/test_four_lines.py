@@ -403,6 +403,17 @@ def test_the_command_on_a_devkit_and_its_record(tmp_path, capsys):
     assert out.read_text() == "[]"
 
 
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any name is a classifier that nobody runs."""
+    monkeypatch.setattr(
+        four_lines_module,
+        "imagenet_classifier",
+        lambda name, weights, image_size: SimpleNamespace(classes=range(1000), image_size=image_size),
+    )
+
+
+@pytest.mark.usefixtures("no_network")
 def test_a_run_that_was_recorded_meanwhile_stays(tmp_path, monkeypatch):
     """Two commands with one --out: the second begins and ends while the first measures."""
     out = tmp_path / "new" / "runs.json"
@@ -413,27 +424,18 @@ def test_a_run_that_was_recorded_meanwhile_stays(tmp_path, monkeypatch):
         return {"images": 1, "classes": 1, "note": "", "rows": []}
 
     monkeypatch.setattr(four_lines_module, "_accuracy_on", lambda folder, limit: (str(folder), measure))
-    monkeypatch.setattr(
-        four_lines_module,
-        "imagenet_classifier",
-        lambda name, weights, image_size: SimpleNamespace(classes=range(1000), image_size=image_size),
-    )
     run_four_lines("net", tmp_path, image_size=64, out=out)
     assert [run["image_size"] for run in json.loads(out.read_text())["runs"]] == [32, 64]
     assert [path.name for path in out.parent.iterdir()] == ["runs.json"]  # no lock stays
 
 
+@pytest.mark.usefixtures("no_network")
 def test_other_images_are_another_run(tmp_path, monkeypatch):
     """Folders of ImageNet's images are mostly called val."""
     for place, count in (("a", 1), ("b", 2)):
         write_pictures(tmp_path / place / "val", ["281", "282"], each=count)
     monkeypatch.setattr(
         four_lines_module, "folder_four_lines", lambda *_, **__: {"images": 1, "classes": 1, "note": "", "rows": []}
-    )
-    monkeypatch.setattr(
-        four_lines_module,
-        "imagenet_classifier",
-        lambda name, weights, image_size: SimpleNamespace(classes=range(1000), image_size=image_size),
     )
     out = tmp_path / "runs.json"
     run_four_lines("net", tmp_path / "a" / "val", out=out)
