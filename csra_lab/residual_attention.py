@@ -32,12 +32,13 @@ def attention_scores(scores: Tensor, temperature: float) -> Tensor:
         temperature: T >= 0. Zero weighs every location alike; `math.inf` puts all weight on the first best location.
 
     Returns:
-        (..., N) weights that sum to 1 over the locations, in the type of `scores`.
+        (..., N) weights that sum to 1 over the locations, in the type of `scores`; whole numbers give float32.
 
     Raises:
         CsraError: a temperature that is negative or not a number.
     """
     _check_temperatures([temperature])
+    scores = _with_fractions(scores)
     if math.isinf(temperature):
         best = scores.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(scores).scatter_(-1, best, 1.0)
@@ -78,12 +79,13 @@ def attended_scores(scores: Tensor, temperatures: Temperatures) -> Tensor:
 
     Returns:
         (B, H, C) attended scores: the mean at T = 0, the maximum at T = inf, in between otherwise. In the type of
-        `scores`, summed in float32 at least.
+        `scores`, summed in float32 at least; whole numbers give float32.
 
     Raises:
         CsraError: a temperature is negative, or there is not one for each head.
     """
     temperatures = for_heads(temperatures, scores.shape[1])
+    scores = _with_fractions(scores)
     wide = at_least_float32(scores)
     soft = [i for i, t in enumerate(temperatures) if not math.isinf(t)]
     if not soft:
@@ -247,8 +249,13 @@ def _softmax(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
 
 
 def at_least_float32(scores: Tensor) -> Tensor:
-    """Half-precision numbers of any shape as float32, in which sums lose nothing; others as they are."""
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    """Half-precision and whole numbers of any shape as float32, in which sums lose nothing; others as they are."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else _with_fractions(scores)
+
+
+def _with_fractions(scores: Tensor) -> Tensor:
+    """Whole numbers as float32, so that weights are not cut to 0; others as they are."""
+    return scores if scores.is_floating_point() else scores.float()
 
 
 def _take_heads(scores: Tensor, heads: list[int]) -> Tensor:

@@ -233,6 +233,22 @@ def test_types_lose_only_the_last_rounding(dtype, tolerance, temperatures):
     )
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.5, INF])
+def test_whole_numbers_are_scores_like_others(temperature):
+    whole = torch.tensor([[[[3, -1, 7, 7], [0, 0, 0, 0]]]])  # (B, H, C, N)
+    real = whole.float()
+    for compute in (
+        lambda scores: attention_scores(scores, temperature),
+        lambda scores: attended_scores(scores, [temperature]),
+        lambda scores: csra_logits(scores, [temperature], 0.3),
+        lambda scores: residual_max(scores[0], 0.3),
+        lambda scores: logit_weights(scores, temperature, 0.3),
+        lambda scores: gap_to_max(scores, temperature),
+    ):
+        assert torch.equal(compute(whole), compute(real))
+        assert compute(whole).dtype == torch.float32
+
+
 def test_under_autocast():
     features, weight = torch.randn(2, 16, 49), torch.randn(3 * 4, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
