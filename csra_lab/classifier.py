@@ -1,6 +1,7 @@
 """The multi-label classifier: a backbone and a head, one object to call, save, load and publish."""
 
 import copy
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
@@ -87,11 +88,11 @@ class MultiLabelClassifier(
         return model
 
     def _assemble(self, backbone: Backbone, classes, head: HeadConfig | dict, mean, std) -> None:
-        names = () if isinstance(classes, str) else tuple(classes)  # a text's letters are no names
+        names = () if isinstance(classes, str | set | frozenset) else tuple(classes)  # letters are no names
         if not names or len(set(names)) != len(names) or not all(map(is_name, names)):
             raise ConfigError(
                 "a classifier needs a list of distinct class names, one or more, of letters and without control codes, "
-                f"not {reprlib.repr(classes)}."
+                f"not {reprlib.repr(classes)}.{' A set has no order.' if isinstance(classes, set | frozenset) else ''}"
             )
         if not isinstance(head, HeadConfig):
             head = head_config(head["kind"], **{k: v for k, v in head.items() if k != "kind"})
@@ -99,10 +100,8 @@ class MultiLabelClassifier(
         self.head = build_head(head, backbone.num_features, len(names))
         self.classes = names
         self.image_size = backbone.image_size
-        self.mean = tuple(mean if mean is not None else backbone.mean)
-        self.std = tuple(std if std is not None else backbone.std)
-        if len(self.mean) != 3 or len(self.std) != 3:
-            raise ConfigError(f"mean and std must have three numbers each, not {self.mean} and {self.std}.")
+        self.mean = _three_numbers("mean", mean if mean is not None else backbone.mean)
+        self.std = _three_numbers("std", std if std is not None else backbone.std)
         self._hub_mixin_config = self.config()
 
     def config(self) -> dict:
@@ -121,7 +120,15 @@ class MultiLabelClassifier(
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, d, h, w) feature map."""
+        """(B, 3, H, W) normalised images -> (B, d, h, w) feature map.
+
+        Raises:
+            CsraError: images of whole numbers, which nobody has normalised.
+        """
+        if not images.is_floating_point():
+            raise ConfigError(
+                f"images must be fractions, as model.transform gives, not {images.dtype}: divide by 255 and normalise."
+            )
         return self.backbone(images.to(self.head.weight.dtype))
 
     def score_maps(self, images: Tensor) -> Tensor:
@@ -179,6 +186,7 @@ class MultiLabelClassifier(
                 f"{head.in_features}."
             )
         model = copy.copy(self)
+        vars(model).update({k: copy.copy(v) for k, v in vars(self).items() if isinstance(v, dict | set)})  # hooks too
         model._modules = {**self._modules, "backbone": shared_copy(self.backbone), "head": head}
         model._hub_mixin_config = model.config()
         return model
@@ -284,6 +292,16 @@ class MultiLabelClassifier(
             if found.head_bias is not None and model.head.bias is not None:
                 model.head.bias.copy_(found.head_bias)
         return model.eval()
+
+
+def _three_numbers(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"{name} must be three numbers, one for each colour, not {values!r}.")
+    return numbers
 
 
 def create_classifier(

@@ -236,7 +236,8 @@ class _Tail:
                 "call it with images alone (no labels), or call add_four_lines again with such an input."
             )
         pool = calls[0]
-        if pool.source.shape[1:] != self.shape and _averaged(pool) != self.channels:
+        one_place = pool.source.numel() == pool.result.numel()  # the mean, and the maximum, of one location
+        if pool.source.shape[1:] != self.shape and not one_place and _averaged(pool) != self.channels:
             raise CsraError(
                 f"for images of this size the model does not average over its whole map of {tuple(pool.source.shape)}; "
                 "give images of the size with which it was traced, or pool with AdaptiveAvgPool2d(1)."
@@ -275,6 +276,11 @@ def _find_tail(logits: Tensor, calls: list[_Call], name: str) -> _Tail:
         place = producer(calls[norm].source, norm)
     pool = calls[place] if place is not None else None
     channels = _averaged(pool) if pool is not None and pool.name in AVERAGES else None
+    if pool is not None and pool.name in AVERAGES and pool.source.numel() == pool.result.numel():
+        raise CsraError(
+            f"{name} cannot take the four lines from this example: its map is {tuple(pool.source.shape)}, a single "
+            "place; give a larger image."
+        )
     if place is None or channels is None:
         raise refuse(pool)
     made = producer(calls[place].source, place) if product is None else None

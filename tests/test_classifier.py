@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -68,6 +69,20 @@ def test_its_steps_are_its_parts():
     assert model.bfloat16().attention(images).dtype == torch.bfloat16
 
 
+def test_images_that_nobody_normalised_are_refused():
+    with pytest.raises(CsraError, match=r"torch\.uint8: divide by 255 and normalise"):
+        small()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+def test_what_a_head_and_a_classifier_take_as_numbers(tmp_path):
+    options = {"temperatures": torch.tensor([0.0]), "mean": torch.zeros(3), "std": np.ones(3)}
+    model = create_classifier("test_resnet", num_classes=2, image_size=32, **options)
+    model.save_pretrained(tmp_path)
+    again = MultiLabelClassifier.from_pretrained(tmp_path)
+    assert again.head.config.temperatures == (0.0,)
+    assert (again.mean, again.std) == ((0, 0, 0), (1, 1, 1))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -75,6 +90,9 @@ def test_its_steps_are_its_parts():
         ({"num_classes": 2, "classes": ["a", "b"]}, "either num_classes or classes"),
         ({"classes": []}, "distinct class names"),
         ({"classes": "cat"}, "list of distinct class names"),
+        ({"classes": {"a", "b"}}, "A set has no order"),
+        ({"num_classes": 3, "temperatures": 0.0}, "temperatures must be a list of numbers"),
+        ({"num_classes": 3, "mean": 0.5}, "mean must be three numbers"),
         ({"classes": ["a", "b", "a"]}, "distinct class names"),
         ({"num_classes": 0}, "num_classes must be"),
         ({"num_classes": 3, "head": "attention"}, "'attention'"),
@@ -563,6 +581,10 @@ def test_another_head_on_the_same_backbone():
     assert torch.equal(other(images), other.head(model.features(images)))
     assert other.config()["head"]["kind"] == "max"
     assert model.config()["head"]["kind"] == "average"
+    logits = model(images)
+    other.register_forward_hook(lambda module, inputs, output: output * 0)
+    assert torch.equal(model(images), logits)
+    assert (other(images) == 0).all()
 
 
 def test_a_classifier_of_the_class_token_has_no_score_maps(tmp_path):

@@ -272,6 +272,17 @@ def test_a_pool_that_leaves_out_part_of_a_larger_map_is_told():
         four(torch.randn(2, 3, 20, 20))  # a map of 5 x 5, of which the pool sees 4 x 4
 
 
+@torch.no_grad()
+def test_on_a_map_of_one_place_the_mean_is_the_maximum():
+    layers = [nn.Conv2d(3, 4, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    model = nn.Sequential(*layers).eval()
+    with pytest.raises(CsraError, match="a single place; give a larger image"):
+        add_four_lines(model, 0.5, example=torch.randn(2, 3, 4, 4))
+    images = torch.randn(2, 3, 4, 4)
+    four = add_four_lines(model, 0.5, example=torch.randn(2, 3, 16, 16))
+    torch.testing.assert_close(four(images), 1.5 * model(images))
+
+
 def test_another_ending_than_traced_is_told():
     model = hf_resnet().eval()
     images = torch.randn(2, 3, 64, 64)

@@ -251,8 +251,29 @@ def test_gradients_reach_the_classifier_and_stay_finite_on_flat_maps(kind, optio
     assert (head.weight.grad != 0).any()
 
 
-def test_gradients_of_a_contiguous_map_are_right_once_and_twice():
-    head, x = make("csra", {"num_heads": 2}), positive_features(3, D, 2, 3).requires_grad_()
+BOTH_WAYS = pytest.mark.parametrize("size", [(2, 3), (3, 3)], ids=["convolution", "product"])
+"""With 2 x 4 classifiers a contiguous map of 6 places is convolved, and one of 9 is read where it lies."""
+
+
+def functions_behind(logits):
+    """Names of the steps from which torch computes a gradient."""
+    todo, names = [logits.grad_fn], set()
+    while todo:
+        step = todo.pop()
+        names.add(type(step).__name__)
+        todo += [before for before, _ in step.next_functions if before is not None]
+    return names
+
+
+@pytest.mark.parametrize(("size", "ours"), [((2, 3), False), ((3, 3), True)])
+def test_both_ways_to_classify_a_map_are_tested_here(size, ours):
+    logits = make("csra", {"num_heads": 2})(positive_features(3, D, *size))
+    assert ("_PerImageBackward" in functions_behind(logits)) == ours
+
+
+@BOTH_WAYS
+def test_gradients_of_a_contiguous_map_are_right_once_and_twice(size):
+    head, x = make("csra", {"num_heads": 2}), positive_features(3, D, *size).requires_grad_()
 
     def logits(weight, x):
         return torch.func.functional_call(head, {"weight": weight}, (x,))
@@ -262,9 +283,10 @@ def test_gradients_of_a_contiguous_map_are_right_once_and_twice():
     assert torch.autograd.gradgradcheck(logits, (head.weight, x))
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("wanted", ["weight", "features"])
-def test_only_the_gradient_that_is_wanted_is_made(wanted):
-    head, x = make("csra", {}), positive_features(3, D, 2, 3)
+def test_only_the_gradient_that_is_wanted_is_made(wanted, size):
+    head, x = make("csra", {"num_heads": 2}), positive_features(3, D, *size)
     head.weight.requires_grad_(wanted == "weight")
     x.requires_grad_(wanted == "features")
     head(x).sum().backward()
@@ -272,9 +294,10 @@ def test_only_the_gradient_that_is_wanted_is_made(wanted):
     assert (x.grad is None) == (wanted != "features")
 
 
-def test_gradients_of_each_image_alone_add_up():
+@BOTH_WAYS
+def test_gradients_of_each_image_alone_add_up(size):
     """torch.func's way to ask for them, which a function of our own has to allow."""
-    head, x = make("csra", {"num_heads": 2}), positive_features(4, D, 2, 3)
+    head, x = make("csra", {"num_heads": 2}), positive_features(4, D, *size)
 
     def logit(weight, features):
         return torch.func.functional_call(head, {"weight": weight}, (features[None],)).sum()
@@ -284,9 +307,37 @@ def test_gradients_of_each_image_alone_add_up():
     torch.testing.assert_close(each.sum(dim=0), head.weight.grad)
 
 
-def test_derivatives_along_a_direction_are_those_of_finite_steps():
+@BOTH_WAYS
+def test_gradients_of_all_logits_at_once_are_those_one_by_one(size):
+    head, x = make("csra", {"num_heads": 2}), positive_features(3, D, *size)
+
+    def logits(weight):
+        return torch.func.functional_call(head, {"weight": weight}, (x,))
+
+    weight = head.weight.detach()
+    one_by_one = torch.autograd.functional.jacobian(logits, weight)
+    torch.testing.assert_close(torch.func.jacrev(logits)(weight), one_by_one)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(logits, weight, vectorize=True), one_by_one)
+
+
+@BOTH_WAYS
+def test_a_head_in_training_is_one_graph_and_can_be_traced(size, tmp_path):
+    head, x = make("csra", {"num_heads": 2}, torch.float32), torch.rand(3, D, *size)
+    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), head(x))
+    compiled(x).sum().backward()
+    found, head.weight.grad = head.weight.grad, None
+    head(x).sum().backward()
+    torch.testing.assert_close(found, head.weight.grad)
+
+    torch.jit.trace(head, x).save(tmp_path / "head.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "head.pt")(x), head(x))
+
+
+@BOTH_WAYS
+def test_derivatives_along_a_direction_are_those_of_finite_steps(size):
     """Forward mode, in which torch asks for the change of the logits when features or weights change along one."""
-    head, x = make("csra", {"num_heads": 2}), positive_features(3, D, 2, 3)
+    head, x = make("csra", {"num_heads": 2}), positive_features(3, D, *size)
     along_x, along_weight = torch.randn_like(x), torch.randn_like(head.weight)
 
     def logits(features, weight):
@@ -299,10 +350,11 @@ def test_derivatives_along_a_direction_are_those_of_finite_steps():
     torch.testing.assert_close(change, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_no_image_gives_no_logits_and_no_gradient(layout):
+def test_no_image_gives_no_logits_and_no_gradient(layout, size):
     head = make("csra", {"num_heads": 2})
-    x = torch.empty(0, D, 2, 3, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    x = torch.empty(0, D, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     assert head(x).shape == (0, C)
     head(x).sum().backward()
     assert (head.weight.grad == 0).all()

@@ -105,6 +105,19 @@ def test_prediction_leaves_training_mode_as_it_was(model, files):
     model.eval()
 
 
+def test_predictions_that_overlap_are_those_of_one_alone(model, files):
+    alone = [p.probabilities for p in model.predict(files)]
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    few, every = (iterate_predictions(model, some, batch_size=1) for some in (files[:2], files))
+    seen = [p for pair in zip(few, every, strict=False) for p in pair] + list(every)  # few ends while every goes on
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    for found, expected in zip([*seen[1:4:2], *seen[4:]], alone, strict=True):
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    model.eval()
+
+
 def test_what_cannot_be_predicted_is_named(model, files, tmp_path):
     with pytest.raises(CsraError, match=r"missing\.jpg"):
         model.predict([files[0], tmp_path / "missing.jpg"])
@@ -229,7 +242,7 @@ def test_what_is_no_image_is_refused_with_what_is_one():
     for number in (3.0, 0, "3"):
         with pytest.raises(CsraError, match="num_classes must be a whole number"):
             create_classifier("test_resnet", num_classes=number, image_size=32)
-    with pytest.raises(CsraError, match="mean and std must have three numbers"):
+    with pytest.raises(CsraError, match="mean must be three numbers"):
         create_classifier("test_resnet", num_classes=3, image_size=32, mean=(1, 2), std=(1, 1, 1))
 
 

@@ -98,8 +98,11 @@ class MultiLabelDataset(torch.utils.data.Dataset):
         for what, names in (("classes", self.classes), ("ids", self.ids)):
             if len(set(names)) != len(names):
                 raise ConfigError(f"{name} {split}: some {what} are listed twice; remove one of each.")
+        number = next((i for i in self.ids if not isinstance(i, str)), None)
+        if number is not None:
+            raise ConfigError(f"{name} {split}: ids must be texts, not {number!r}; str(...) makes one of each.")
         odd = next((c for c in self.classes if not is_name(c)), None)
-        if odd is not None or isinstance(classes, str):
+        if odd is not None or isinstance(classes, str | set | frozenset):  # a set has no order
             raise ConfigError(
                 f"{name} {split}: classes must be a list of names without control codes, not "
                 f"{reprlib.repr(classes if odd is None else odd)}."

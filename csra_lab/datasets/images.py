@@ -229,6 +229,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _check_pixels(image: Image.Image, name: str) -> None:
     width, height = image.size
+    if width * height == 0:
+        raise DataError(f"{name} has {width} x {height} pixels: there is nothing to see in it.")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are read; make it smaller."

@@ -135,7 +135,10 @@ def _classify(weight: Tensor, x: Tensor) -> Tensor:
     if x.ndim == 3:
         return F.linear(x, weight).transpose(1, 2).contiguous()
     if x.is_contiguous() and x.device.type == "cpu" and len(weight) <= x.shape[2] * x.shape[3]:
-        return _PerImage.apply(weight, x.flatten(2))
+        x = x.flatten(2)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # they know no function of our own
+            return weight.expand(x.shape[0], -1, -1) @ x
+        return _PerImage.apply(weight, x)
     return F.conv2d(x, weight[:, :, None, None]).flatten(2).contiguous()
 
 
@@ -176,10 +179,10 @@ class _PerImage(torch.autograd.Function):
         weight, x = ctx.saved_tensors
         grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_weight = torch.zeros_like(weight)
             at_once = max(1, _AT_ONCE // weight.numel())
             for some, features in zip(grad.split(at_once), x.split(at_once), strict=True):
-                grad_weight += (some @ features.mT).sum(dim=0)  # (b, R, d)
+                part = (some @ features.mT).sum(dim=0)  # (b, R, d) -> (R, d)
+                grad_weight = part if grad_weight is None else grad_weight + part  # not in place: vmap adds an axis
         grad_x = weight.T.expand(x.shape[0], -1, -1) @ grad if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x
 

@@ -62,7 +62,8 @@ class CSRAConfig(HeadConfig):
         super().__post_init__()
         whole("num_heads", self.num_heads)
         finite("lam", self.lam)
-        object.__setattr__(self, "temperatures", temperatures(self.num_heads, self.temperatures or None))
+        named = None if isinstance(self.temperatures, tuple | list) and not self.temperatures else self.temperatures
+        object.__setattr__(self, "temperatures", temperatures(self.num_heads, named))
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ def temperatures(heads: int, temperatures: Sequence[float | str] | None) -> tupl
             raise TypeError
         values = tuple(float(t) for t in temperatures)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"temperatures must be numbers or 'inf', not {temperatures!r}.") from error
+        raise ConfigError(
+            f"temperatures must be a list of numbers or 'inf', one for each head, not {temperatures!r}."
+        ) from error
     return tuple(for_heads(values, heads))
 
 

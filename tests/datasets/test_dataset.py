@@ -99,12 +99,19 @@ def test_no_boxes(dataset):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"targets": [[2, 0], [0, 0]]}, {"targets": [[1, 0]]}, {"ids": ("x",)}, {"crops": [[0, 0, 1, 1]]}],
+    [
+        {"targets": [[2, 0], [0, 0]]},
+        {"targets": [[1, 0]]},
+        {"ids": ("x",)},
+        {"ids": (1, 2)},
+        {"classes": {"a", "b"}},
+        {"crops": [[0, 0, 1, 1]]},
+    ],
 )
 def test_pieces_that_do_not_fit(tmp_path, changes):
     good = {"ids": ("x", "y"), "paths": [tmp_path, tmp_path], "targets": [[1, 0], [0, 1]]}
     with pytest.raises(CsraError):
-        MultiLabelDataset(name="toy", split="test", classes=("a", "b"), **{**good, **changes})
+        MultiLabelDataset(name="toy", split="test", **{"classes": ("a", "b"), **good, **changes})
 
 
 def test_crops_are_widened_clipped_and_share_one_decoding(tmp_path, monkeypatch):
