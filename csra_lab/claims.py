@@ -21,12 +21,14 @@ from numpy.typing import ArrayLike, NDArray
 from csra_lab.errors import ConfigError
 from csra_lab.significance import (
     MeanOver,
+    check_one_order,
     check_whole,
     critical_t,
     difference_errors,
     draw_images,
     once_and_drawn,
     weighted_mAP,
+    without_gradients,
 )
 
 
@@ -39,13 +41,15 @@ class Claim:
         terms: label of a method -> its weight; the weights add up to 0.
 
     Raises:
-        CsraError: they do not, or one is not finite.
+        CsraError: they do not, one is not finite, or there is none.
     """
 
     name: str
     terms: tuple[tuple[str, float], ...]
 
     def __post_init__(self):
+        if not self.terms:
+            raise ConfigError(f"the claim {self.name!r} names no method; give it two, with weights 1 and -1.")
         if not all(math.isfinite(weight) for _, weight in self.terms):
             raise ConfigError(f"the weights of the claim {self.name!r} must be finite numbers.")
         if abs(sum(weight for _, weight in self.terms)) > 1e-9:
@@ -131,8 +135,12 @@ def measure_claims(
     """
     resampled, comparisons = resampled or {}, _checked_comparisons(claims, comparisons)
     used = dict.fromkeys(label for claim in claims for label, _ in claim.terms)
+    scores, resampled = ({k: without_gradients(v) for k, v in runs.items()} for runs in (scores, resampled))
     _check(used, scores, resampled)
-    num_images = np.shape(targets)[0]
+    try:
+        num_images = np.shape(targets)[0]
+    except (IndexError, TypeError, ValueError) as error:
+        raise ConfigError("targets must be numbers, (images, classes), with rows of one length.") from error
     weights = draw_images(num_images, groups=groups, resamples=resamples, seed=seed)
     units = num_images if groups is None else len(np.unique(np.asarray(groups)))
     rows = once_and_drawn(weights)
@@ -201,6 +209,7 @@ def _check(used, scores: Mapping[str, ArrayLike], resampled: Mapping[str, ArrayL
     missing = [label for label in used if label not in scores]
     if missing:
         raise ConfigError(f"a claim names {missing[0]!r}, which has no scores.")
+    check_one_order(*(runs[label] for runs in (scores, resampled) for label in used if label in runs))
     for runs in (scores, resampled):
         odd = next((label for label in used if label in runs and np.ndim(runs[label]) != 3), None)
         if odd is not None:

@@ -26,6 +26,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,7 +36,7 @@ from scipy.special import stdtrit
 from csra_lab._io.validation import check_choice
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import average_precision
-from csra_lab.metrics.functions import check_absent_of, checked
+from csra_lab.metrics.functions import as_numpy, check_absent_of, checked
 
 MeanOver = Literal["classes", "positives"]
 """What a mean of average precisions is over: classes, each counting once; or positives, where rare ones count less."""
@@ -138,6 +139,7 @@ def compare(
     Raises:
         CsraError: fewer than 2 seeds, pairs of unequal numbers, and what `draw_images` and `weighted_mAP` raise.
     """
+    check_one_order(a, b)
     (a, truth, seen_a), (b, _, seen_b) = _checked(a, targets, "a"), _checked(b, targets, "b")
     if min(len(a), len(b)) < 2:
         few = f"a holds {len(a)} and b {len(b)} runs, and one run cannot show how far seeds move mAP"
@@ -235,9 +237,13 @@ def seed_spread(mAPs: ArrayLike, *, confidence: float = 0.95) -> SeedSpread:
     The interval for the mean of the (S,) mAPs is -+ t(S - 1) x standard deviation / sqrt(S). Fewer than 2 mAPs have no
     spread, and raise a CsraError; so do one that is not finite, and a confidence that is not between 0 and 1.
     """
-    mAPs = np.asarray(mAPs, dtype=np.float64)
+    needs = "a spread over seeds needs a list of at least 2 finite mAPs, not"
+    try:
+        mAPs = np.asarray(mAPs, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{needs} {mAPs!r}.") from error
     if mAPs.ndim != 1 or len(mAPs) < 2 or not np.isfinite(mAPs).all():
-        raise ConfigError(f"a spread over seeds needs a list of at least 2 finite mAPs, not {mAPs.tolist()}.")
+        raise ConfigError(f"{needs} {mAPs.tolist()}.")
     mean, deviation = float(mAPs.mean()), float(mAPs.std(ddof=1))
     half = critical_t(confidence, 1, len(mAPs) - 1) * deviation / math.sqrt(len(mAPs))
     return SeedSpread(mean, deviation, mean - half, mean + half, float(confidence), len(mAPs))
@@ -253,7 +259,7 @@ def bootstrap_mAP(
     arrays, truth, _ = _checked(scores, targets, "scores")
     weights = draw_images(arrays.shape[1], groups=groups, resamples=resamples, seed=seed)
     mAPs = _weighted(arrays, truth, weights)  # (S, R)
-    return mAPs if np.ndim(scores) == 3 else mAPs[0]
+    return mAPs if np.ndim(without_gradients(scores)) == 3 else mAPs[0]
 
 
 def draw_images(
@@ -271,14 +277,18 @@ def draw_images(
         CsraError: groups of another number or not known, fewer than 2 images or groups, fewer than 2 draws.
     """
     check_whole("resamples", resamples, minimum=2)
+    check_whole("seed", seed, minimum=0)
     members = np.arange(num_images)  # (N,) the group of each image
     if groups is not None:
         if np.shape(groups) != (num_images,):
             raise ConfigError(f"groups must hold one id for each of {num_images} images, not shape {np.shape(groups)}.")
         ids = np.asarray(groups)
-        if any(name is None or name != name for name in ids.tolist()):  # NaN alone differs from itself
+        if any(_is_missing(name) for name in ids.tolist()):
             raise ConfigError("groups must say of every image which group it is in, and some are NaN.")
-        members = np.unique(ids, return_inverse=True)[1]
+        try:
+            members = np.unique(ids, return_inverse=True)[1]
+        except TypeError as error:
+            raise ConfigError("groups must be ids of one kind, all texts or all numbers.") from error
     num_groups = int(members.max(initial=-1)) + 1
     if num_groups < 2:
         raise ConfigError(
@@ -288,6 +298,14 @@ def draw_images(
     for row in weights:  # (N,)
         row[:] = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)[members]
     return weights
+
+
+def _is_missing(name: object) -> bool:
+    """Whether an id is None, or one of those that differ from themselves: NaN, NaT, NA."""
+    try:
+        return name is None or bool(name != name)
+    except TypeError:  # NA of pandas is neither equal nor other
+        return True
 
 
 def once_and_drawn(weights: NDArray) -> NDArray:
@@ -322,7 +340,7 @@ def weighted_mAP(
     if int(weights.max(initial=0)) * num_images > np.iinfo(np.int32).max:
         raise ConfigError(f"a weight of {weights.max()} is too large to count {num_images} images with.")
     mAPs = _weighted(arrays, truth, weights, mean_over)
-    return mAPs if np.ndim(scores) == 3 else mAPs[0]
+    return mAPs if np.ndim(without_gradients(scores)) == 3 else mAPs[0]
 
 
 def _weighted(arrays: NDArray, targets: NDArray, weights: NDArray, mean_over: str = "classes") -> NDArray[np.float64]:
@@ -377,6 +395,7 @@ def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray,
 
     Targets that are masked are not known, as in `average_precision`.
     """
+    scores = without_gradients(scores)
     try:
         dimensions = np.ndim(scores)  # type: ignore[arg-type]  # a tensor has its own
     except (TypeError, ValueError) as error:
@@ -400,6 +419,26 @@ def _checked(scores: ArrayLike, targets: ArrayLike, name: str) -> tuple[NDArray,
     return np.stack(runs).astype(np.float64, copy=False), truth, np.array(mAPs)
 
 
+def without_gradients(scores: ArrayLike) -> ArrayLike:
+    """(S, N, C) scores whose runs, in a list, may be tensors that NumPy does not take: each an array, or as it was."""
+    if not isinstance(scores, list | tuple):
+        return scores
+    return [as_numpy(run) if hasattr(run, "detach") else run for run in scores]
+
+
+def check_one_order(*methods: ArrayLike) -> None:
+    """Raise a CsraError for methods' scores in tables of pandas, of which two hold the same columns or rows otherwise.
+
+    Each method is (S, N, C), a list of tables (N, C), or one of them; arrays name nothing.
+    """
+    tables = [t for m in methods for t in (m if isinstance(m, list | tuple) else [m]) if hasattr(t, "columns")]
+    for axis in ("columns", "index"):
+        orders = {tuple(getattr(table, axis)) for table in tables}
+        if len({frozenset(order) for order in orders}) < len(orders):
+            what = {"columns": "columns", "index": "rows"}[axis]
+            raise ConfigError(f"two tables of scores hold the same {what} in another order; give all alike.")
+
+
 def check_whole(name: str, value: int, *, minimum: int) -> None:
     """Raise a CsraError for what is no whole number, or one below the minimum."""
     if not isinstance(value, int | np.integer) or value < minimum:
@@ -414,9 +453,13 @@ def _points(low: float, high: float) -> tuple[str, str]:
     return lower, upper
 
 
-@cache
 def critical_t(confidence: float, comparisons: int, freedom: float) -> float:
     """t such that a t variable lies further from 0 with probability (1 - confidence) / comparisons."""
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must lie between 0 and 1, for instance 0.95, not {confidence}.")
+    if not (isinstance(confidence, Real) and 0 < confidence < 1):
+        raise ConfigError(f"confidence must lie between 0 and 1, for instance 0.95, not {confidence!r}.")
+    return _quantile(float(confidence), comparisons, freedom)
+
+
+@cache
+def _quantile(confidence: float, comparisons: int, freedom: float) -> float:
     return -float(stdtrit(freedom, (1 - confidence) / comparisons / 2))

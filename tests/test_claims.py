@@ -109,6 +109,11 @@ def test_wrong_input_is_one_sentence(methods):
         measure_claims([Claim.difference("z", "a")], scores, targets)
     with pytest.raises(CsraError, match="must add up to 0"):
         Claim("a alone", (("a", 1.0),))
+    with pytest.raises(CsraError, match="names no method"):
+        Claim("nothing", ())
+    for odd in (None, [[1, 0], [1]]):
+        with pytest.raises(CsraError, match="targets must be numbers"):
+            measure_claims([Claim.difference("b", "a")], scores, odd)
     with pytest.raises(CsraError, match="mean_over must be"):
         measure_claims([Claim.difference("b", "a")], scores, targets, mean_over="positive")
     with pytest.raises(CsraError, match="as many runs"):

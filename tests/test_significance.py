@@ -338,9 +338,12 @@ NAN = np.where(np.arange(36).reshape(3, 12, 1) == 17, np.nan, SCORES)
         ({"targets": TARGETS + 5}, r"a\[0\]: the target of image 0 and class 0 is 6"),
         ({"groups": np.arange(4)}, "groups must hold one id for each of 12 images"),
         ({"groups": np.zeros(12)}, "draws need at least 2 groups, and there is 1"),
+        ({"groups": np.array([*range(11), "a"], dtype=object)}, "groups must be ids of one kind"),
+        ({"seed": -1}, "seed must be a whole number from 0, not -1"),
         ({"resamples": 1}, "resamples must be a whole number from 2, not 1"),
         ({"resamples": 10.5}, "resamples must be a whole number from 2, not 10.5"),
         ({"comparisons": 0}, "comparisons must be a whole number from 1, not 0"),
+        ({"confidence": "0.95"}, "confidence must lie between 0 and 1, for instance 0.95, not '0.95'"),
         ({"confidence": 95}, "confidence must lie between 0 and 1, for instance 0.95, not 95"),
         ({"targets": np.eye(12, 5, dtype=int) * (np.arange(5) == 0)}, "a draw of the images holds no positive"),
     ],
@@ -410,5 +413,20 @@ def test_what_would_mean_something_else_is_refused(change, message):
 
 
 def test_groups_that_are_not_known_are_refused():
-    with pytest.raises(CsraError, match="some are NaN"):
-        draw_images(3, groups=[1.0, np.nan, 2.0])
+    for groups in ([1.0, np.nan, 2.0], pd.Series(["a", pd.NA, "b"], dtype="string")):
+        with pytest.raises(CsraError, match="some are NaN"):
+            draw_images(3, groups=groups)
+
+
+def test_tables_in_another_order_are_not_compared():
+    tables = [pd.DataFrame(run, columns=list("abcde")) for run in SCORES]
+    for other in ([t[list("ebcda")] for t in tables], [*tables[:2], tables[2][::-1]]):
+        for pair in ((tables, other), (other, tables)):
+            with pytest.raises(CsraError, match="in another order; give all alike"):
+                compare(*pair, TARGETS, resamples=20)
+    assert compare(tables, tables, TARGETS, resamples=20) == compare(SCORES, SCORES, TARGETS, resamples=20)
+
+
+def test_runs_may_be_tensors_with_gradients():
+    runs = [torch.tensor(run, requires_grad=True) for run in SCORES]
+    assert compare(runs, SCORES, TARGETS, resamples=20).difference == 0

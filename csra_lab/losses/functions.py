@@ -77,6 +77,7 @@ def class_weights(targets: Tensor, weighting: Weighting = "exponential", *, beta
         raise ConfigError(f"there is no weighting {weighting!r}; choose {', '.join(get_args(Weighting))}.")
     if not 0 <= beta < 1:
         raise ConfigError(f"beta must be at least 0 and below 1, not {beta}.")
+    targets = torch.as_tensor(targets)  # those of a data set are NumPy's
     positives, negatives = ((targets == value).sum(dim=0).double() for value in (1, 0))  # (C,)
     missing = ((positives == 0) | (negatives == 0)).nonzero().flatten().tolist()
     if missing:

@@ -1,5 +1,6 @@
 """Average precision of scores, and precision, recall and F1 of predictions, on whole arrays."""
 
+import reprlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -298,6 +299,8 @@ def check_probabilities(scores: NDArray, classes: Sequence[str] | None) -> None:
 
 def as_numpy(values: Any) -> NDArray:
     """An array of anything array-like; tensors may need gradients, lie on a GPU or be bfloat16 (float32 here)."""
+    if isinstance(values, list | tuple) and any(hasattr(row, "detach") for row in values):
+        values = [as_numpy(row) for row in values]
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
@@ -309,6 +312,11 @@ def checked(scores: ArrayLike, targets: ArrayLike, classes: Sequence[str] | None
     tables = [table for table in (scores, targets) if hasattr(table, "columns")]
     if len(tables) == 2:
         _check_names(*tables)
+    if classes is not None:
+        for table in tables:
+            _check_columns(table, classes)
+    if np.ma.isMaskedArray(scores) and np.ma.getmaskarray(scores).any():
+        raise ConfigError("some scores are masked; every image needs a score of every class, or masked targets.")
     try:
         targets = np.ma.filled(targets, -1) if np.ma.isMaskedArray(targets) else targets  # masked: not known
         scores, targets = as_numpy(scores), as_numpy(targets)
@@ -344,6 +352,18 @@ def _check_names(scores: Any, targets: Any) -> None:
     plain = list(range(len(rows)))  # what pandas writes where no names were given
     if rows != others and (plain not in (rows, others) or set(rows) == set(others)):
         raise ConfigError("the rows of scores and targets have other names, or another order; give both alike.")
+
+
+def _check_columns(table: Any, classes: Sequence[str]) -> None:
+    """Raise a CsraError for a table of pandas whose columns have names, and these are not the classes in their order.
+
+    Columns that nobody named are 0, 1, ...; other names than the classes' are somebody's own.
+    """
+    columns = list(table.columns)
+    if columns != list(classes) and set(columns) == set(classes):
+        raise ConfigError(
+            f"the columns are in another order, {reprlib.repr(columns)}, than the classes; give both alike."
+        )
 
 
 def _first(bad: NDArray[np.bool_], values: NDArray, classes: Sequence[str] | None, *, name: str = "score") -> str:

@@ -44,7 +44,7 @@ from csra_lab.device import to_device
 from csra_lab.errors import ConfigError, CsraError, DataError
 from csra_lab.metrics import average_precision
 from csra_lab.modes import evaluating
-from csra_lab.significance import bootstrap_mAP
+from csra_lab.significance import bootstrap_mAP, critical_t
 from csra_lab.training.run_folder import environment
 
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -116,7 +116,9 @@ def accuracy_against_lambda(
     Returns:
         A row for each lambda: `lam`, `top1`, `top5` and `change` of top1 (fractions); `gained` and `lost`, the numbers
         of images that became right and wrong; `plus_minus`, the half width of the paired 95 % interval of the change,
-        and `p_value`, of McNemar's exact test, both corrected for the number of lambdas other than 0.
+        and `p_value`, of McNemar's exact test, both corrected for the number of lambdas other than 0. The interval
+        counts one image more as gained and one as lost (after Bonett and Price, 2012): without them it is too short
+        where few images change, and has no width where none does.
 
     Raises:
         CsraError: scores that are not finite.
@@ -132,13 +134,13 @@ def accuracy_against_lambda(
         right = rank == 0
         before = right if before is None else before  # the first lambda is 0
         gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
-        variance = (gained + lost - (gained - lost) ** 2 / n) / n**2
+        variance = (gained + lost + 2 - (gained - lost) ** 2 / n) / n**2 if lam else 0.0
         row = {
             "lam": lam,
             "top1": right.double().mean().item(),
             "top5": (rank < 5).double().mean().item(),
             "change": (gained - lost) / n,
-            "plus_minus": _critical_z(comparisons) * math.sqrt(max(variance, 0.0)),
+            "plus_minus": _critical_z(comparisons) * math.sqrt(variance),
             "gained": gained,
             "lost": lost,
             "p_value": min(1.0, comparisons * mcnemar_p(gained, lost)) if lam else 1.0,
@@ -171,7 +173,7 @@ def map_against_lambda(
     """
     lambdas, whole, n = checked_lambdas(lambdas), read_voc_table(), len(dataset)
     table = {name: whole[name] for name in dataset.classes}
-    z = _critical_z(len(POOLINGS) * (len(lambdas) - 1))
+    t = critical_t(0.95, max(1, len(POOLINGS) * (len(lambdas) - 1)), n - 1)
     rows: list[dict] = [{"lam": lam} for lam in lambdas]
     for pooling in POOLINGS:
         pooled = np.stack([pooled_scores(scores.logits(lam), table, pooling).numpy() for lam in lambdas])  # (L, N, C)
@@ -183,7 +185,7 @@ def map_against_lambda(
             row[pooling] = {
                 "mAP": float(mAP[i]),
                 "change": float(mAP[i] - mAP[0]),
-                "plus_minus": float(z * errors[i]),
+                "plus_minus": float(t * errors[i]),
                 "per_class_AP": dict(zip(dataset.classes, per_class[i].tolist(), strict=True)),
             }
     return rows

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -247,6 +248,12 @@ def test_weighted_bce_is_the_literal_loop(batch):
     labelled = batch[1].clamp(min=0)
     torchs = F.binary_cross_entropy_with_logits(batch[0], labelled.float(), pos_weight=positive)
     torch.testing.assert_close(weighted_binary_cross_entropy(batch[0], labelled, positive, ones), torchs)
+
+
+def test_class_weights_of_the_targets_of_a_data_set():
+    targets = np.array([[1, 0], [0, 1], [1, -1], [0, 0]], dtype=np.int8)
+    for ours, theirs in zip(class_weights(targets), class_weights(torch.from_numpy(targets)), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_class_weights():

@@ -396,6 +396,11 @@ def test_tables_with_other_columns_are_refused_and_masked_labels_are_not_known()
     table = pd.DataFrame(scores, columns=["a", "b"])
     with pytest.raises(CsraError, match="other names, or another order"):
         multilabel_metrics(table, pd.DataFrame(targets, columns=["b", "a"]))
+    with pytest.raises(CsraError, match="columns are in another order"):
+        multilabel_metrics(table, targets, classes=["b", "a"])
+    assert multilabel_metrics(table, targets, classes=["cat", "dog"]).mAP == multilabel_metrics(scores, targets).mAP
+    with pytest.raises(CsraError, match="some scores are masked"):
+        multilabel_metrics(np.ma.masked_array(scores, mask=targets == 0), targets)
     labels = pd.DataFrame(targets, columns=["a", "b"])
     named = table.set_axis(["x", "y", "z"])  # the names of images
     for mine, other in ((table, labels[::-1]), (table[::-1], labels), (named, labels.set_axis(["z", "y", "x"]))):

@@ -12,6 +12,7 @@ import timm
 import timm.data
 import torch
 from PIL import Image
+from scipy.stats import t
 
 from csra_lab import CsraError, imagenet_classifier, residual_max
 from csra_lab.cli import main
@@ -136,10 +137,26 @@ def test_accuracy_against_a_loop():
         assert row["top1"] == pytest.approx(sum(right) / 60)
         assert row["top5"] == pytest.approx(in_five / 60)
         assert row["change"] == pytest.approx(row["top1"] - rows[0]["top1"])
-        paired = np.array(right, dtype=float) - np.array(right_before, dtype=float)
-        assert row["plus_minus"] == pytest.approx(2.2414 * paired.std() / math.sqrt(60), abs=1e-4)  # z at 0.05 / 2
+        changes = gained * [1.0] + lost * [-1.0] + [0.0] * (60 - gained - lost)
+        spread = 60 * np.var(changes) + 2  # one image more gained, and one lost
+        assert row["plus_minus"] == pytest.approx(2.2414 * math.sqrt(spread) / 60 if lam else 0, abs=1e-4)  # 0.05 / 2
     assert rows[0]["plus_minus"] == 0
     assert rows[0]["p_value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "gain", "loss"), [(100, 0.02, 0.0), (100, 0.02, 0.005), (200, 0.01, 0.0), (500, 0.01, 0.002)]
+)
+def test_the_interval_of_accuracy_covers_where_few_images_change(n, gain, loss):
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        change = rng.choice([1, -1, 0], size=n, p=[gain, loss, 1 - gain - loss])
+        before, after = np.where(change == 1, -1.0, 1.0), np.where(change == -1, -1.0, 1.0)
+        mean = torch.zeros(n, 2).index_fill(1, torch.tensor(0), 1.0) * torch.from_numpy(before)[:, None]
+        maximum = torch.zeros(n, 2).index_fill(1, torch.tensor(0), 1.0) * torch.from_numpy(10 * after)[:, None]
+        row = accuracy_against_lambda(MeanAndMax(mean, maximum), np.zeros(n, int), [0, 1])[1]
+        held += abs(row["change"] - (gain - loss)) <= row["plus_minus"]
+    assert held >= 0.93 * 400
 
 
 def test_a_score_that_ties_is_not_a_hit():
@@ -301,7 +318,7 @@ def test_map_against_lambda():
         pooled = [pooled_scores(scores.logits(lam), table, pooling).numpy() for lam in (0, 1)]
         drawn = bootstrap_mAP(np.stack(pooled), dataset.targets, resamples=200)
         error = (drawn[1] - drawn[0]).std(ddof=1) * math.sqrt(40 / 39)
-        assert rows[2][pooling]["plus_minus"] == pytest.approx(2.4977 * error, rel=1e-4)  # z at 0.05 / (2 x 2)
+        assert rows[2][pooling]["plus_minus"] == pytest.approx(t.isf(0.05 / (2 * 4), 39) * error, rel=1e-6)
 
 
 def test_one_class_of_one_label_ranks_by_its_own_logit():
