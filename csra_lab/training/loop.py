@@ -35,6 +35,7 @@ from csra_lab.datasets.pair import check_pair
 from csra_lab.device import autocast, fit_in_memory, multiplies_in_bfloat16, to_device, training_settings, working_type
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import MetricValues, multilabel_metrics
+from csra_lab.modes import evaluating
 from csra_lab.recipes import Recipe
 from csra_lab.training.checkpoint import (
     FrozenWeights,
@@ -220,6 +221,8 @@ class Trainer:
                 self.check_finite(total)
         seconds, images = time.perf_counter() - start, batches.batches_per_epoch * recipe.optimisation.batch_size
         score = self.validate()
+        if score is None and epoch + 1 == recipe.optimisation.epochs:
+            self.check_last_scores(inputs)
         self.finish_epoch(total.item() / len(loader), score, seconds, images)
         validation = {} if score is None else {"val mAP": f"{100 * score:.1f}"}
         bar.set_postfix(loss=f"{self.progress.history[-1]['train_loss']:.4f}", **validation)
@@ -234,7 +237,7 @@ class Trainer:
 
         def run(count: int) -> Tensor:
             wanted = targets[:count].to(self.device, non_blocking=True)
-            images = to_device(inputs if self.data.crops is None else self.data.crops(inputs), self.device)[:count]
+            images = self.to_images(inputs)[:count]
             with no_exchange(self.parallel, wanted=not synchronise):
                 with autocast(self.device, self.dtype):
                     logits = self.logits(images)
@@ -245,6 +248,10 @@ class Trainer:
         if self.world > 1:  # the others would wait for the exchange of gradients
             return run(len(targets))
         return fit_in_memory(run, len(targets), advice=lambda fits: remedy.format(parts * -(-len(targets) // fits)))
+
+    def to_images(self, inputs: Tensor) -> Tensor:
+        """What the loader gave, images (B, 3, S, S), draws or features, as the network reads it, on its device."""
+        return to_device(inputs if self.data.crops is None else self.data.crops(inputs), self.device)
 
     def step(self) -> None:
         """Change the weights, and the average of them where one is kept."""
@@ -292,6 +299,13 @@ class Trainer:
             self.check_finite(torch.tensor(math.nan))
         return multilabel_metrics(scores, self.data.targets).mAP
 
+    def check_last_scores(self, inputs: Tensor) -> None:
+        """Refuse to save weights that no held-out image has tried, where a batch's scores (B, C) are not finite."""
+        network = self.trained if self.average is None else self.average
+        with evaluating(network), torch.no_grad(), autocast(self.device, self.dtype):
+            logits = network(self.to_images(inputs))
+        self.check_finite(logits.sum(), what="a score")
+
     def finish_epoch(self, loss: float, score: float | None, seconds: float, images: int) -> None:
         """Note what the epoch gave, and save what lets the run go on."""
         progress, epochs = self.progress, self.recipe.optimisation.epochs
@@ -315,13 +329,13 @@ class Trainer:
                 print(f"epoch {progress.epoch}/{epochs}: loss {loss:.4f}{value}, {rate}", flush=True)
         self.accelerator.wait_for_everyone()
 
-    def check_finite(self, total: Tensor) -> None:
-        """Raise a CsraError where the sum of losses (any shape) is not finite; the last good weights stay."""
+    def check_finite(self, total: Tensor, *, what: str = "the loss") -> None:
+        """Raise a CsraError where a sum of losses or scores, a number, is not finite; the last good weights stay."""
         if not math.isfinite(total.item()):
             epoch = self.progress.epoch
             saved = f"the weights of epoch {epoch} are kept in {self.out}" if epoch else "nothing was saved yet"
             raise CsraError(
-                f"the loss became NaN or infinite in epoch {epoch + 1}; lower head_lr or backbone_lr ({saved})."
+                f"{what} became NaN or infinite in epoch {epoch + 1}; lower head_lr or backbone_lr ({saved})."
             )
 
     # --- the parts of it ---------------------------------------------------------------------------------------------

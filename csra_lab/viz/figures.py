@@ -18,6 +18,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from csra_lab.errors import ConfigError
 from csra_lab.viz.display import GRID, INK, MUTED, NARROW, PAPER, SERIES, Inline, PageAxes, shown
 from csra_lab.viz.images import COLOUR_MAP, boxed, image_row, overlay
 
@@ -103,15 +104,20 @@ def lines(
         ranks: the values are ranks, 1 at the top, on a logarithmic scale.
         joined: False for values of single things, such as classes: a marker for each, and no line between them.
         ax: where to draw; axes of its own if left out.
+
+    Raises:
+        CsraError: more curves than can be told apart.
     """
+    if len(series) > len(SERIES):
+        raise ConfigError(f"lines tells {len(SERIES)} curves apart, not {len(series)}; draw the others beside them.")
     ax = page_axes(3.5) if ax is None else ax
     for i, (name, values) in enumerate(series.items()):
         dashes = DASHES[i % 4] if joined else ""
         look = {"color": SERIES[i % 4], "linestyle": dashes, "marker": MARKERS[i % 4], "linewidth": 2}
         marks = max(1, len(x) // 8) if joined else 1
         sns.lineplot(
-            x=list(x), y=list(values), ax=ax, label=name, legend=False, errorbar=None, markevery=marks, markersize=5,
-            markeredgewidth=0, **look,
+            x=list(x), y=list(values), ax=ax, label=name, legend=False, estimator=None, sort=False, markevery=marks,
+            markersize=5, markeredgewidth=0, **look,
         )  # fmt: skip
         if bounds and name in bounds:
             ax.plot(x, bounds[name], color=SERIES[i % 4], lw=1, ls="-", alpha=0.8)
@@ -173,7 +179,9 @@ def grouped_bars(
     each = 0.17 if text else 0.14  # what is written at a bar is higher than a bar need be
     ax = page_axes(0.9 + each * len(categories) * (1 + len(series)) if across else 3.0) if ax is None else ax
     places = list(range(len(categories)))
-    frame = pd.concat([pd.DataFrame({"place": places, "value": v, "series": n}) for n, v in series.items()])
+    frame = pd.concat(
+        [pd.DataFrame({"place": places, "value": v, "series": n}) for n, v in series.items()], ignore_index=True
+    )
     along, up = ("value", "place") if across else ("place", "value")
     sns.barplot(
         frame, x=along, y=up, hue="series", orient="h" if across else "v", palette=list(SERIES[: len(series)]),
@@ -277,10 +285,13 @@ def page_rows(height: float, rows: int) -> list[PageAxes]:
 
 
 def legend(ax: Axes, columns: int = 2) -> None:
-    """Above the axes, from the figure's left edge on: beside long names of rows it would not fit."""
+    """Above the axes, from the figure's left edge on where the figure is ours: long names of rows leave no room."""
     handles, names = ax.get_legend_handles_labels()
     look = {"frameon": False, "labelcolor": INK, "fontsize": 11}
-    ax.figure.legend(handles, names, loc="outside upper left", ncols=columns, **look)
+    if isinstance(ax, PageAxes):
+        ax.figure.legend(handles, names, loc="outside upper left", ncols=columns, **look)
+    else:  # somebody's own figure may hold more axes
+        ax.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **look)
 
 
 def described(ax: AnyAxes, alt: str) -> AnyAxes:

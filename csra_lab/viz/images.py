@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from csra_lab.datasets.dataset import Box
+from csra_lab.datasets.images import upright_rgb
 from csra_lab.errors import ConfigError
 from csra_lab.viz.display import INK, ROW, SERIES, Inline
 
@@ -23,13 +24,13 @@ def overlay(
     """A heat map over a picture: the picture in grey, the map (bilinear, from blue to yellow) on top of it.
 
     Args:
-        image: any size and mode.
+        image: any size and mode; one that a camera turned is put upright, as for a prediction.
         heat: (h, w) finite numbers, such as an attention map.
         title: text for a strip above the picture.
         limits: values of the map's two ends; None for the least and the largest of this map.
 
     Returns:
-        An RGB picture of the same size, higher by the strip where there is a title.
+        An RGB picture of the size of the upright image, higher by the strip where there is a title.
 
     Raises:
         CsraError: the map is not (h, w), or holds numbers that are not finite.
@@ -39,6 +40,7 @@ def overlay(
         raise ConfigError(
             f"overlay needs a map (h, w) of finite numbers, not one of shape {heat.shape} with {heat.dtype}."
         )
+    image = upright_rgb(image)
     low, high = limits if limits is not None else (heat.min(), heat.max())
     smooth = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR))  # (H, W)
     strength = np.clip((smooth - low) / (high - low), 0, 1) if high > low else np.full_like(smooth, 0.5)
@@ -49,11 +51,12 @@ def overlay(
 
 
 def boxed(image: Image.Image, boxes: Sequence[Box], *, scale: int = 2) -> Image.Image:
-    """The image, `scale` times as large, with a named rectangle on every box; dashed where the box is difficult.
+    """The upright image, `scale` times as large, with a named rectangle on every box; dashed where it is difficult.
 
     A name stands above its box, below it or inside, wherever it covers the least of other boxes.
     """
-    large = image.convert("RGB").resize((scale * image.width, scale * image.height), Image.Resampling.LANCZOS)
+    image = upright_rgb(image)
+    large = image.resize((scale * image.width, scale * image.height), Image.Resampling.LANCZOS)
     stripes = Image.fromarray(np.uint8(255 * (np.add.outer(range(large.height), range(large.width)) % 12 < 7)))
     height, names = max(13, large.width // 20), list(dict.fromkeys(b.name for b in boxes))
     font = ImageFont.load_default(height)

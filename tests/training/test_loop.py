@@ -284,12 +284,13 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_weights(sets, tmp_path, m
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 1
 
 
-def test_a_run_poisoned_by_its_last_step_is_not_saved(sets, tmp_path, monkeypatch):
+@pytest.mark.parametrize("weight", [float("nan"), 3e38])  # the second is finite, and its scores are not
+def test_a_run_poisoned_by_its_last_step_is_not_saved(sets, tmp_path, monkeypatch, weight):
     step, recipe = Trainer.step, VIT.replace(epochs=1, validation_fraction=0.0)
 
     def poisoned(run):
         step(run)
-        run.trained.head.weight.data.fill_(float("nan"))
+        run.trained.head.weight.data.fill_(weight)
 
     monkeypatch.setattr(Trainer, "step", poisoned)
     with pytest.raises(CsraError, match="NaN or infinite"):

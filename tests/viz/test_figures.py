@@ -39,6 +39,15 @@ def test_overlay_takes_any_picture(mode):
     assert plots.overlay(PICTURE.convert(mode), np.eye(3)).mode == "RGB"
 
 
+def test_maps_and_boxes_lie_on_the_upright_image():
+    turned = PICTURE.resize((60, 40))
+    turned.getexif()[0x0112] = 6
+    assert plots.overlay(turned, np.eye(3)).size == (40, 60)
+    assert plots.boxed(turned, [], scale=1).size == (40, 60)
+    grey = Image.fromarray(np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16))
+    assert len(np.unique(np.asarray(plots.overlay(grey, np.zeros((2, 2)))))) > 100
+
+
 def test_overlay_does_not_care_for_scale_and_shift_unless_limits_are_given():
     heat = np.random.default_rng(1).normal(size=(7, 7))
     same = np.asarray(plots.overlay(PICTURE, heat)).astype(int) - np.asarray(plots.overlay(PICTURE, 5 * heat + 3))
@@ -109,6 +118,29 @@ def test_a_chart_draws_on_axes_that_are_given():
     given = plots.lines([1, 2], {"a": [1, 2]}, xlabel="x", ylabel="y", alt="a", ax=ours)
     assert given is ours
     assert [line.get_ydata().tolist() for line in ours.lines] == [[1, 2]]
+
+
+def test_a_curve_has_the_points_that_were_given_in_their_order():
+    ours = Figure().subplots()
+    plots.lines([1.0, 0.5, 0.5, 0.0], {"a": [0.2, 1, 0.4, 1]}, xlabel="x", ylabel="y", alt="a", ax=ours)
+    assert [values.tolist() for values in ours.lines[0].get_data()] == [[1.0, 0.5, 0.5, 0.0], [0.2, 1, 0.4, 1]]
+    with pytest.raises(CsraError, match="4 curves apart, not 5"):
+        plots.lines([1], {name: [1] for name in "abcde"}, xlabel="x", ylabel="y", alt="a")
+
+
+def test_legends_of_two_charts_in_one_figure_lie_on_their_own_axes():
+    figure = Figure(figsize=(12, 4))
+    for ax in (axes := figure.subplots(1, 2)):
+        plots.lines([1, 2], {"a": [1, 2], "b": [2, 3]}, xlabel="x", ylabel="y", alt="a", ax=ax)
+    assert not figure.legends
+    left, right = (ax.get_legend().get_window_extent() for ax in axes)
+    assert left.x1 < right.x0
+
+
+def test_a_bar_that_is_not_known_is_left_out():
+    nan = float("nan")
+    chart = plots.grouped_bars(["a", "b"], {"x": [nan, 3], "y": [1, 2]}, label="AP", alt="a", ax=Figure().subplots())
+    assert [bar.get_height() for drawn in chart.containers for bar in drawn if bar.get_height() > 0] == [3, 1, 2]
 
 
 def test_single_things_are_markers_with_no_line_between():
