@@ -28,7 +28,7 @@ from csra_lab.heads import ScoreMapHead, config_kind
 from csra_lab.significance import difference_errors, draw_images, once_and_drawn
 from csra_lab.study.detection import Detections, boxes_of, detection_precision, localised, outcomes
 from csra_lab.study.experiments import describe, plan_recipes, source_features
-from csra_lab.study.head_stack import train_heads
+from csra_lab.study.head_stack import learnt, train_heads
 from csra_lab.study.localization import (
     Objects,
     Pairs,
@@ -50,6 +50,8 @@ HEADS = {"average pooling": "average", "CSRA": "csra"}
 TEMPERATURES = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0, math.inf)
 SIZES = (0.0, 0.02, 0.05, 0.1, 0.2, 1.0)
 """Bounds of the share of the image that the largest object of the class covers."""
+MIN_IMAGES = 20
+"""Pairs of fewer images have a mean and no interval: a draw of the images may hold hardly one of them, or none."""
 TOLERANCE = 15 / 224  # the pointing game's 15 pixels
 FINE = 28  # side of the grid on which boxes are found
 IOU = "IoU 0.5"
@@ -100,7 +102,7 @@ def record_attention(out: Path, *, resamples: int = 1000) -> None:
     sets, maps = source_features(SOURCES["emoji"], None)
     plan = PLANS["four-lines"]
     recipes = plan_recipes(plan, "emoji")
-    trained = train_heads(recipes, maps["trainval"])
+    trained = learnt(train_heads(recipes, maps["trainval"]))
     heads = {name: [t.head for t in trained if config_kind(t.recipe.head) == kind] for name, kind in HEADS.items()}
     settings, curve = choose_thresholds(heads, maps["trainval"], pairs_of(objects_of(sets["trainval"])))
     lines, comparisons = curve, []
@@ -201,9 +203,15 @@ def interval(seen: NDArray, drawn: NDArray, *, units: int, comparisons: int) -> 
 
 
 def mean_interval(a: NDArray, b: NDArray, image: NDArray, weights: NDArray, comparisons: int) -> dict[str, float]:
-    """The interval of mean(b) - mean(a) over pairs: (S, P) values, (P,) their images, (R, N) draws."""
-    drawn = weights[:, image].astype(np.float64)  # (R, P)
+    """The interval of mean(b) - mean(a) over pairs: (S, P) values, (P,) their images, (R, N) draws.
+
+    Its ends are NaN where the pairs are of fewer than `MIN_IMAGES` images.
+    """
     difference = b.astype(np.float64) - a  # (S, P)
+    if len(np.unique(image)) < MIN_IMAGES:
+        middle = round(100 * float(difference.mean()), 4)
+        return {"difference": middle, "lower": math.nan, "upper": math.nan, "comparisons": comparisons}
+    drawn = weights[:, image].astype(np.float64)  # (R, P)
     means = (difference @ drawn.T) / drawn.sum(axis=1)  # (S, R)
     return interval(difference.mean(axis=1), means, units=weights.shape[1], comparisons=comparisons)
 

@@ -30,7 +30,7 @@ from csra_lab.heads import four_lines_head
 from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.study.experiments import describe, drawn_together, source_features
-from csra_lab.study.head_stack import score_heads, train_heads
+from csra_lab.study.head_stack import learnt, score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, best_settings, bootstrap, measured_claims, results_table, tune
 from csra_lab.study.plans import FOUR_LINES, SOURCES, Source
 from csra_lab.study.steps import Steps, is_recorded
@@ -198,7 +198,7 @@ def _tune(recipes: Mapping[str, Recipe], maps: Mapping[str, FeatureMaps], fit, h
     train = maps["trainval"]
     tuned = tune(recipes, dict.fromkeys(recipes, START), train, fit, held_out, log=log)
     best = max(tuned[AVERAGE], key=tuned[AVERAGE].__getitem__)
-    (trained,) = train_heads([recipes[AVERAGE].replace(head_lr=best)], train, fit=fit)
+    (trained,) = learnt(train_heads([recipes[AVERAGE].replace(head_lr=best)], train, fit=fit))
     held = train.subset(held_out)
     lines = score_heads([four_lines_head(trained.head, lam) for lam in FOUR_LINES], held)
     tuned[TUNED] = {
@@ -213,6 +213,7 @@ def _scores(own: Mapping[str, Recipe], lam: float, maps, split: str, groups, kin
     """(methods, N, C) probabilities of one run; groups: see `bootstrap`."""
     train = maps["trainval"]
     fit = bootstrap(len(train), run, groups=groups) if kind == "resample" else None
-    average, csra = (t.head for t in train_heads([own[m].replace(seed=run) for m in (AVERAGE, CSRA)], train, fit=fit))
+    trained = learnt(train_heads([own[m].replace(seed=run) for m in (AVERAGE, CSRA)], train, fit=fit))
+    average, csra = (t.head for t in trained)
     heads = [average, four_lines_head(average, 0.2), four_lines_head(average, float(lam)), csra]
     return score_heads(heads, maps[split])

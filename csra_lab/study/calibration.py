@@ -1,7 +1,7 @@
 """Whether a probability means what it says: calibration error, and the one or two numbers that mend most of it."""
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from csra_lab.errors import ConfigError
@@ -25,20 +25,19 @@ def calibration_error(scores: ArrayLike, targets: ArrayLike) -> float:
     """
     scores, targets = checked(scores, targets)
     check_probabilities(scores, None)
-    known = targets >= 0
-    if not known.any():
-        raise ConfigError("no label is known, so no probability can be held against one.")
-    p, y = scores[known].astype(np.float64), (targets[known] == 1).astype(np.float64)
+    p, y = _known(scores, targets)
     place = np.minimum((p * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(place, weights=p - y, minlength=BINS)
     return float(np.abs(gaps).sum() / len(p))
 
 
 def log_loss(logits: ArrayLike, targets: ArrayLike) -> float:
-    """Mean binary cross-entropy of (N, C) logits against (N, C) targets of 1, 0 and -1; -1 is left out."""
-    logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
-    known = targets >= 0
-    z, y = logits[known], targets[known] == 1
+    """Mean binary cross-entropy of (N, C) logits against (N, C) targets of 1, 0 and -1; -1 is left out.
+
+    Raises:
+        CsraError: shapes that do not fit, logits that are not finite, or no label that is known.
+    """
+    z, y = _known(logits, targets)
     return float(np.mean(np.logaddexp(0, z) - np.where(y, z, 0)))
 
 
@@ -47,6 +46,9 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
 
     Args:
         logits: (N, C) of images that the head was not trained on. targets: (N, C) of 1, 0 and -1; -1 is left out.
+
+    Raises:
+        CsraError: the labels cannot choose it, see `_fit`.
     """
     scale, _ = _fit(logits, targets, shift=False)
     return 1 / min(max(scale, 1 / MAX_TEMPERATURE), MAX_TEMPERATURE)
@@ -57,19 +59,43 @@ def fit_scale_and_shift(logits: ArrayLike, targets: ArrayLike) -> tuple[float, f
 
     Args:
         logits: (N, C) of images that the head was not trained on. targets: (N, C) of 1, 0 and -1; -1 is left out.
+
+    Raises:
+        CsraError: the labels cannot choose them, see `_fit`.
     """
     return _fit(logits, targets, shift=True)
 
 
 def _fit(logits: ArrayLike, targets: ArrayLike, *, shift: bool) -> tuple[float, float]:
-    """Logistic regression of all known labels on their logit: the slope, and the intercept or 0."""
+    """Logistic regression of all known labels on their logit: the slope, and the intercept or 0.
+
+    Raises:
+        CsraError: see `_known`; or the known labels are all present, or all absent, so that no scale fits best.
+    """
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 
-    logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
-    known = targets >= 0
+    z, y = _known(logits, targets)
+    if y.all() or not y.any():
+        raise ConfigError(
+            f"all {len(y)} known labels are {'present' if y.all() else 'absent'}, so no scale of the logits fits best; "
+            "calibrate on images that have both."
+        )
     regression = LogisticRegression(C=np.inf, fit_intercept=shift, tol=1e-8, max_iter=1000)
-    regression.fit(logits[known][:, None], targets[known] == 1)
+    regression.fit(z[:, None], y)
     return float(regression.coef_[0, 0]), float(regression.intercept_[0]) if shift else 0.0
+
+
+def _known(scores: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The scores of all known labels as one list, and whether each label is present: (K,) both.
+
+    Raises:
+        CsraError: shapes that do not fit, scores that are not finite, or no label that is known.
+    """
+    scores, targets = checked(scores, targets)
+    known = targets >= 0
+    if not known.any():
+        raise ConfigError("no label is known, so no score can be held against one.")
+    return scores[known].astype(np.float64), targets[known] == 1
 
 
 def calibration(held_out: ArrayLike, held_targets: ArrayLike, test: ArrayLike, targets: ArrayLike) -> dict[str, float]:

@@ -5,7 +5,8 @@ A record is a folder `PLAN/SOURCE` of
 run.json           the plan, every version, the device, the data sets and what the run took
 results.csv        a line for each row, seed and split: all metrics
 comparisons.csv    a line for each comparison and split: difference, interval, verdict
-conditions.csv     of plans that ask for it: the same comparisons by object size, number of objects and of labels
+conditions.csv     of plans that ask for it: the same comparisons by object size, number of objects and of labels;
+                   not there where no two rows that are kept can be compared, since their losses diverged
 scores.npz         test logits of the rows that keep them (`split_bytes` of (seeds, N, C) float16), ids and targets
 """
 
@@ -49,6 +50,7 @@ class Row:
         scores: split -> (S, N, C) float64 probabilities of S seeds, as they are read back from a record.
         keep: whether the record keeps the scores.
         trained: the heads, one a seed; empty for four-line rows.
+        added_to: of four-line rows, the trained heads that the residual is added to.
     """
 
     label: str
@@ -56,11 +58,13 @@ class Row:
     scores: dict[str, np.ndarray]
     keep: bool
     trained: tuple[TrainedHead, ...] = ()
+    added_to: tuple[TrainedHead, ...] = ()
 
     @property
-    def diverged(self) -> list[int]:
-        """Seeds whose loss left the numbers."""
-        return [t.recipe.run.seed for t in self.trained if t.diverged is not None]
+    def diverged(self) -> dict[int, int]:
+        """Seed -> the epoch in which its loss left the numbers, for the seeds whose scores are worthless."""
+        heads = self.trained or self.added_to
+        return {t.recipe.run.seed: t.diverged for t in heads if t.diverged is not None}
 
 
 def run_plans(
@@ -135,21 +139,21 @@ def plan_rows(
     plan: Plan, source: str, trained: dict[Recipe, TrainedHead], maps: dict[str, FeatureMaps]
 ) -> dict[str, Row]:
     """The rows of a plan's table by label, from its trained heads (keyed by recipe without name)."""
-    heads, rows = [], []  # all heads of all rows are scored together
+    rows: list[tuple[Row, list[ScoreMapHead]]] = []
     for entry in plan.entries:
         seeds = tuple(trained[_key(plan.recipe(entry, seed, source))] for seed in range(plan.seeds))
-        rows.append((entry.label, entry.against, entry.keep, seeds, [t.head for t in seeds]))
+        rows.append((Row(entry.label, entry.against, {}, entry.keep, trained=seeds), [t.head for t in seeds]))
         for lam in entry.four_lines:
-            lines: list[ScoreMapHead] = [four_lines_head(t.head, lam) for t in seeds]
             keep = entry.keep and lam in entry.keep_lines
-            rows.append((four_lines_label(lam), entry.label, keep, (), lines))
-        heads += [head for row in rows[len(rows) - 1 - len(entry.four_lines) :] for head in row[4]]
+            row = Row(four_lines_label(lam), entry.label, {}, keep, added_to=seeds)
+            rows.append((row, [four_lines_head(t.head, lam) for t in seeds]))
+    heads = [head for _, of_row in rows for head in of_row]  # all are scored together
     scores = {s: from_logits(to_logits(score_heads(heads, maps[s]))) for s in SOURCES[source].splits}
     table, start = {}, 0
-    for label, against, keep, seeds, row_heads in rows:
-        part = {split: all_scores[start : start + len(row_heads)] for split, all_scores in scores.items()}
-        table[label] = Row(label, against, part, keep, seeds)
-        start += len(row_heads)
+    for row, of_row in rows:
+        part = {split: all_scores[start : start + len(of_row)] for split, all_scores in scores.items()}
+        table[row.label] = dataclasses.replace(row, scores=part)
+        start += len(of_row)
     return table if not plan.choose else _chosen(plan, table)
 
 
@@ -180,15 +184,15 @@ def results_of(rows: Iterable[Row], sets: dict[str, MultiLabelDataset]) -> pd.Da
         for split, scores in row.scores.items():
             for seed, each in enumerate(scores):
                 line = {"label": row.label, "split": split, "seed": seed}
-                trained = row.trained[seed] if row.trained else None
-                if trained is not None and trained.diverged is not None:
-                    lines.append({**line, "diverged": trained.diverged})
+                if seed in row.diverged:
+                    lines.append({**line, "diverged": row.diverged[seed]})
                     continue
                 metrics = multilabel_metrics(each, sets[split].targets)
                 line |= {name: getattr(metrics, name) for name in METRICS}
-                if trained is not None:
-                    line["train_loss"] = trained.history.train_loss.iloc[-1]
-                    line["validation_mAP"] = trained.history.validation_mAP.max()
+                if row.trained:
+                    history = row.trained[seed].history
+                    line["train_loss"] = history.train_loss.iloc[-1]
+                    line["validation_mAP"] = history.validation_mAP.max()
                 lines.append(line)
     columns = ["label", "split", "seed", *METRICS, "train_loss", "validation_mAP", "diverged"]
     return pd.DataFrame(lines).reindex(columns=columns)
@@ -241,7 +245,9 @@ def write_record(
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
         }
         if plan.conditions and sets[where.splits[0]].box_reader is not None:
-            _conditions(rows, sets, where).to_csv(path / "conditions.csv", index=False, float_format="%.6f")
+            conditions = _conditions(rows, sets, where)
+            if not conditions.empty:
+                conditions.to_csv(path / "conditions.csv", index=False, float_format="%.6f")
         (path / "run.json").write_text(strict_json.dumps(run, indent=1, nan="null") + "\n", encoding="utf-8")
         results.to_csv(path / "results.csv", index=False, float_format="%.6f")
         comparisons.to_csv(path / "comparisons.csv", index=False, float_format="%.6f")
@@ -297,7 +303,7 @@ def table(rows: dict[str, Row], results: pd.DataFrame, comparisons: pd.DataFrame
         spread = f" +- {100 * values.std():.2f}" if values.count() > 1 else ""
         lines.append(f"  {label:<{width}}  {split:<12} {100 * values.mean():6.2f}{spread}")
     verdicts = [f"  {line.split}: {line.verdict}" for line in comparisons.itertuples()]
-    broken = [f"  {row.label}: the loss diverged with seeds {row.diverged}" for row in rows.values() if row.diverged]
+    broken = [f"  {row.label}: the loss diverged with seeds {[*row.diverged]}" for row in rows.values() if row.diverged]
     return "\n".join(["mAP, mean and standard deviation over seeds (in %)", *lines, "", *broken, *verdicts])
 
 
@@ -337,12 +343,12 @@ def _chosen(plan: Plan, rows: dict[str, Row]) -> dict[str, Row]:
 
 
 def _conditions(rows: dict[str, Row], sets: dict[str, MultiLabelDataset], where: Source) -> pd.DataFrame:
-    """The comparisons of the rows that are kept, by what the images show."""
+    """The comparisons of the rows that are kept and did not diverge, by what the images show."""
+    kept = {label: row for label, row in rows.items() if row.keep and not row.diverged}
+    pairs = [(label, row.against) for label, row in kept.items() if row.against in kept]
     frames = []
     for split in where.splits:
-        scores = {row.label: row.scores[split] for row in rows.values() if row.keep}
-        pairs = [(row.label, row.against) for row in rows.values() if row.keep and row.against in scores]
-        frame = gains(scores, pairs, sets[split])
+        frame = gains({label: row.scores[split] for label, row in kept.items()}, pairs, sets[split])
         frame.insert(0, "split", split)
         frames.append(frame)
     return pd.concat(frames)

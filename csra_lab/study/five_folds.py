@@ -38,7 +38,7 @@ from csra_lab.significance import MEANS, draw_images, once_and_drawn, weighted_m
 from csra_lab.study.experiments import describe, source_backbone
 from csra_lab.study.grid_draws import RESAMPLES, as_whole
 from csra_lab.study.grid_draws import UNIT_OF_RUNS as UNIT
-from csra_lab.study.head_stack import score_heads, train_heads
+from csra_lab.study.head_stack import learnt, score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS, best_settings, mean_AP, tune, tuning_table
 from csra_lab.study.plans import SOURCES
 from csra_lab.study.steps import Steps, is_recorded
@@ -199,6 +199,6 @@ def _tune(recipes: Mapping[str, Recipe], features: FeatureMaps, fit: NDArray, he
 
 def _scores(recipes: list[Recipe], seed: int, features: FeatureMaps, train: NDArray, test: NDArray) -> NDArray:
     """(3, n, C) probabilities of `ROWS` on the test images of a fold."""
-    average, csra = train_heads([recipe.replace(seed=seed) for recipe in recipes], features, fit=train)
+    average, csra = learnt(train_heads([recipe.replace(seed=seed) for recipe in recipes], features, fit=train))
     heads: list[ScoreMapHead] = [average.head, four_lines_head(average.head, LAM), csra.head]
     return score_heads(heads, features.subset(test))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from csra_lab._io import strict_json
 from csra_lab._io.arrays import write_arrays
-from csra_lab._io.atomic_write import atomic_write
+from csra_lab._io.atomic_write import atomic_write, clear_leftovers
 from csra_lab.claims import Claim, MeasuredClaim, claims_from_draws
 from csra_lab.datasets import MultiLabelDataset
 from csra_lab.errors import ConfigError, DataError, MissingFile
@@ -199,6 +199,7 @@ def write_record(
             for name, data in now.about[held].items():  # earlier records have no training sets
                 check_items(record, what, name, before.about.get(held, {}).get(name, data), data)
         now = _joined(before, now)
+    clear_leftovers(record)
     with atomic_write(record) as folder:
         folder.mkdir()
         strict_json.write(folder / "run.json", now.about, indent=1)
@@ -213,9 +214,13 @@ def write_record(
 def earlier_record(grid: Grid, record: Path) -> GridRecord | None:
     """What a folder records of this grid already, to be added to; None where it holds nothing.
 
+    Where a kill left no folder, but the record that had just stepped aside for a new one, that is put back first.
+
     Raises:
         CsraError: not a record, or one of another grid or of other recipes.
     """
+    if not record.exists():
+        clear_leftovers(record)
     if not (record / "run.json").is_file():
         if record.is_dir() and any(record.iterdir()):
             raise ConfigError(

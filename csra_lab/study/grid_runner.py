@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from csra_lab._io.atomic_write import check_folder
 from csra_lab.catalog import DRAWN, load_dataset
 from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets import MultiLabelDataset
-from csra_lab.device import best_device
+from csra_lab.device import best_device, training_settings, working_type
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.recipes import Recipe
 from csra_lab.recipes.named import GIGA_MULTIPLY_ADDS
@@ -301,10 +302,16 @@ class GridRunner:
         return run.head == "avg" and self.grid.four_lines is not None
 
     def _score_four_lines(self, folder: Path, test_set: MultiLabelDataset) -> None:
+        """Score them as `train` scored the run, in its type and batches, so that both differ in four lines alone."""
         assert self.grid.four_lines is not None
-        device = best_device()
+        recipe, device = read_recipe(folder), torch.device(best_device())
+        batch_size = min(32, recipe.optimisation.batch_size // recipe.optimisation.accumulate)
+        dtype = working_type(recipe.run.precision, device)
         model = MultiLabelClassifier.from_pretrained(folder / "model").with_four_lines(self.grid.four_lines).to(device)
-        metrics, scores = evaluate(model, test_set, device=device, progress=self.progress)
+        with training_settings(device):
+            metrics, scores = evaluate(
+                model, test_set, batch_size=batch_size, device=device, dtype=dtype, progress=self.progress
+            )
         (folder / FOUR_LINES).mkdir(exist_ok=True)
         save_evaluation(folder / FOUR_LINES, test_set, metrics, scores, four_lines=self.grid.four_lines)
 

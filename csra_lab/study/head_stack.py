@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from csra_lab._io.progress import Bar, progress_bar
 from csra_lab.device import restore_random_state
-from csra_lab.errors import ConfigError
+from csra_lab.errors import ConfigError, CsraError
 from csra_lab.heads import HeadConfig, ScoreMapHead, build_head
 from csra_lab.losses import Loss
 from csra_lab.metrics import average_precision
@@ -36,7 +36,8 @@ class TrainedHead:
     Attributes:
         head: with the weights of its best epoch, or of the last where nothing was held out.
         history: a line an epoch: epoch, train_loss, validation_mAP (NaN where nothing was held out).
-        diverged: the first epoch whose loss was not finite; None for a head that learnt. Its scores are worthless.
+        diverged: the first epoch whose loss was not finite, or the last where its final step left weights that are not;
+            None for a head that learnt. Its scores are worthless.
     """
 
     recipe: Recipe
@@ -86,6 +87,22 @@ def train_heads(
     return [results[i] for i in range(len(recipes))]
 
 
+def learnt(trained: Sequence[TrainedHead]) -> Sequence[TrainedHead]:
+    """The same heads, where all of them learnt: a study asks before it scores them, so that no NaN is ever saved.
+
+    Raises:
+        CsraError: one diverged, with its recipe, seed and rate.
+    """
+    for each in trained:
+        if each.diverged is not None:
+            raise CsraError(
+                f"{each.recipe.name} diverged in epoch {each.diverged} with seed {each.recipe.run.seed} and head_lr "
+                f"{each.recipe.optimisation.head_lr:g}, so it has no scores; give it a lower rate or more "
+                "warmup_epochs, or leave it out."
+            )
+    return trained
+
+
 def score_heads(heads: Sequence[ScoreMapHead], features: FeatureMaps) -> np.ndarray:
     """Probabilities of many heads on the first view of every image: (K, N, C) float64."""
     return _scores(HeadStack(heads).eval(), features, np.arange(len(features)), "cpu")
@@ -133,7 +150,7 @@ class HeadStack(nn.Module):
         """Sort the heads by what has to be computed for them."""
         together = [k for k in range(len(self.kinds)) if str(k) not in self.alone]
         mixtures = {k: self.kinds[k].mixture() for k in together}  # a * mean + b * attended, at a T for each row
-        self.averages = [k for k, m in mixtures.items() if m is not None and all(b == 0 for _, b, _ in m)]
+        self.averages = [k for k, m in mixtures.items() if m is not None and len(m) == 1 and m[0][1] == 0]
         summed = {k: m for k, m in mixtures.items() if m is not None and k not in self.averages}
         sums = [(k, i, *row) for k, m in summed.items() for i, row in enumerate(m)]
         sums.sort(key=lambda row: row[4])  # finite temperatures first, so that both parts are slices
@@ -247,6 +264,9 @@ def _train_together(recipes, features: FeatureMaps, fit, held_out, device, bar: 
             best_heads = [n if take else b for n, b, take in zip(now, best_heads, better, strict=True)]
             best = np.where(better, quality, best)
         history.append((means, quality))
+    for k, head in enumerate(stack.heads()):
+        if not all(weight.isfinite().all() for weight in head.parameters()):
+            diverged[k] = diverged[k] or first.optimisation.epochs
     return [
         TrainedHead(recipe, head, _history([(m[k], q[k]) for m, q in history]), diverged[k])
         for k, (recipe, head) in enumerate(zip(recipes, best_heads, strict=True))

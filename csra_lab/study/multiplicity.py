@@ -30,7 +30,7 @@ from csra_lab.device import for_inference, to_device
 from csra_lab.metrics import average_precision
 from csra_lab.modes import evaluating
 from csra_lab.study.experiments import source_backbone, source_features
-from csra_lab.study.head_stack import score_heads, train_heads
+from csra_lab.study.head_stack import learnt, score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
 from csra_lab.study.plans import SOURCES
 from csra_lab.synthetic.emoji_voc import VENDORS, EmojiObject, arrange, draw
@@ -95,7 +95,7 @@ def record_multiplicity(
         for name in HEADS
         for seed in range(seeds)
     ]
-    heads = [t.head for t in train_heads(recipes, maps["trainval"])]
+    heads = [t.head for t in learnt(train_heads(recipes, maps["trainval"]))]
     log("heads are trained")
     backbone = source_backbone(source)
     targets = scene_targets(scenes)

@@ -24,7 +24,7 @@ from csra_lab.metrics import average_precision
 from csra_lab.significance import difference_errors, draw_images, once_and_drawn
 from csra_lab.study.calibration import BINS
 from csra_lab.study.experiments import describe, drawn_together, source_features
-from csra_lab.study.head_stack import score_heads, train_heads
+from csra_lab.study.head_stack import learnt, score_heads, train_heads
 from csra_lab.study.own_best import AVERAGE, CSRA, METHODS
 from csra_lab.study.plans import FOUR_LINES, SOURCES
 from csra_lab.thresholds import choose_thresholds
@@ -54,7 +54,7 @@ def record_operating_points(
         where.recipe(name, **METHODS[name].changes, seed=seed) for name in (AVERAGE, CSRA) for seed in range(seeds)
     ]
     train, test = maps["trainval"], maps[where.splits[0]]
-    heads = [t.head for t in train_heads(recipes, train, fit=fit)]
+    heads = [t.head for t in learnt(train_heads(recipes, train, fit=fit))]
     held = train.subset(held_out)
     lines, lams = with_four_lines(heads[:seeds], held)
     groups = drawn_together(where, sets[where.splits[0]])

@@ -37,7 +37,7 @@ from csra_lab.metrics import average_precision
 from csra_lab.recipes import Recipe
 from csra_lab.significance import MeanOver, draw_images, once_and_drawn, weighted_mAP
 from csra_lab.study.experiments import describe, drawn_together, source_features
-from csra_lab.study.head_stack import score_heads, train_heads
+from csra_lab.study.head_stack import learnt, score_heads, train_heads
 from csra_lab.study.plans import SOURCES
 from csra_lab.study.steps import Steps, is_recorded
 from csra_lab.training.feature_cache import FeatureMaps
@@ -127,6 +127,9 @@ def run_own_best(
         data: folder of the images, where the source has some. cache: folder of the cached features.
         seeds: runs on all training images. resamples: bootstrap samples of them. question: for run.json.
         log: called with a line a step.
+
+    Raises:
+        CsraError: a method diverged with one of the seeds; it is not saved as a step.
     """
     sets, maps = source_features(SOURCES[source], data, cache=cache, progress=False)
     train, (split, *_) = maps["trainval"], SOURCES[source].splits
@@ -326,7 +329,8 @@ def best_settings(tuning: pd.DataFrame, column: str = "head_lr") -> dict[str, fl
 
 def _curves(recipes: Mapping[str, Recipe], seed: int, features: FeatureMaps, fit, held_out) -> pd.DataFrame:
     """method, seed, epoch, and held-out mAP of every recipe, trained on `fit`."""
-    trained = train_heads([r.replace(seed=seed) for r in recipes.values()], features, fit=fit, held_out=held_out)
+    seeded = [recipe.replace(seed=seed) for recipe in recipes.values()]
+    trained = learnt(train_heads(seeded, features, fit=fit, held_out=held_out))
     parts = {name: head.history.set_index("epoch").validation_mAP for name, head in zip(recipes, trained, strict=True)}
     table = pd.concat(parts, names=["method"]).rename("held_out_mAP").reset_index()
     table.insert(1, "seed", seed)
@@ -335,7 +339,7 @@ def _curves(recipes: Mapping[str, Recipe], seed: int, features: FeatureMaps, fit
 
 def _trained_scores(recipes: Mapping[str, Recipe], seed: int, features: FeatureMaps, fit, test: FeatureMaps) -> NDArray:
     """(methods, N, C) probabilities on the test images of every recipe, trained with one seed on `fit`, or on all."""
-    trained = train_heads([recipe.replace(seed=seed) for recipe in recipes.values()], features, fit=fit)
+    trained = learnt(train_heads([recipe.replace(seed=seed) for recipe in recipes.values()], features, fit=fit))
     return score_heads([t.head for t in trained], test)
 
 

@@ -99,7 +99,8 @@ class Plan:
         choose: for entries that are settings of one method, the method of each label. The best setting of each method
             is chosen by its mAP on held-out training images, and only the chosen ones are compared; there `against`
             is a method.
-        conditions: also compare by object size, number of objects and number of labels, where there are boxes.
+        conditions: also compare the rows that are kept by object size, number of objects and number of labels, where
+            there are boxes.
     """
 
     name: str
@@ -341,6 +342,7 @@ def _check(plan: Plan, path: Path) -> None:
             raise DataError(f"{path}: {entry.label!r} is compared with {entry.against!r}, which is no entry beside it.")
         if entry.four_lines and entry.changes.get("head") != "average":
             raise DataError(f"{path}: {entry.label!r} asks for four lines, which need an average-pooling head.")
+    _check_keeping(plan, path)
     if not 1 <= plan.seeds <= 1000:
         raise DataError(f"{path}: seeds is how many, at least 1 and at most 1,000, not {plan.seeds}.")
     if not plan.sources:
@@ -379,6 +381,25 @@ def _check_choice(plan: Plan, labels: list[str], path: Path) -> None:
                 f"{path}: {entry.label!r} is compared with {entry.against!r}; where settings are chosen, that must be "
                 f"a method: {', '.join(dict.fromkeys(plan.choose.values()))}."
             )
+
+
+def _check_keeping(plan: Plan, path: Path) -> None:
+    """What is to be kept can be, and comparisons by condition have two kept rows to compare."""
+    kept = [entry for entry in plan.entries if entry.keep]
+    for entry in plan.entries:
+        lost = [lam for lam in entry.keep_lines if not entry.keep or lam not in entry.four_lines]
+        if lost:
+            raise DataError(
+                f"{path}: keep_lines of {entry.label!r} names {lost[0]:g}, which keeps nothing; it needs keep, and "
+                f"{lost[0]:g} among the four_lines of the entry."
+            )
+    references = {entry.label for entry in kept} | {plan.choose.get(entry.label) for entry in kept}
+    lines = not plan.choose and any(entry.keep_lines for entry in kept)
+    if plan.conditions and not lines and not any(entry.against in references for entry in kept if entry.against):
+        raise DataError(
+            f"{path}: conditions reads the kept scores of two rows that are compared, and no such two are kept; set "
+            "keep in both."
+        )
 
 
 def _tuples(fields: dict) -> dict:

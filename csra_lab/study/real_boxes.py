@@ -39,7 +39,7 @@ from csra_lab.study.attention_study import (
 )
 from csra_lab.study.detection import boxes_of, localised
 from csra_lab.study.experiments import describe, source_features
-from csra_lab.study.head_stack import train_heads
+from csra_lab.study.head_stack import learnt, train_heads
 from csra_lab.study.localization import (
     Objects,
     Pairs,
@@ -81,7 +81,7 @@ def record_real_boxes(out: Path, *, data: Path | None = None, seeds: int = 5, re
         name: [source.recipe(name, head=kind, seed=seed) for seed in range(seeds)]
         for name, kind in ((AVERAGE, "average"), (CSRA, "csra"))
     }
-    heads = {name: [t.head for t in train_heads(r, features["trainval"])] for name, r in recipes.items()}
+    heads = {name: [t.head for t in learnt(train_heads(r, features["trainval"]))] for name, r in recipes.items()}
     objects = {split: objects_of(sets[split]) for split in ("trainval", "test")}
     values, thresholds, pairs, best = measure_real_boxes(heads, features, objects)
     weights = draw_images(objects["test"].num_images, resamples=resamples)

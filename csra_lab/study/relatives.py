@@ -38,7 +38,7 @@ from csra_lab.recipes import Recipe
 from csra_lab.residual_attention import residual_max
 from csra_lab.study.calibration import calibration
 from csra_lab.study.experiments import describe, drawn_together, source_features
-from csra_lab.study.head_stack import score_heads, train_heads
+from csra_lab.study.head_stack import learnt, score_heads, train_heads
 from csra_lab.study.own_best import LADDER, bootstrap, mean_AP, measured_claims, results_table, tune
 from csra_lab.study.plans import BASE, SOURCES
 from csra_lab.study.steps import Steps, is_recorded
@@ -239,7 +239,7 @@ class Study:
     def _run(self, names: Sequence[str], kind: str, run: int) -> NDArray:
         fit = None if kind == "seed" else bootstrap(len(self.train), run, groups=self.groups["trainval"])
         recipes = [self.own[name].replace(seed=run) for name in names]
-        trained = train_heads(recipes, self.train, fit=fit)
+        trained = learnt(train_heads(recipes, self.train, fit=fit))
         return to_exact_logits(score_heads([t.head for t in trained], self.maps[self.split])).astype(np.float32)
 
     def _calibration(self) -> pd.DataFrame:
@@ -248,7 +248,7 @@ class Study:
 
     def _calibrate(self, names: Sequence[str]) -> pd.DataFrame:
         """Each head trained without the held-out images, which then choose its temperature."""
-        trained = train_heads([self.own[name] for name in names], self.train, fit=self.fit)
+        trained = learnt(train_heads([self.own[name] for name in names], self.train, fit=self.fit))
         held = self.train.subset(self.held_out)
         test = self.maps[self.split]
         lines = []

@@ -18,6 +18,7 @@ from csra_lab.study.attention_study import (
     BOXES,
     FINE,
     HEADS,
+    MIN_IMAGES,
     TOLERANCE,
     choose_thresholds,
     interval,
@@ -170,14 +171,30 @@ def test_the_interval_is_that_of_compare():
 
 def test_means_over_pairs_count_drawn_pictures():
     rng = np.random.default_rng(1)
-    a, b = rng.random((2, 3, 40)) < 0.5
-    image = np.sort(rng.integers(15, size=40))
-    weights = draw_images(15, resamples=30)
+    a, b = rng.random((2, 3, 80)) < 0.5
+    image = np.sort(rng.integers(30, size=80))
+    weights = draw_images(30, resamples=30)
     drawn = np.array([
         [np.mean(np.repeat(b[s].astype(float) - a[s], w[image])) for w in weights] for s in range(3)
     ])  # fmt: skip
     seen = b.mean(axis=1) - a.mean(axis=1)
-    assert mean_interval(a, b, image, weights, 2) == pytest.approx(interval(seen, drawn, units=15, comparisons=2))
+    assert mean_interval(a, b, image, weights, 2) == pytest.approx(interval(seen, drawn, units=30, comparisons=2))
+
+
+@pytest.mark.parametrize("count", [1, 6, MIN_IMAGES - 1, MIN_IMAGES])
+def test_few_images_have_a_mean_and_no_interval(count):
+    """Of six images among 300 about one draw in 400 holds none; whether one did must not decide what is shown."""
+    rng = np.random.default_rng(count)
+    weights, (a, b) = draw_images(300, resamples=1000), rng.random((2, 5, 2 * count))
+    found = mean_interval(a, b, np.repeat(np.arange(count), 2), weights, 1)
+    assert found["difference"] == pytest.approx(100 * (b - a).mean(), abs=1e-4)
+    assert np.isfinite([found["lower"], found["upper"]]).tolist() == [count >= MIN_IMAGES] * 2
+
+
+def test_every_bin_of_the_records_has_its_interval():
+    for name in ("attention", "real-boxes"):
+        comparisons = pd.read_csv(RECORD.with_name(name) / "comparisons.csv")
+        assert comparisons[["lower", "upper"]].notna().all(axis=None)
 
 
 def toy(seed):

@@ -35,6 +35,27 @@ def test_what_is_no_probability_has_no_error(scores, target, words):
         calibration_error([[scores]], [[target]])
 
 
+@pytest.mark.parametrize("fit", [fit_temperature, fit_scale_and_shift])
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ([[0, 0], [0, -1]], "all 3 known labels are absent"),
+        ([[1, 1], [1, 1]], "all 4 known labels are present"),
+        ([[-1, -1], [-1, -1]], "no label is known"),
+        ([[1], [0]], r"not \(2, 2\) and \(2, 1\)"),
+    ],
+)
+def test_what_no_scale_can_be_fitted_to_is_one_sentence(fit, targets, words):
+    with pytest.raises(CsraError, match=words):
+        fit([[0.1, 2.0], [-1.0, 3.0]], targets)
+
+
+@pytest.mark.parametrize(("targets", "words"), [([[-1, -1]], "no label is known"), ([[1]], "must both be")])
+def test_a_log_loss_of_nothing_is_one_sentence(targets, words):
+    with pytest.raises(CsraError, match=words):
+        log_loss([[0.1, 2.0]], targets)
+
+
 def test_bins_are_summed_by_hand():
     rng = np.random.default_rng(0)
     p, y = rng.random((50, 4)), rng.integers(-1, 2, (50, 4))

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from csra_lab.cli import main
+from csra_lab.datasets import Box, MultiLabelDataset
 from csra_lab.errors import ConfigError, CsraError
 from csra_lab.metrics import multilabel_metrics
 from csra_lab.residual_attention import residual_max
@@ -17,6 +20,7 @@ from csra_lab.significance import compare
 from csra_lab.study import experiments, plans
 from csra_lab.study.experiments import check_record, read_scores, run_plans
 from csra_lab.study.plans import PLANS, SOURCES, Entry, Plan, Source, get_plan
+from csra_lab.training.feature_cache import FeatureMaps
 from tests import toy
 
 TOY = Source("voc2012", classes=toy.CLASSES, backbone="test_efficientnet", image_size=64)
@@ -134,6 +138,74 @@ def test_a_record_says_all_that_its_numbers_depend_on(records):
     assert len(run["data"]["test"]["fingerprint"]) == 16
 
 
+@pytest.fixture
+def boxed(tmp_path, monkeypatch):
+    """Features of images with an object of one size for each label, in the place of the source's."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((60, 3)) < 0.5).astype(np.int8)
+    Image.new("RGB", (100, 100)).save(tmp_path / "image.png")
+    ids = [str(i) for i in range(60)]
+
+    def boxes(item):
+        return [Box("abc"[c], 0, 0, 30, 30) for c in np.flatnonzero(targets[int(item)])]
+
+    data = MultiLabelDataset(
+        name="voc2012", split="test", classes=("a", "b", "c"), ids=ids, paths=[tmp_path / "image.png"] * 60,
+        targets=targets, box_reader=boxes,
+    )  # fmt: skip
+    maps = FeatureMaps(torch.from_numpy(rng.random((60, 1, 8, 3, 3)).astype(np.float16)), targets)
+    monkeypatch.setitem(SOURCES, "toy", TOY)
+    splits = ("trainval", "test")
+    monkeypatch.setattr(
+        experiments, "source_features", lambda *_, **__: (dict.fromkeys(splits, data), dict.fromkeys(splits, maps))
+    )
+    return tmp_path
+
+
+WILD = {"optimizer": "sgd", "head_lr": 1e37, "weight_decay": 1.0}
+
+
+def carried_out(entries, out, **options):
+    plan = Plan("wild", "?", ("toy",), entries, seeds=2, base=BASE, **options)
+    return run_plans([plan], out=out, log=lambda _: None, progress=False)[0]
+
+
+@pytest.mark.parametrize("others", [(), ("CSRA",)])
+def test_kept_rows_that_diverge_are_not_compared_by_condition(boxed, others):
+    entries = (
+        Entry("average", {"head": "average"}, keep=True),
+        Entry("wild", WILD, against="average", keep=True),
+        *(Entry(label, against="average", keep=True) for label in others),
+    )
+    folder = carried_out(entries, boxed / "out", conditions=True)
+    results = pd.read_csv(folder / "results.csv")
+    assert set(results[results.diverged.notna()].label) == {"wild"}
+    assert (folder / "conditions.csv").exists() == bool(others)  # nothing is left to compare without others
+    if others:
+        conditions = pd.read_csv(folder / "conditions.csv")
+        assert set(conditions.label) == {"CSRA"}
+        assert conditions.difference.notna().all()
+
+
+def test_four_lines_on_a_head_that_diverges_are_worthless_too(boxed):
+    entries = (Entry("wild", {"head": "average", **WILD}, four_lines=(0.3,)), Entry("CSRA"))
+    folder = carried_out(entries, boxed / "out")
+    results = pd.read_csv(folder / "results.csv").set_index("label")
+    assert results.mAP.isna().groupby("label").all().to_dict() == {
+        "wild": True, "four lines, lam = 0.3": True, "CSRA": False,
+    }  # fmt: skip
+    assert results.diverged["four lines, lam = 0.3"].tolist() == results.diverged["wild"].tolist()
+
+
+def test_the_plans_that_are_recorded_are_plans_still(tmp_path):
+    runs = Path(__file__).resolve().parents[2] / "data/runs"
+    asked = [json.loads(path.read_text()).get("plan") for name in PLANS for path in runs.glob(f"{name}/*/run.json")]
+    assert len(asked) > 20
+    for plan in asked:
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        assert get_plan(str(tmp_path / "plan.json")).name == plan["name"]
+
+
 def test_the_plans_that_ship_are_consistent():
     for plan in PLANS.values():
         plans._check(plan, plan.name)
@@ -164,6 +236,8 @@ IGNORED = (
     {"ema_decay": 0.9},
     {"why": "?"},
 )
+LINED = {"entries": [{"label": "a", "changes": {"head": "average"}, "four_lines": [0.1], "keep_lines": [0.3]}]}
+KEPT_A = [{"label": "a", "keep": True}, {"label": "b", "against": "A"}]
 HELD_OUT = {"base": {"validation_fraction": 0.2}, "entries": [{"label": "a"}, {"label": "b", "against": "a"}]}
 
 
@@ -186,6 +260,12 @@ HELD_OUT = {"base": {"validation_fraction": 0.2}, "entries": [{"label": "a"}, {"
         ({"choose": {"z": "A"}}, "'z', which is no entry"),
         (HELD_OUT | {"choose": {"a": "A", "b": "B"}}, "must be a method: A, B"),
         (HELD_OUT | {"choose": {"a": "A"}}, "only entries that choose names"),
+        (LINED, "keep_lines of 'a' names 0.3, which keeps nothing"),
+        (LINED | {"entries": [LINED["entries"][0] | {"four_lines": [0.3]}]}, "it needs keep"),
+        (LINED | {"entries": [LINED["entries"][0] | {"keep": True}]}, "0.3 among the four_lines"),
+        ({"conditions": True}, "no such two are kept"),
+        ({"conditions": True, "entries": [{"label": "a", "keep": True}, {"label": "b", "against": "a"}]}, "set keep"),
+        (HELD_OUT | {"conditions": True, "choose": {"a": "A", "b": "A"}, "entries": KEPT_A}, "set keep in both"),
     ],
 )
 def test_a_wrong_plan_file_is_one_sentence(tmp_path, change, says):

@@ -366,6 +366,38 @@ def test_a_record_of_other_recipes_or_items_is_not_written_over(filled, data, tm
     assert {path.name: path.read_bytes() for path in record.iterdir()} == held
 
 
+def test_a_record_that_had_stepped_aside_for_a_kill_is_put_back(filled, data, tmp_path):
+    """A kill between the two renames of `atomic_write` leaves the record beside its place, and none in it."""
+    record = shutil.copytree(filled[0] / "record", tmp_path / "record")
+    (tmp_path / ".record.xxx").mkdir()
+    record.rename(tmp_path / ".record.xxx/record.before")
+    there = runner(tmp_path / "elsewhere", data, record=record)
+    assert all(map(there.is_done, TOY.runs()))
+    assert set(read_record(record).draws) == drawn(run.name for run in TOY.runs())
+    assert not list(tmp_path.glob(".record.*"))
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_writing(filled, data, tmp_path):
+    record = shutil.copytree(filled[0] / "record", tmp_path / "record")
+    (tmp_path / ".record.xxx/record").mkdir(parents=True)
+    runner(filled[0], data, record=record)
+    assert (tmp_path / ".record.xxx").exists()  # who only reads leaves alone what another process may be writing
+    runner(filled[0], data, record=record).update_record()
+    assert not list(tmp_path.glob(".record.*"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_four_lines_of_no_weight_score_as_the_run_did(filled, data, tmp_path, precision):
+    only = {key: r.replace(precision=precision) for key, r in TOY.recipes.items() if key[0] == "test_resnet"}
+    grid = dataclasses.replace(
+        TOY, recipes=only, pretraining={}, weight_files={"test_resnet": "model.safetensors"}, four_lines=0.0
+    )
+    run, weights = Run("test_resnet", EMOJI, "avg", 0), filled[0] / "test_resnet-pretraining/model"
+    GridRunner(grid, tmp_path, data=data, weights=weights, progress=False, log=lambda line: None).fill([run])
+    own, lines = (read_evaluation(tmp_path / run.name / part).scores for part in ("", module.FOUR_LINES))
+    np.testing.assert_array_equal(own, lines)
+
+
 def test_a_folder_of_other_files_does_not_become_a_record(data, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match="other files, which would be replaced; name another folder with --record"):

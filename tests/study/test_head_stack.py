@@ -116,6 +116,20 @@ def test_a_stack_gives_the_logits_of_its_heads(seed):
         torch.testing.assert_close(back(x), head(x))
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.1])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_classifier_of_a_head_counts_with_and_without_a_residual(count, lam):
+    torch.manual_seed(0)
+    head = create_head("csra", 6, 5, num_heads=count, lam=lam, normalize=False)
+    x = torch.rand(3, 9, 6)
+    stack = HeadStack([head])
+    alone, together = head(x), stack(x)[0]
+    torch.testing.assert_close(together, alone)
+    alone.square().sum().backward()
+    together.square().sum().backward()
+    torch.testing.assert_close(stack.weights[0].grad, head.weight.grad)
+
+
 def test_scores_are_probabilities_of_the_first_view():
     data = random_maps(70, 6, 3, 4, views=2)
     heads = [create_head("average", 6, 4), create_head("csra", 6, 4)]
@@ -131,6 +145,15 @@ def test_a_head_that_diverges_is_named_and_spoils_no_other(maps):
     assert spoilt.diverged in (1, 2)
     assert calm.diverged is None
     np.testing.assert_allclose(calm.head.weight.detach(), alone.head.weight.detach(), atol=1e-6)
+
+
+def test_a_head_that_only_its_last_step_spoils_has_diverged(maps):
+    """Its losses are finite, each taken before a step; its weights are not."""
+    brief = BASE.replace(epochs=1, batch_size=len(maps[0]), warmup_epochs=0.0, optimizer="sgd", schedule="constant")
+    calm, spoilt = train_heads([brief, brief.replace(head_lr=1e38, weight_decay=1e6)], maps[0])
+    assert np.isfinite(spoilt.history.train_loss).all()
+    assert not spoilt.head.weight.isfinite().all()
+    assert (calm.diverged, spoilt.diverged) == (None, 1)
 
 
 def test_held_out_pictures_choose_the_epoch_and_teach_nothing():
