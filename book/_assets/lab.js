@@ -1,15 +1,27 @@
-// Paper is white: a page is printed in its light colours, whatever the screen shows.
+// Paper is white and has nothing to click: a page is printed in its light colours, whatever the screen shows, and with
+// its folded tables open.
 (() => {
   const page = document.documentElement;
-  let shown;
+  let shown, folds;
   addEventListener("beforeprint", () => {
     shown = page.dataset.theme;
     page.dataset.theme = "light";
+    folds = document.querySelectorAll("details.lab-fold:not([open])");
+    for (const fold of folds) fold.open = true;
   });
   addEventListener("afterprint", () => {
     page.dataset.theme = shown;
+    for (const fold of folds) fold.open = false;
   });
 })();
+
+// On a narrow screen the list of contents lies over the page; it goes when a section is chosen.
+addEventListener("DOMContentLoaded", () => {
+  const contents = document.querySelector("#pst-secondary-sidebar-modal");
+  contents?.addEventListener("click", (event) => {
+    if (event.target.closest('a[href^="#"]')) contents.close();
+  });
+});
 
 // Every figure opens larger: a button below it shows a copy in a dialog, which Escape or a click closes.
 addEventListener("DOMContentLoaded", () => {

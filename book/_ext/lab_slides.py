@@ -21,38 +21,51 @@ PAGE = """<!DOCTYPE html>
 <link rel="stylesheet" href="../_static/lab.css">
 <style>
 body {{ margin: 0; font: 20px/1.4 system-ui, sans-serif; color: #1b1f24; background: #fff; }}
-body > section {{ display: none; box-sizing: border-box; min-height: 100vh; padding: 4vh 6vw; }}
-body > section:target, body > section.shown {{ display: grid; align-content: center; gap: 2vh; }}
+html {{ overscroll-behavior-x: none; }} /* a swipe turns a slide, and not the pages of the browser's history */
+body > section {{
+  display: grid; align-content: center; gap: 2vh; box-sizing: border-box; min-height: 100vh; padding: 4vh 6vw;
+}}
+@media screen {{ body:has(> .shown) > section:not(.shown) {{ display: none; }} }}
 section h1 {{ margin: 0; font-size: 1.6rem; }}
 section .lab-row, section .lab-gallery {{ max-width: 1100px; }}
 section svg.lab-wide {{ width: min(100%, 1000px) !important; max-height: 60vh; }}
 section p {{ margin: 0; max-width: 60em; }}
 nav {{ position: fixed; right: 1rem; bottom: .6rem; color: #5f6673; font-size: .8rem; }}
-@media print {{ body > section {{ display: grid; page-break-after: always; }} nav {{ display: none; }} }}
+@media print {{ body > section {{ page-break-after: always; }} nav {{ display: none; }} }}
 </style></head><body>
 {slides}
 <nav aria-live="polite"></nav>
 <script>
 const slides = [...document.querySelectorAll("body > section")];
-let now = Math.max(0, slides.findIndex((s) => "#" + s.id === location.hash));
+const named = () => slides.findIndex((s) => "#" + s.id === location.hash);
+let now = 0;
 function show(k) {{
   now = Math.min(Math.max(k, 0), slides.length - 1);
   slides.forEach((s, i) => s.classList.toggle("shown", i === now));
   document.querySelector("nav").textContent = `${{now + 1}} of ${{slides.length}}`;
   history.replaceState(null, "", "#" + slides[now].id);
+  scrollTo(0, 0);
 }}
+const steps = {{ ArrowRight: 1, PageDown: 1, " ": 1, ArrowLeft: -1, PageUp: -1 }};
 addEventListener("keydown", (event) => {{
-  if (["ArrowRight", "PageDown", " "].includes(event.key)) show(now + 1);
-  if (["ArrowLeft", "PageUp"].includes(event.key)) show(now - 1);
+  if (event.altKey || event.ctrlKey || event.metaKey || !(event.key in steps)) return;
+  event.preventDefault(); // the next slide is not scrolled
+  show(now + (event.shiftKey && event.key === " " ? -1 : steps[event.key]));
 }});
-let from = 0;
-addEventListener("touchstart", (event) => {{ from = event.touches[0].clientX; }}, {{ passive: true }});
-addEventListener("touchend", (event) => {{
-  const moved = event.changedTouches[0].clientX - from;
-  if (Math.abs(moved) > 50) show(now - Math.sign(moved));
+let from = null; // where the only finger came down
+addEventListener("touchstart", (event) => {{
+  from = event.touches.length === 1 ? event.touches[0] : null;
+}}, {{ passive: true }});
+addEventListener("touchend", ({{ changedTouches: [to] }}) => {{
+  if (!from) return;
+  const across = to.clientX - from.clientX, down = to.clientY - from.clientY;
+  if (Math.abs(across) > Math.max(50, 2 * Math.abs(down))) show(now - Math.sign(across));
 }});
-addEventListener("click", (event) => show(now + (event.clientX < innerWidth / 3 ? -1 : 1)));
-show(now);
+addEventListener("click", (event) => {{
+  if (!String(getSelection())) show(now + (event.clientX < innerWidth / 3 ? -1 : 1));
+}});
+addEventListener("hashchange", () => show(named()));
+show(named());
 </script></body></html>
 """
 

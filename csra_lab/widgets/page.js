@@ -51,15 +51,25 @@ function frame(el, name, ...children) {
   return { root, say };
 }
 
+/* Bring an element to the top, and keep it there while what is above it still grows, or until the reader moves. */
+function bringUp(el) {
+  const sizes = new ResizeObserver(() => el.scrollIntoView({ block: "start", behavior: "instant" })); // at once, and again
+  const stop = () => sizes.disconnect();
+  sizes.observe(document.body);
+  setTimeout(stop, 4000);
+  for (const hand of ["pointerdown", "wheel", "touchstart", "keydown", "hashchange"]) addEventListener(hand, stop, { once: true, passive: true });
+}
+
 /* Draw now, and at most once a frame whenever one of these traits changes. Returns what stops it.
 
    In a published page (`el` lies in one) the state is also in the address, after "#lab:NUMBER?": a link to it shows the
-   same. In Jupyter the address is Jupyter's. */
-function connect(model, traits, draw, el) {
+   same. In Jupyter the address is Jupyter's. told(trait): whether it belongs there now. */
+function connect(model, traits, draw, el, told = () => true) {
   const place = [...document.querySelectorAll("[data-explorer]")].indexOf(el?.closest?.("[data-explorer]"));
   const sign = `#lab:${place + 1}?`;
-  if (place >= 0 && location.hash.startsWith(sign)) {
-    const usual = traits.map((trait) => [trait, model.get(trait)]);
+  const asked = () => place >= 0 && location.hash.startsWith(sign);
+  const read = () => {
+    const before = traits.map((trait) => [trait, model.get(trait)]);
     try {
       for (const [trait, text] of new URLSearchParams(location.hash.slice(sign.length))) {
         if (!traits.includes(trait)) continue;
@@ -69,15 +79,24 @@ function connect(model, traits, draw, el) {
         model.set(trait, value);
       }
       draw();
-    } catch { // not of our making: the explorer opens as usual
-      usual.forEach(([trait, value]) => model.set(trait, value));
+    } catch { // not of our making: the explorer stays as it is
+      before.forEach(([trait, value]) => model.set(trait, value));
     }
+  };
+  const follow = () => {
+    if (!asked()) return;
+    read();
+    bringUp(el);
+  };
+  if (asked()) {
     const [{ type } = {}] = performance.getEntriesByType("navigation");
-    if (type !== "reload") requestAnimationFrame(() => el.scrollIntoView({ block: "start" }));
+    if (type === "reload") read(); // and the reader stays at the same place of the page
+    else follow();
   }
+  addEventListener("hashchange", follow);
   let writing = 0;
   const write = () => {
-    const state = new URLSearchParams(traits.map((trait) => [trait, JSON.stringify(model.get(trait))]));
+    const state = new URLSearchParams(traits.filter(told).map((trait) => [trait, JSON.stringify(model.get(trait))]));
     history.replaceState(null, "", `${sign}${state}`);
   };
   let waiting = 0;
@@ -93,6 +112,7 @@ function connect(model, traits, draw, el) {
   draw();
   return () => {
     traits.forEach((trait) => model.off(`change:${trait}`, ask));
+    removeEventListener("hashchange", follow);
     cancelAnimationFrame(waiting);
     clearTimeout(writing);
   };

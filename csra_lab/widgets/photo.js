@@ -80,7 +80,7 @@ const paint = () => new Promise((resolve) => requestAnimationFrame(() => setTime
 function render({ model, el }) {
   const data = model.get("data"), manifest = data.network, heads = manifest.heads, megabytes = Math.ceil((manifest.bytes * (model.send ? 1 : 4 / 3)) / 1e6);
   const fetchPart = model.send ? kernelParts(model) : scriptParts(manifest);
-  const opening = model.get("label"); // of the first example
+  const opening = { head: model.get("head"), label: model.get("label") }; // of the first example
   let photo = null, network = null, latest = 0, pointed = null, dragged = 0; // latest: the photograph asked for last
 
   const fileButton = (text, name, more) => {
@@ -194,8 +194,9 @@ function render({ model, el }) {
     photo = opened;
     pointed = null;
     thumbs.forEach((thumb, i) => setAttributes(thumb, { "aria-pressed": i === example }));
-    if (!computed) change(model, { label: first(model.get("head")) });
-    else if (another) change(model, { label: opening });
+    const which = model.get("head");
+    if (!computed || (another && which !== opening.head)) change(model, { label: first(which) });
+    else if (another) change(model, { label: opening.label });
     draw();
   }
 
@@ -292,7 +293,8 @@ function render({ model, el }) {
 
   const start = data.examples[0];
   open(blobOf(start.url), start.name, 0, cameWithPage());
-  const disconnect = connect(model, ["head", "label", "temperatures", "temperature", "lam", "view"], draw, el);
+  const told = (trait) => !["head", "label"].includes(trait) || (photo?.example ?? 0) === 0; // a page opens on the first example
+  const disconnect = connect(model, ["head", "label", "temperatures", "temperature", "lam", "view"], draw, el, told);
   return () => {
     disconnect();
     document.removeEventListener("paste", pasted);

@@ -169,6 +169,36 @@ def test_metrics_explorer(page, choice):
     check()
 
 
+HELD = """(number) => {  // just below the header, where a reader looks first
+  const header = document.querySelector('.bd-header-article')?.getBoundingClientRect().bottom ?? 0;
+  const { top } = document.querySelectorAll('[data-explorer]')[number - 1].getBoundingClientRect();
+  return header <= top && top < header + 40;
+}"""
+
+
+def test_a_link_to_a_state_opens_with_its_explorer_in_sight(html, browser):
+    browser.visit(f"{html.as_uri()}/explorer.html#lab:4?threshold=0.3", width=390, height=800)
+    assert Drive(browser, "Metrics explorer").number("threshold") == 0.3
+    browser.page.wait_for_function(HELD, arg=4, timeout=10_000)
+    browser.evaluate("location.hash = '#lab:3?threshold=0.7'")  # pasted while the page is open
+    browser.page.wait_for_function(HELD, arg=3, timeout=10_000)
+    assert Drive(browser, "Head composer").number("threshold") == 0.7
+    browser.page.mouse.wheel(0, 300)
+    browser.evaluate("document.body.prepend(Object.assign(document.createElement('div'), { style: 'height: 99px' }))")
+    Drive(browser, "Head composer").settle()
+    assert not browser.evaluate(f"({HELD})(3)")  # whoever scrolls is not taken back
+
+
+def test_bars_and_marks_are_seen_in_the_colours_of_the_system(html, browser):
+    browser.visit(f"{html.as_uri()}/explorer.html")
+    browser.page.emulate_media(forced_colors="active")
+    drive = Drive(browser, "Attention explorer")
+    colours = [drive.ask("getComputedStyle(root).backgroundColor")]
+    colours += [drive.ask(f"getComputedStyle({drive.one(bar)}).backgroundColor") for bar in (".lab-bar", ".lab-bar-2")]
+    assert len(set(colours)) == 3
+    assert drive.ask(f"getComputedStyle({drive.one('.lab-rank[aria-pressed=true]')}).boxShadow") != "none"
+
+
 @pytest.mark.parametrize(("name", "control"), [("index", "lam"), ("four_lines", "lam"), ("softmax_to_max", "T")])
 def test_a_page_opens_with_a_ranking_that_changes(html, browser, name, control):
     browser.visit(f"{html.as_uri()}/{name}.html", width=390)

@@ -110,6 +110,10 @@ def test_reads_well_with_no_network(html, address, browser, axe, name, over, wid
     assert [r for r in browser.requests if not r.startswith((root, "data:", "blob:"))] == []
     assert browser.evaluate("document.documentElement.dataset.theme") == theme
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    if width < 600:
+        browser.page.set_viewport_size({"width": 320, "height": 700})
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 320
+        browser.page.set_viewport_size({"width": width, "height": 900})
     formulas = browser.evaluate("document.querySelectorAll('.math').length")
     assert browser.evaluate("document.querySelectorAll('.math > mjx-container > svg').length") == formulas
     assert browser.evaluate("document.querySelectorAll('[data-mml-node=merror], mjx-merror').length") == 0
@@ -131,8 +135,45 @@ def test_prints_white_with_solutions_open_and_nothing_to_click(html, browser):
     assert browser.evaluate(shown.replace("SELECTOR", ".solution section")) >= solutions > 0
     assert browser.evaluate("document.documentElement.dataset.theme") == "light"
     assert browser.evaluate("Math.max(...[...document.querySelectorAll('pre')].map((e) => e.scrollWidth))") <= 680
+    strips = "[...document.querySelectorAll('.lab-strip')].map((e) => e.scrollWidth - e.clientWidth)"
+    assert max(browser.evaluate(strips)) == 0  # nothing of an image is cut
     browser.evaluate("dispatchEvent(new Event('afterprint'))")
     assert browser.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_prints_no_dialog_that_is_open(html, browser):
+    browser.visit(f"{html.as_uri()}/four_lines.html")
+    browser.evaluate("document.querySelector('.lab-enlarge').click()")
+    shown = "document.querySelector('dialog.lab-zoom').checkVisibility()"
+    assert browser.evaluate(shown)
+    browser.page.emulate_media(media="print")
+    assert not browser.evaluate(shown)
+
+
+def test_prints_folded_tables_open_and_folds_them_again(html, browser):
+    browser.visit(f"{html.as_uri()}/scorecard.html")
+    browser.evaluate("document.querySelector('details.lab-fold').open = true")
+    opened = "[...document.querySelectorAll('details.lab-fold')].map((e) => e.open)"
+    before = browser.evaluate(opened)
+    browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert all(browser.evaluate(opened))
+    browser.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert browser.evaluate(opened) == before == [True] + [False] * (len(before) - 1)
+
+
+LANDED = """() => {  // the heading that the address names lies just below the header
+  const header = document.querySelector('.bd-header-article').getBoundingClientRect().bottom;
+  const { top } = document.querySelector(location.hash || 'h1').getBoundingClientRect();
+  return location.hash && header <= top && top < header + 40;
+}"""
+
+
+def test_the_list_of_contents_of_a_phone_goes_when_a_section_is_tapped(html, browser):
+    browser.visit(f"{html.as_uri()}/four_lines.html", width=390, height=844)
+    browser.page.tap(".secondary-toggle")
+    browser.page.tap("#pst-secondary-sidebar-modal a[href='#the-four-lines']")
+    assert browser.evaluate("document.querySelectorAll('dialog[open]').length") == 0
+    browser.page.wait_for_function(LANDED, timeout=10_000)
 
 
 def test_a_phone_opens_figures_larger_and_solutions_by_their_titles(html, browser):

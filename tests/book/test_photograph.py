@@ -4,9 +4,19 @@ import pytest
 
 from csra_lab import csra_logits
 from tests.widgets.drive import Drive
-from tests.widgets.photographs import PHOTOGRAPHS, choose, choose_classifier, holds, models, shown_ranking, torch_maps
+from tests.widgets.photographs import (
+    PHOTOGRAPHS,
+    choose,
+    choose_classifier,
+    holds,
+    models,
+    shown_ranking,
+    torch_maps,
+    wait,
+)
 
 PAGE = "your_photograph.html"
+FIRST = "a cup, and a small cat"
 
 
 @pytest.fixture(params=["http", "file"], scope="module")
@@ -40,6 +50,29 @@ def test_only_the_network_is_asked_for(drive):
     before = len(drive.browser.requests)
     choose(drive, PHOTOGRAPHS[1])
     assert [r for r in drive.browser.requests[before:] if not r.startswith(("data:", "blob:"))] == []
+
+
+def choose_example(drive, number: int, name: str) -> str:
+    drive.ask(f"root.querySelector('[data-control=example-{number}]').click()")
+    return wait(drive, name)
+
+
+def test_what_a_reload_shows_belongs_to_its_image(drive):
+    drive.press("lam", "End")
+    assert "Computed here" in choose_example(drive, 1, "a cat")
+    drive.browser.page.wait_for_function("location.hash.includes('lam=2') && !location.hash.includes('label=')")
+    drive.browser.page.reload()
+    drive.settle()
+    assert "came with the page" in wait(drive, FIRST)
+    assert drive.texts("[data-control=label] option:checked") == ["Egyptian cat"]
+    assert drive.number("lam") == 2
+
+
+def test_the_first_image_comes_back_with_a_label_of_the_classifier(drive):
+    choose(drive, PHOTOGRAPHS[0])
+    choose_classifier(drive, 1)
+    assert "came with the page" in choose_example(drive, 0, FIRST)
+    assert drive.texts("[data-control=label] option:checked") == drive.texts("[data-ranking=csra] .lab-name")[:1]
 
 
 def test_nothing_of_the_network_is_in_the_page(html):

@@ -66,14 +66,80 @@ def test_slides_take_a_figure_and_its_caption(tmp_path):
     assert "One &amp; two" in page
 
 
+# Names of the slides that a reader sees.
+SEEN = "[...document.querySelectorAll('body > section')].filter((s) => s.checkVisibility()).map((s) => s.id)"
+
+
+@pytest.fixture
+def slides(browser, tmp_path):
+    """A deck on a phone, opened at its second slide, where each slide is higher than the screen."""
+    tall = [(f"fig-{name}", '<div style="height: 3000px"></div>', f"{name}. More.") for name in "abc"]
+    (tmp_path / "deck.html").write_text(deck("Tall", tall), encoding="utf-8")
+    browser.visit(f"{(tmp_path / 'deck.html').as_uri()}#fig-a", width=390, height=800)
+    return browser
+
+
+def drag(browser, *ways) -> None:
+    """Fingers on the screen, one a way, each from a point to another."""
+    hand = browser.page.context.new_cdp_session(browser.page)
+    for kind, points in zip(("touchStart", "touchMove"), zip(*ways, strict=True), strict=True):
+        touches = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+    hand.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    hand.detach()
+
+
+@pytest.mark.parametrize(
+    ("ways", "seen"),
+    [
+        ([((300, 400), (200, 420))], "fig-b"),
+        ([((100, 400), (200, 420))], "title"),
+        ([((300, 700), (240, 200))], "fig-a"),  # a scroll that drifts
+        ([((180, 400), (40, 400)), ((220, 400), (360, 400))], "fig-a"),  # a pinch
+    ],
+)
+def test_only_a_swipe_of_one_finger_turns_a_slide(slides, ways, seen):
+    drag(slides, *ways)
+    assert slides.evaluate(SEEN) == [seen]
+
+
+def test_a_slide_opens_at_its_top(slides):
+    slides.evaluate("scrollTo(0, 500)")
+    slides.page.keyboard.press("Space")
+    assert slides.evaluate(SEEN) == ["fig-b"]
+    assert slides.evaluate("new Promise(requestAnimationFrame).then(() => scrollY)") == 0
+
+
+def test_keys_of_the_browser_and_selected_words_turn_no_slide(slides):
+    slides.page.keyboard.press("Shift+Space")
+    assert slides.evaluate(SEEN) == ["title"]
+    slides.page.keyboard.press("Control+ArrowRight")
+    box = slides.page.locator("section.shown p").bounding_box()
+    mouse, (x, y) = slides.page.mouse, (box["x"], box["y"] + 5)
+    mouse.move(x + 1, y)
+    mouse.down()
+    mouse.move(x + 200, y)
+    mouse.up()
+    assert slides.evaluate("String(getSelection())") != ""
+    assert slides.evaluate(SEEN) == ["title"]
+    mouse.click(x + 200, y + 300)  # beside them
+    assert slides.evaluate(SEEN) == ["fig-a"]
+
+
 @pytest.mark.parametrize("number", range(1, len(SESSIONS) + 1))
 def test_built_slides_show_every_figure_with_no_network(html, address, browser, number):
     browser.visit(f"{address}/slides/session-{number}.html")
     names = browser.evaluate("[...document.querySelectorAll('body > section')].map((s) => s.id)")
     assert names == ["title", *SESSIONS[number - 1]["figures"]]
+    assert browser.evaluate(SEEN) == names[:1]
     browser.page.keyboard.press("ArrowRight")
-    assert browser.evaluate("document.querySelectorAll('section.shown').length") == 1
-    assert browser.evaluate("document.querySelector('section.shown').id") == names[1]
+    assert browser.evaluate(SEEN) == names[1:2]
     assert browser.evaluate("document.documentElement.scrollWidth") <= 1280
+    browser.visit(f"{address}/slides/session-{number}.html#{names[3]}")
+    assert browser.evaluate(SEEN) == names[3:4]
+    browser.page.keyboard.press("ArrowRight")
+    assert browser.evaluate(SEEN) == names[4:5]
     assert browser.complaints == []
     assert browser.failures == []
+    browser.page.reload()
+    assert browser.evaluate(SEEN) == names[4:5]
