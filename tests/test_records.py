@@ -26,7 +26,7 @@ def name(folder):
 def test_records_are_small():
     files = [path for path in RUNS.rglob("*") if path.is_file()]
     assert files
-    assert sum(path.stat().st_size for path in files) < 6e6
+    assert sum(path.stat().st_size for path in files) < 6.1e6  # of the 16 MB that all of the repository may have
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=name)

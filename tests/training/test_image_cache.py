@@ -96,7 +96,7 @@ def test_a_picture_that_cannot_be_read_is_named(pictures, tmp_path):
     broken.write_bytes(b"not a picture")
     paths = [*pictures.paths, broken]
     with_it = MultiLabelDataset(
-        name="x", split="y", classes=("a",), ids=range(len(paths)), paths=paths, targets=np.zeros((len(paths), 1))
+        name="x", split="y", classes=("a",), ids=[p.name for p in paths], paths=paths, targets=np.zeros((len(paths), 1))
     )
     with pytest.raises(CsraError, match=r"broken\.png"):
         ImageCache(with_it)
