@@ -53,13 +53,18 @@ class Browser:
         self.page = self.program.new_page(viewport=size, color_scheme=theme, is_mobile=phone, has_touch=phone)
         self.requests, self.failures, self.complaints = [], [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", lambda request: self.failures.append(f"{request.failure} {request.url}"))
+        self.page.on("requestfailed", self._note_failure)
         self.page.on("response", self._note_status)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._note_message)
         self.page.goto(url, timeout=60_000)
         self.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
         self.evaluate("document.fonts.ready.then(() => 1)")
+
+    def _note_failure(self, request) -> None:
+        left = request.failure == "net::ERR_ABORTED" and request.url.endswith("favicon.svg")  # reloaded before it came
+        if not left:
+            self.failures.append(f"{request.failure} {request.url}")
 
     def _note_status(self, response) -> None:
         if response.status >= 400:

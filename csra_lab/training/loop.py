@@ -330,7 +330,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def check_finite(self, total: Tensor, *, what: str = "the loss") -> None:
-        """Raise a CsraError where a sum of losses or scores, a number, is not finite; the last good weights stay."""
+        """Raise a CsraError where a sum of losses or scores (any shape) is not finite; the last good weights stay."""
         if not math.isfinite(total.item()):
             epoch = self.progress.epoch
             saved = f"the weights of epoch {epoch} are kept in {self.out}" if epoch else "nothing was saved yet"
