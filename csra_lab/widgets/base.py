@@ -22,7 +22,15 @@ except ImportError as error:
     raise CsraError("the explorers need the package anywidget; `pip install anywidget` brings it.") from error
 
 HERE = Path(__file__).parent
-CSS = (HERE / "explorers.css").read_text(encoding="utf-8")
+
+
+def _source(file: str) -> str:
+    """JavaScript or CSS less indents and comments that have lines of their own: a page holds it twice an explorer."""
+    code = (HERE / file).read_text(encoding="utf-8")
+    return re.sub(r"^ +", "", re.sub(r"^ */\*(?:(?!\*/).)*\*/\n", "", code, flags=re.M | re.S), flags=re.M)
+
+
+CSS = _source("explorers.css")
 
 # %KEY% finds the element, %ESM% and %STATE% are JSON. The stub is the part of anywidget's model that explorers use.
 PAGE = """<style>%CSS%</style>
@@ -52,9 +60,9 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         """The explorer as HTML that needs nothing else."""
         state = json.dumps({name: getattr(self, name) for name in sorted(self._own_traits())}, allow_nan=False)
-        esm = _compact(str(self._esm))
+        esm = str(self._esm)
         key = hashlib.blake2b((esm + state).encode(), digest_size=6).hexdigest()
-        page = PAGE.replace("%KEY%", key).replace("%NAME%", type(self).title).replace("%CSS%", _compact(CSS))
+        page = PAGE.replace("%KEY%", key).replace("%NAME%", type(self).title).replace("%CSS%", CSS)
         before, state_and_rest = page.split("%STATE%")
         between, after = state_and_rest.split("%ESM%")
         return before + _inside_script(state) + between + _inside_script(json.dumps(esm)) + after
@@ -68,9 +76,9 @@ class Explorer(anywidget.AnyWidget):
         return {**data, "text/html": self.html()}, metadata
 
 
-def module(name: str) -> str:
-    """The one ES module of an explorer: the arithmetic, the page's helpers, and its own file."""
-    return "\n".join((HERE / f"{part}.js").read_text(encoding="utf-8") for part in ("arithmetic", "page", name))
+def module(*names: str) -> str:
+    """The one ES module of an explorer: the arithmetic, the page's helpers, and its own files."""
+    return "\n".join(_source(f"{part}.js") for part in ("arithmetic", "page", *names))
 
 
 def packed(array: np.ndarray) -> dict:
@@ -94,11 +102,6 @@ def as_temperature(value: float | str) -> float | str:
     if not number >= 0:
         raise ConfigError(f"a temperature must be a number from 0 to infinity, not {value}.")
     return "inf" if number == float("inf") else number
-
-
-def _compact(code: str) -> str:
-    """JavaScript or CSS less indents and comments that have lines of their own: a page holds it once an explorer."""
-    return re.sub(r"^ +", "", re.sub(r"^ */\*(?:(?!\*/).)*\*/\n", "", code, flags=re.M | re.S), flags=re.M)
 
 
 def _inside_script(text: str) -> str:

@@ -11,11 +11,8 @@ from csra_lab.classifier import MultiLabelClassifier
 from csra_lab.datasets.images import upright_rgb
 from csra_lab.errors import CsraError
 from csra_lab.viz.gallery import open_photographs
-from csra_lab.widgets.base import HERE, Explorer, as_temperature, packed, picture_url
+from csra_lab.widgets.base import Explorer, as_temperature, module, packed, picture_url
 from csra_lab.widgets.photo_network import browser_models, browser_network
-
-FILES = ("arithmetic", "page", "photo_kernels", "photo_network", "photo")
-"""The files of JavaScript that make the explorer's one module, in order."""
 
 
 class PhotoExplorer(Explorer):
@@ -34,7 +31,7 @@ class PhotoExplorer(Explorer):
     """
 
     title = "Photograph explorer"
-    _esm = "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in FILES)
+    _esm = module("photo_kernels", "photo_network", "photo")
     data = traitlets.Dict().tag(sync=True)
     head = traitlets.Int(0, min=0).tag(sync=True)
     label = traitlets.Int(0, min=0).tag(sync=True)

@@ -49,7 +49,7 @@ def test_pictures_say_what_they_show(pages, name):
 @pytest.mark.parametrize("name", PAGES)
 def test_outputs_are_clean(html, name):
     page = (html / f"{name}.html").read_text(encoding="utf-8")
-    assert len(page.encode()) < 2.1e6  # an explorer carries its own code and style
+    assert len(page.encode()) < 2e6
     assert leaks(page) == []
     assert 'class="output stderr' not in page
 
