@@ -26,7 +26,7 @@ from csra_lab.study.grid_draws import read_draws, write_draws
 from csra_lab.study.grid_record import check_items, earlier_record, write_record
 from csra_lab.study.pretraining import load_scenes
 from csra_lab.training.evaluation import evaluate
-from csra_lab.training.loop import train
+from csra_lab.training.loop import scoring_batch, train
 from csra_lab.training.run_folder import (
     data_marks,
     differences,
@@ -305,12 +305,11 @@ class GridRunner:
         """Score them as `train` scored the run, in its type and batches, so that both differ in four lines alone."""
         assert self.grid.four_lines is not None
         recipe, device = read_recipe(folder), torch.device(best_device())
-        batch_size = min(32, recipe.optimisation.batch_size // recipe.optimisation.accumulate)
         dtype = working_type(recipe.run.precision, device)
         model = MultiLabelClassifier.from_pretrained(folder / "model").with_four_lines(self.grid.four_lines).to(device)
         with training_settings(device):
             metrics, scores = evaluate(
-                model, test_set, batch_size=batch_size, device=device, dtype=dtype, progress=self.progress
+                model, test_set, batch_size=scoring_batch(recipe), device=device, dtype=dtype, progress=self.progress
             )
         (folder / FOUR_LINES).mkdir(exist_ok=True)
         save_evaluation(folder / FOUR_LINES, test_set, metrics, scores, four_lines=self.grid.four_lines)

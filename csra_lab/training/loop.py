@@ -126,7 +126,7 @@ def train(
         metrics, scores = None, None
         if test_set is not None:
             ranks = {"rank": trainer.rank, "world": trainer.world}
-            computing = {"batch_size": trainer.scoring_batch(), **trainer.computing()}
+            computing = {"batch_size": scoring_batch(recipe, world=trainer.world), **trainer.computing()}
             metrics, scores = evaluate(best.to(accelerator.device), test_set, **ranks, **computing)
         if accelerator.is_main_process:
             if test_set is not None and metrics is not None and scores is not None:
@@ -135,6 +135,12 @@ def train(
             finish(out)
         accelerator.wait_for_everyone()
         return TrainingResult(out, best.cpu(), pd.read_csv(out / "history.csv"), metrics, scores)
+
+
+def scoring_batch(recipe: Recipe, *, world: int = 1) -> int:
+    """Images at a time in validation and test: no more than training, which takes more memory, has at a time."""
+    plan = recipe.optimisation
+    return min(32, plan.batch_size // (world * plan.accumulate))
 
 
 def build_model(recipe: Recipe, train_set: MultiLabelDataset) -> MultiLabelClassifier:
@@ -292,8 +298,8 @@ class Trainer:
             return None
         network = self.trained if self.average is None else self.average
         scores = predict_scores(
-            network, self.data.validation, batch_size=self.scoring_batch(), device=self.device, dtype=self.dtype,
-            workers=self.workers(), rank=self.rank, world=self.world,
+            network, self.data.validation, batch_size=scoring_batch(self.recipe, world=self.world), dtype=self.dtype,
+            device=self.device, workers=self.workers(), rank=self.rank, world=self.world,
         )  # fmt: skip
         if not np.isfinite(scores).all():
             self.check_finite(torch.tensor(math.nan))
@@ -354,11 +360,6 @@ class Trainer:
     def computing(self) -> dict:
         """Keyword arguments of `cache_features` and `evaluate` that say how this run computes."""
         return {"device": self.device, "dtype": self.dtype, "workers": self.workers(), "progress": self.shows}
-
-    def scoring_batch(self) -> int:
-        """Images at a time in validation and test: no more than training, which takes more memory, has at a time."""
-        plan = self.recipe.optimisation
-        return min(32, plan.batch_size // (self.world * plan.accumulate))
 
     def workers(self, *, training: bool = False) -> int:
         """How many processes read: as the recipe says, else what suits the device."""

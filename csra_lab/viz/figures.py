@@ -112,15 +112,14 @@ def lines(
         raise ConfigError(f"lines tells {len(SERIES)} curves apart, not {len(series)}; draw the others beside them.")
     ax = page_axes(3.5) if ax is None else ax
     for i, (name, values) in enumerate(series.items()):
-        dashes = DASHES[i % 4] if joined else ""
-        look = {"color": SERIES[i % 4], "linestyle": dashes, "marker": MARKERS[i % 4], "linewidth": 2}
+        look = {"color": SERIES[i], "linestyle": DASHES[i] if joined else "", "marker": MARKERS[i], "linewidth": 2}
         marks = max(1, len(x) // 8) if joined else 1
         sns.lineplot(
             x=list(x), y=list(values), ax=ax, label=name, legend=False, estimator=None, sort=False, markevery=marks,
             markersize=5, markeredgewidth=0, **look,
         )  # fmt: skip
         if bounds and name in bounds:
-            ax.plot(x, bounds[name], color=SERIES[i % 4], lw=1, ls="-", alpha=0.8)
+            ax.plot(x, bounds[name], color=SERIES[i], lw=1, ls="-", alpha=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if all(isinstance(value, int) for value in x):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch one and a half
